@@ -1,0 +1,120 @@
+"""The demo data set as objects for a bucket: drawn scenes with ground truth, photographs, oddities.
+
+Everything follows from fixed seeds, so a second call gives the same bytes. The seeds lie below
+those of the training scenes of the demo model, which has seen none of these pictures.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from PIL.ExifTags import Base as ExifTag
+
+from clipseg_kfp.demo.scenes import Query, Scene, draw_scene
+
+#: Prompt names and their texts.
+DEMO_PROMPTS: dict[str, list[str]] = {
+    "circle": ["a circle"],
+    "star": ["a star"],
+    "cross": ["a cross"],
+    "red": ["the red things"],
+    "blue": ["the blue things"],
+    "striped": ["a striped thing"],
+}
+
+#: What each prompt's ground truth holds.
+DEMO_QUERIES: dict[str, Query] = {
+    "circle": Query(shape="circle"),
+    "star": Query(shape="star"),
+    "cross": Query(shape="cross"),
+    "red": Query(color="red"),
+    "blue": Query(color="blue"),
+    "striped": Query(texture="striped"),
+}
+
+SCENE_COUNT = 24
+
+_FIRST_SEED = 1000
+_ODD_SEED = 2000
+_SIZES = ((256, 256), (320, 240), (400, 300), (240, 320))
+_PHOTOS = Path(__file__).parents[2] / "examples" / "photos"
+
+
+def demo_objects() -> Iterator[tuple[str, bytes]]:
+    """Yields the key and the content of every object, an image before its masks.
+
+    Images lie under ``images/``; ground truth, where it is known, under ``masks/<prompt name>/`` at
+    the same relative path with the extension ``.png``: 8-bit, 0 or 255, for every prompt of
+    ``DEMO_PROMPTS``, empty where nothing matches. The photographs are left out where the checkout's
+    ``examples/photos`` is not there, as in an installed wheel.
+    """
+    yield from _scenes()
+    yield from _photos()
+    yield from _odd()
+
+
+def _scenes() -> Iterator[tuple[str, bytes]]:
+    for i in range(SCENE_COUNT):
+        scene = draw_scene(_FIRST_SEED + i, _SIZES[i % len(_SIZES)])
+        # The format changes with every round of sizes too, so that each size comes in both.
+        jpeg = (i + i // len(_SIZES)) % 2 == 0
+        content = _jpeg(scene.image) if jpeg else _png(scene.image)
+        yield from _with_truth(f"scenes/scene-{i:02d}.{'jpg' if jpeg else 'png'}", content, scene)
+
+
+def _photos() -> Iterator[tuple[str, bytes]]:
+    if _PHOTOS.is_dir():
+        for path in sorted(_PHOTOS.glob("*.jpg")):
+            yield f"images/photos/{path.name}", path.read_bytes()
+
+
+def _odd() -> Iterator[tuple[str, bytes]]:
+    """What real buckets hold: three objects that are no usable image, and six that only look so."""
+    whole = _jpeg(draw_scene(_ODD_SEED).image)
+    yield "images/odd/truncated.jpg", whole[: len(whole) // 2]
+    yield "images/odd/notes.png", b"Not an image: someone renamed their notes.\n"
+    yield "images/odd/empty.jpg", b""
+
+    scene = draw_scene(_ODD_SEED + 1)
+    exif = Image.Exif()
+    exif[ExifTag.Orientation] = 6  # shown turned by 90 degrees clockwise, so stored turned back
+    turned = scene.image.transpose(Image.Transpose.ROTATE_90)
+    yield from _with_truth("odd/rotated.jpg", _jpeg(turned, exif), scene)
+
+    scene = draw_scene(_ODD_SEED + 2)
+    yield from _with_truth("odd/cmyk.jpg", _jpeg(scene.image.convert("CMYK")), scene)
+
+    gray = np.asarray(draw_scene(_ODD_SEED + 3).image.convert("L"), dtype=np.uint16)
+    yield "images/odd/gray-16-bit.png", _png(Image.fromarray(gray * np.uint16(257)))
+
+    for i, name in enumerate(("spaß & мир 画像 (1).png", "left/same.png", "right/same.png")):
+        scene = draw_scene(_ODD_SEED + 4 + i)
+        yield from _with_truth(f"odd/{name}", _png(scene.image), scene)
+
+
+def _with_truth(name: str, content: bytes, scene: Scene) -> Iterator[tuple[str, bytes]]:
+    yield f"images/{name}", content
+    stem = PurePosixPath(name).with_suffix("")
+    for prompt, query in DEMO_QUERIES.items():
+        yield f"masks/{prompt}/{stem}.png", _png(_mask_image(scene.mask(query)))
+
+
+def _mask_image(mask: NDArray[np.bool_]) -> Image.Image:
+    return Image.fromarray(mask.astype(np.uint8) * np.uint8(255))
+
+
+def _jpeg(image: Image.Image, exif: Image.Exif | None = None) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, "JPEG", quality=92, exif=exif or Image.Exif())
+    return buffer.getvalue()
+
+
+def _png(image: Image.Image) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG")
+    return buffer.getvalue()

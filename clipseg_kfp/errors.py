@@ -1,0 +1,57 @@
+"""Errors that are a user's to mend: shown as one message, without a traceback."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+
+class ClipsegKfpError(Exception):
+    """Base of all errors with a known remedy.
+
+    Args:
+        message: what is wrong, naming the file, key, field or parameter.
+        remedy: what to do about it.
+    """
+
+    def __init__(self, message: str, remedy: str = "") -> None:
+        self.message = message
+        self.remedy = remedy
+        super().__init__(f"{message} {remedy}".strip())
+
+
+class ParameterError(ClipsegKfpError):
+    """A parameter, prompt or configuration value that cannot be used."""
+
+
+class StorageError(ClipsegKfpError):
+    """The store refused, failed or could not be reached."""
+
+
+class ObjectChangedError(StorageError):
+    """An object was replaced or removed between listing and reading."""
+
+
+class ModelError(ClipsegKfpError):
+    """A checkpoint that is missing, unsafe or unsupported."""
+
+
+@contextmanager
+def exit_on_user_error(context: str) -> Iterator[None]:
+    """Turns a ``ClipsegKfpError`` into one clear line on standard error and exit status 1.
+
+    Args:
+        context: what was running, for example the component's name.
+
+    Raises:
+        SystemExit: with status 1, in place of the error.
+    """
+    try:
+        yield
+    except ClipsegKfpError as error:
+        print(f"error: {context}: {error.message}", file=sys.stderr)
+        if error.remedy:
+            print(f"  remedy: {error.remedy}", file=sys.stderr)
+        sys.stderr.flush()
+        raise SystemExit(1) from None

@@ -1,0 +1,192 @@
+"""Runs the real pipelines on this machine through kfp's own local runner: no cluster, no Docker."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import re
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TextIO
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+
+from clipseg_kfp.errors import ClipsegKfpError
+from clipseg_kfp.progress import EVENT_PREFIX, EVENT_VARIABLE
+
+_LINE = re.compile(r"^\s*\[(?P<step>[a-z_]+)\] (?P<text>.*)$")
+_TOOK = re.compile(r"took (?P<seconds>[\d.]+) s$")
+_PROBLEM = re.compile(r"^\s*(error: |  remedy: )")
+
+
+class LocalRunError(ClipsegKfpError):
+    """A local run that ended in a failed step."""
+
+
+@dataclass
+class LocalRun:
+    """A finished local run.
+
+    Attributes:
+        manifest: URI of the run's manifest.
+        seconds: wall-clock seconds of each step, summed over its shards.
+        log: everything that the runner and the steps wrote.
+    """
+
+    manifest: str
+    seconds: dict[str, float]
+    log: Path
+
+
+def run_pipeline(
+    pipeline: Callable[..., Any], parameters: dict[str, Any], log: Path, console: Console | None = None
+) -> LocalRun:
+    """Runs a pipeline of this suite.
+
+    Args:
+        pipeline: such as ``batch_segmentation``; its output is the manifest's URI.
+        parameters: the pipeline's.
+        log: file for the whole log.
+        console: where progress is shown; it must not follow ``sys.stdout``, which is taken over meanwhile.
+
+    Raises:
+        LocalRunError: a step failed; the message is the step's own.
+    """
+    from kfp import local
+
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with (
+        tempfile.TemporaryDirectory(prefix="clipseg-kfp-") as root,
+        log.open("w", encoding="utf-8") as stream,
+        _Screen(stream, console or Console(file=sys.stdout)) as screen,
+        _environment({EVENT_VARIABLE: "events"} if screen.live else {}),
+    ):
+        local.init(local.SubprocessRunner(use_venv=False), pipeline_root=root, raise_on_error=True)
+        try:
+            with contextlib.redirect_stdout(screen):
+                task = pipeline(**parameters)
+        except RuntimeError as error:
+            if not screen.problems:
+                raise LocalRunError(f"{_plain(str(error))}", f"The whole log is in {log}.") from error
+            message, *remedy = screen.problems
+            raise LocalRunError(
+                message.removeprefix("error: "),
+                f"{' '.join(line.strip().removeprefix('remedy: ') for line in remedy)} (Log: {log})".strip(),
+            ) from None
+        return LocalRun(str(task.output), dict(screen.seconds), log)
+
+
+def _plain(text: str) -> str:
+    return re.sub(r"\x1b\[\d+m", "", text)
+
+
+@contextlib.contextmanager
+def _environment(values: dict[str, str]) -> Iterator[None]:
+    import os
+
+    before = {name: os.environ.get(name) for name in values}
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+
+
+@dataclass
+class _Bar:
+    task: TaskID
+    start: float
+    counts: dict[int, tuple[int, int]] = field(default_factory=dict)
+
+
+class _Screen(io.TextIOBase):
+    """Stands in for standard output while kfp runs: all goes to the log, what matters to people to the console.
+
+    Two shards may run at once, each in a thread that writes whole lines.
+    """
+
+    def __init__(self, log: TextIO, console: Console) -> None:
+        self.live = console.is_terminal
+        self.seconds: dict[str, float] = {}
+        self.problems: list[str] = []
+        self._log, self._console, self._lock = log, console, threading.Lock()
+        self._bars: dict[str, _Bar] = {}
+        self._progress = Progress(
+            TextColumn("{task.description:<18}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[rate]}"),
+            TimeElapsedColumn(),
+            console=console,
+            disable=not self.live,
+        )
+
+    def __enter__(self) -> _Screen:
+        self._progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._progress.stop()
+
+    def writable(self) -> bool:
+        return True
+
+    def isatty(self) -> bool:
+        return False
+
+    def write(self, text: str) -> int:
+        with self._lock:
+            for line in text.splitlines():
+                self._line(line)
+        return len(text)
+
+    def _line(self, line: str) -> None:
+        stripped = line.strip()
+        if stripped.startswith(EVENT_PREFIX.strip()):
+            self._event(json.loads(stripped[len(EVENT_PREFIX) - 1 :]))
+            return
+        if not stripped:
+            return
+        self._log.write(_plain(line) + "\n")
+        self._log.flush()
+        if _PROBLEM.match(line) or stripped.startswith(("error: ", "remedy: ")):
+            self.problems.append(stripped)
+        elif match := _LINE.match(line):
+            if took := _TOOK.match(match["text"]):
+                seconds = self.seconds.get(match["step"], 0.0) + float(took["seconds"])
+                self.seconds[match["step"]] = round(seconds, 1)
+            else:
+                self._console.print(f"{match['step']:<18}", match["text"], markup=False, highlight=False)
+
+    def _event(self, event: dict[str, Any]) -> None:
+        name = event["step"]
+        if name not in self._bars:
+            task = self._progress.add_task(name, total=event["total"], rate="")
+            self._bars[name] = _Bar(task, time.monotonic())
+        bar = self._bars[name]
+        bar.counts[event["process"]] = (event["done"], event["total"])
+        done, total = (sum(column) for column in zip(*bar.counts.values(), strict=True))
+        rate = done / max(time.monotonic() - bar.start, 1e-9)
+        self._progress.update(
+            bar.task, completed=done, total=total, rate=f"{rate:.1f} {event['unit']}/s" if done else ""
+        )
+
+
+def fail(error: ClipsegKfpError) -> None:
+    """Shows an error as a user should see it, and exits with status 1."""
+    console = Console(stderr=True)
+    console.print(f"error: {error.message}", style="bold red", markup=False, highlight=False)
+    if error.remedy:
+        console.print(f"  remedy: {error.remedy}", markup=False, highlight=False)
+    sys.exit(1)

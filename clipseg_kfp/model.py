@@ -1,0 +1,277 @@
+"""Checkpoints: where they come from, what is taken of them, and how they are loaded.
+
+Only safetensors weights and JSON or text files are ever touched: nothing here can unpickle.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import re
+import shutil
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from clipseg_kfp.errors import ModelError, ParameterError
+from clipseg_kfp.storage import open_folder
+
+if TYPE_CHECKING:
+    from transformers import CLIPSegForImageSegmentation, CLIPTokenizer
+
+#: The files of a checkpoint that matter; everything else stays where it is.
+WANTED = (
+    "config.json",
+    "model.safetensors",
+    "model.safetensors.index.json",
+    "model-*-of-*.safetensors",
+    "preprocessor_config.json",
+    "processor_config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "merges.txt",
+)
+UNSAFE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".npy", ".h5", ".msgpack", ".joblib")
+MAX_FILE_BYTES = 20 << 30
+
+_HF = re.compile(r"hf://(?P<repo>[\w.-]+/[\w.-]+)(@(?P<revision>[\w./-]+))?$")
+_BILINEAR = 2
+
+
+@dataclass(frozen=True)
+class Fetched:
+    """What fetch_model learned.
+
+    Attributes:
+        uri: where the checkpoint came from.
+        revision: the resolved commit for ``hf://``, else the digest.
+        digest: sha256 (32 hex digits) over names and contents of all files taken.
+        files: names of the files taken.
+        left_out: pickles and the like that were not taken.
+    """
+
+    uri: str
+    revision: str
+    digest: str
+    files: tuple[str, ...]
+    left_out: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class ModelFacts:
+    """What later steps need to know of a model without having it.
+
+    Attributes:
+        digest: of the checkpoint.
+        image_size: side of the model's square input in pixels.
+        mean: of each channel, for normalisation.
+        std: of each channel.
+        projection_dim: width of a conditional embedding.
+    """
+
+    digest: str
+    image_size: int
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    projection_dim: int
+
+    def to_json(self) -> dict[str, Any]:
+        """A plain dictionary for a JSON file."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, value: dict[str, Any]) -> ModelFacts:
+        """The opposite of ``to_json``."""
+        return cls(**{**value, "mean": tuple(value["mean"]), "std": tuple(value["std"])})
+
+
+def fetch(uri: str, target: Path, endpoint: str = "") -> Fetched:
+    """Brings a checkpoint into a local folder.
+
+    Args:
+        uri: ``hf://org/name@revision``, ``s3://bucket/prefix``, ``file:///folder`` or a path.
+        target: the folder to fill; made if missing.
+        endpoint: S3 endpoint URL, as for ``open_folder``.
+
+    Raises:
+        ModelError: nothing there, unsafe weights only, or the Hub out of reach and the files not cached.
+        ParameterError: a URI of another form.
+        StorageError: the store failed.
+    """
+    if not uri:
+        raise ParameterError("model_uri is empty.", "Give hf://org/name@revision, s3://… or a folder.")
+    target.mkdir(parents=True, exist_ok=True)
+    if uri.startswith("hf://"):
+        revision, left_out = _from_hub(uri, target)
+    else:
+        revision, left_out = "", _from_store(uri, target, endpoint)
+    files = sorted(path.name for path in target.iterdir())
+    _require_safe(uri, files, left_out)
+    digest = digest_of(target)
+    return Fetched(uri, revision or digest, digest, tuple(files), tuple(left_out))
+
+
+def _from_hub(uri: str, target: Path) -> tuple[str, list[str]]:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import (
+        GatedRepoError,
+        HfHubHTTPError,
+        LocalEntryNotFoundError,
+        OfflineModeIsEnabled,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
+
+    match = _HF.match(uri)
+    if not match:
+        raise ParameterError(f"'{uri}' is not of the form hf://org/name@revision.")
+    repo, revision = match["repo"], match["revision"]
+    try:
+        snapshot = Path(snapshot_download(repo, revision=revision, allow_patterns=list(WANTED)))
+    except (RepositoryNotFoundError, GatedRepoError) as error:
+        raise ModelError(
+            f"The Hub has no model '{repo}' that these credentials may read.",
+            "Check its name; private models need HF_TOKEN in the environment.",
+        ) from error
+    except RevisionNotFoundError as error:
+        raise ModelError(f"The model '{repo}' has no revision '{revision}'.") from error
+    except (LocalEntryNotFoundError, OfflineModeIsEnabled, HfHubHTTPError, OSError) as error:
+        raise ModelError(
+            f"The model '{repo}' is not in the local cache and the Hub cannot be reached.",
+            "Run once with a connection, mirror it to s3://…, or give a folder.",
+        ) from error
+    for path in snapshot.iterdir():
+        shutil.copyfile(path, target / path.name)  # cached files are links into the cache
+    return snapshot.name, []
+
+
+def _from_store(uri: str, target: Path, endpoint: str) -> list[str]:
+    folder = open_folder(uri, endpoint)
+    left_out = []
+    for entry in folder.entries():
+        if "/" in entry.key:
+            continue
+        if any(Path(entry.key).match(pattern) for pattern in WANTED):
+            folder.download(entry.key, target / entry.key)
+        elif entry.key.endswith(UNSAFE_SUFFIXES):
+            left_out.append(entry.key)
+    return left_out
+
+
+def _require_safe(uri: str, files: list[str], left_out: list[str]) -> None:
+    if not files and not left_out:
+        raise ModelError(
+            f"There is no checkpoint at {uri}.", "Check the URI; config.json must lie right there."
+        )
+    if not any(name.endswith(".safetensors") for name in files):
+        found = f" Refused, since loading them can run code: {', '.join(left_out)}." if left_out else ""
+        raise ModelError(
+            f"{uri} has no safetensors weights.{found}",
+            "Convert the checkpoint with save_pretrained of a current transformers.",
+        )
+    if "config.json" not in files:
+        raise ModelError(f"{uri} has no config.json.")
+
+
+def digest_of(folder: Path) -> str:
+    """Returns 32 hex digits over the names and contents of a folder's files."""
+    total = hashlib.sha256()
+    for path in sorted(folder.iterdir()):
+        with path.open("rb") as stream:
+            content = hashlib.file_digest(stream, "sha256").hexdigest()
+        total.update(f"{path.name}\0{content}\n".encode())
+    return total.hexdigest()[:32]
+
+
+def read_facts(folder: Path) -> ModelFacts:
+    """Reads what a checkpoint expects of its input, from its configuration files alone.
+
+    Raises:
+        ModelError: not a CLIPSeg, or preprocessing that this suite does not do.
+    """
+    config = _json(folder / "config.json")
+    if config.get("model_type") != "clipseg":
+        raise ModelError(
+            f"{folder} holds a model of type '{config.get('model_type')}', not a CLIPSeg.",
+            "Use a checkpoint of CLIPSegForImageSegmentation, such as CIDAS/clipseg-rd64-refined.",
+        )
+    settings = _json(folder / "preprocessor_config.json") or _json(folder / "processor_config.json")
+    settings = settings.get("image_processor", settings)
+    if not settings:
+        raise ModelError(f"{folder} has no preprocessor_config.json.")
+    size = settings.get("size", {})
+    sides = (size, size) if isinstance(size, int) else (size.get("height"), size.get("width"))
+    if sides[0] is None or sides[0] != sides[1]:
+        raise ModelError(f"{folder}: preprocessor_config.json asks for size {size}; CLIPSeg needs a square.")
+    if settings.get("resample", _BILINEAR) != _BILINEAR or settings.get("do_center_crop"):
+        raise ModelError(f"{folder}: only a bilinear stretch without cropping is supported as preprocessing.")
+    patch = config.get("vision_config", {}).get("patch_size", 32)
+    if sides[0] % patch:
+        raise ModelError(f"{folder}: the image size {sides[0]} is no multiple of the patch size {patch}.")
+    mean, std = (tuple(float(v) for v in settings[name]) for name in ("image_mean", "image_std"))
+    return ModelFacts(digest_of(folder), sides[0], mean, std, int(config.get("projection_dim", 512)))
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(path.read_text("utf-8"))
+    except FileNotFoundError:
+        return {}
+    except ValueError as error:
+        raise ModelError(f"{path} is not valid JSON: {error}.") from error
+    return value if isinstance(value, dict) else {}
+
+
+def load_model(folder: Path) -> CLIPSegForImageSegmentation:
+    """Loads a checkpoint in float32 for inference.
+
+    Raises:
+        ModelError: weights that do not belong to the configuration, or that are not finite.
+    """
+    from safetensors import SafetensorError
+    from transformers import CLIPSegForImageSegmentation
+    from transformers.utils import logging
+
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")  # a folder is all there is: nothing to look up
+    logging.disable_progress_bar()
+    logging.set_verbosity_error()
+    try:
+        model, report = CLIPSegForImageSegmentation.from_pretrained(
+            folder, dtype="float32", use_safetensors=True, output_loading_info=True
+        )
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        reason = str(error).splitlines()[0]
+        raise ModelError(f"The checkpoint in {folder} cannot be loaded: {reason}") from error
+    if report["missing_keys"]:
+        names = ", ".join(sorted(report["missing_keys"])[:3])
+        raise ModelError(
+            f"The checkpoint in {folder} lacks {len(report['missing_keys'])} weights, among them {names}.",
+            "Is it a whole CLIPSegForImageSegmentation, decoder included?",
+        )
+    for name, weight in model.named_parameters():
+        if not math.isfinite(float(weight.detach().sum())):
+            raise ModelError(f"The weight '{name}' in {folder} is not finite.", "Fetch the checkpoint again.")
+    return model.eval()
+
+
+def load_tokenizer(folder: Path) -> CLIPTokenizer:
+    """Loads the tokenizer that lies beside the weights.
+
+    Raises:
+        ModelError: missing or unreadable tokenizer files.
+    """
+    from transformers import CLIPTokenizer
+
+    if not any((folder / name).exists() for name in ("tokenizer.json", "vocab.json")):
+        raise ModelError(
+            f"{folder} has no tokenizer.json and no vocab.json.", "Text prompts need one of them."
+        )
+    try:
+        return CLIPTokenizer.from_pretrained(folder)
+    except (OSError, ValueError) as error:
+        raise ModelError(f"The tokenizer in {folder} cannot be loaded: {error}") from error

@@ -1,0 +1,67 @@
+"""Output names from source keys: keys are data, names must be safe and never collide.
+
+Every character outside ``A-Z a-z 0-9 . _ -`` becomes ``~`` and two hex digits a byte (``~`` is not
+special in URLs, unlike ``%``). A leading dot is encoded too, so neither ``..`` nor a hidden file can come
+out. Names that grow too long keep their head and get a digest of the whole behind ``~~``, which no other
+encoded name contains.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from typing import Any
+
+MAX_SEGMENT = 120  # characters; file systems stop at 255 bytes, and suffixes come behind it
+MAX_KEY = 600  # characters; object stores stop at 1,024 bytes for the whole key
+
+_UNSAFE = re.compile(rb"[^A-Za-z0-9._-]")
+
+
+def digest(value: Any, length: int = 16) -> str:
+    """Returns the first ``length`` hex digits of the sha256 of bytes, text or a JSON value."""
+    if isinstance(value, str):
+        value = value.encode("utf-8", "surrogatepass")
+    elif not isinstance(value, bytes | bytearray | memoryview):
+        value = json.dumps(value, sort_keys=True, separators=(",", ":")).encode()
+    return hashlib.sha256(value).hexdigest()[:length]
+
+
+def safe_segment(text: str) -> str:
+    """Encodes one path segment; distinct texts give distinct results."""
+    raw = text.encode("utf-8", "surrogatepass")
+    encoded = _UNSAFE.sub(lambda match: b"~%02X" % match[0][0], raw).decode("ascii")
+    if encoded.startswith("."):
+        encoded = "~2E" + encoded[1:]
+    if not encoded:
+        return "~"  # an empty segment, as in "a//b"; no encoded text is a lone tilde
+    if len(encoded) > MAX_SEGMENT:
+        return f"{_whole(encoded[: MAX_SEGMENT - 18])}~~{digest(raw)}"
+    return encoded
+
+
+def safe_key(key: str) -> str:
+    """Encodes a slash-separated key segment by segment; distinct keys give distinct results."""
+    segments = [safe_segment(segment) for segment in key.split("/")]
+    encoded = "/".join(segments)
+    if len(encoded) <= MAX_KEY:
+        return encoded
+    # Whole segments from the front, the last one, and a digest between them. No other name has a
+    # segment that begins with two tildes.
+    head = encoded[: MAX_KEY - MAX_SEGMENT - 36].rpartition("/")[0]
+    return f"{head}/~~{digest(key, 32)}/{segments[-1]}"
+
+
+def _whole(encoded: str) -> str:
+    """Cuts an escape that a truncation has left half."""
+    return re.sub(r"~[0-9A-F]?$", "", encoded)
+
+
+def image_folder(key: str, version: str) -> str:
+    """The folder of one source version's masks below ``masks/``.
+
+    The digest covers key and version, so names that differ in case only stay apart on file systems that
+    ignore case, and a replaced image gets new names.
+    """
+    return f"{safe_key(key)}/{digest([key, version], 12)}"

@@ -1,0 +1,201 @@
+"""The schemas of all tables, between steps and in the results; and how they are streamed to and from disk."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+GROUND_TRUTH = pa.struct([("prompt", pa.string()), ("uri", pa.string())])
+
+#: fetch_dataset: one row an image.
+SOURCES = pa.schema(
+    [
+        ("source", pa.string()),  # what people see: the URI, with !/member for archives
+        ("key", pa.string()),  # name below the data set's root; output names derive from it
+        ("uri", pa.string()),  # where the bytes are
+        ("version", pa.string()),  # changes with the content
+        ("size", pa.int64()),  # bytes
+        ("ground_truth", pa.list_(GROUND_TRUTH)),
+    ]
+)
+
+#: What every image ends as; preprocess_images starts the table, postprocess_masks completes it.
+IMAGES = pa.schema(
+    [
+        *SOURCES,
+        ("status", pa.string()),  # done, quarantined
+        ("reason", pa.string()),  # short code of a quarantine, "" when done
+        ("detail", pa.string()),  # the same for people
+        ("width", pa.int32()),  # of the upright image
+        ("height", pa.int32()),
+        ("label_map", pa.string()),  # key below the configuration's folder
+        ("overlay", pa.string()),
+    ]
+)
+
+#: preprocess_images: one row a view (the image, or a tile of it), ready for the model.
+VIEWS = pa.schema(
+    [
+        ("image", pa.int32()),  # row in the shard's IMAGES table
+        ("box", pa.list_(pa.int32(), 4)),  # left, top, right, bottom in the upright image
+        ("pixels", pa.large_binary()),  # uint8 RGB, size x size x 3
+    ]
+)
+
+#: preprocess_images: a small JPEG of every image, for overlays and the report.
+PREVIEWS = pa.schema([("image", pa.int32()), ("jpeg", pa.large_binary())])
+
+#: segment_images: one row a (view, prompt), in the order of the views.
+PROBABILITIES = pa.schema(
+    [
+        ("image", pa.int32()),
+        ("box", pa.list_(pa.int32(), 4)),
+        ("prompt", pa.int16()),  # row in the prompt table
+        ("probability", pa.large_binary()),  # uint8, round(255 p), size x size
+    ]
+)
+
+#: encode_prompts: one row a prompt.
+PROMPTS = pa.schema(
+    [
+        ("name", pa.string()),
+        ("texts", pa.list_(pa.string())),
+        ("threshold", pa.float64()),  # null: the run's threshold
+        ("embedding", pa.list_(pa.float32())),  # (D,)
+    ]
+)
+
+#: postprocess_masks and the results: one row an (image, prompt).
+MASKS = pa.schema(
+    [
+        ("source", pa.string()),
+        ("key", pa.string()),
+        ("version", pa.string()),
+        ("prompt", pa.string()),
+        ("category_id", pa.int32()),  # 1-based place in the prompt set
+        ("width", pa.int32()),
+        ("height", pa.int32()),
+        ("threshold", pa.float64()),
+        ("area", pa.int64()),  # pixels of the mask
+        ("coverage", pa.float64()),  # area / (width x height)
+        ("bbox", pa.list_(pa.int32(), 4)),  # COCO: x, y, width, height; zeros for an empty mask
+        ("rle", pa.string()),  # COCO's compressed counts, column-major
+        ("score", pa.float64()),  # mean probability inside the mask, 0 when empty
+        ("mean_probability", pa.float64()),  # over the whole image
+        ("max_probability", pa.float64()),
+        ("mask", pa.string()),  # key below the configuration's folder
+        ("mask_sha256", pa.string()),
+    ]
+)
+
+#: postprocess_masks: a few pictures of each shard, for the report.
+GALLERY = pa.schema(
+    [
+        ("key", pa.string()),
+        ("version", pa.string()),
+        ("preview", pa.large_binary()),  # JPEG
+        ("overlay", pa.large_binary()),  # JPEG of the same size
+    ]
+)
+
+#: evaluate_masks: one row a prompt that ground truth exists for.
+EVALUATION = pa.schema(
+    [
+        ("prompt", pa.string()),
+        ("images", pa.int64()),
+        ("tp", pa.int64()),  # pixels, summed over images
+        ("fp", pa.int64()),
+        ("fn", pa.int64()),
+        ("tn", pa.int64()),
+        ("iou", pa.float64()),
+        ("precision", pa.float64()),
+        ("recall", pa.float64()),
+    ]
+)
+
+#: results: the quarantine of a run.
+QUARANTINE = pa.schema(
+    [IMAGES.field(name) for name in ("source", "key", "version", "size", "reason", "detail")]
+)
+
+
+def write_parquet(path: Path, schema: pa.Schema, rows: Iterable[dict[str, Any]], batch: int = 4096) -> int:
+    """Writes rows as a stream under a temporary name, then renames; returns their number."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(path.name + ".part")
+    count = 0
+    with pq.ParquetWriter(temporary, schema, compression="zstd") as writer:
+        for chunk in _chunks(rows, batch):
+            writer.write_table(pa.Table.from_pylist(chunk, schema=schema))
+            count += len(chunk)
+    temporary.rename(path)
+    return count
+
+
+def read_parquet(path: Path, columns: list[str] | None = None) -> Iterator[dict[str, Any]]:
+    """Streams the rows of a table."""
+    with pq.ParquetFile(path) as table:
+        for batch in table.iter_batches(batch_size=4096, columns=columns):
+            yield from batch.to_pylist()
+
+
+class ArrowWriter:
+    """Writes an Arrow stream of large rows under a temporary name; the name appears when all is there.
+
+    Use it as a context manager: on an exception the partial file is removed.
+    """
+
+    def __init__(self, path: Path, schema: pa.Schema, rows_per_batch: int = 16) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._path, self._temporary = path, path.with_name(path.name + ".part")
+        self._schema, self._limit = schema, rows_per_batch
+        self._rows: list[dict[str, Any]] = []
+
+    def __enter__(self) -> ArrowWriter:
+        self._sink = pa.OSFile(str(self._temporary), "wb")
+        self._writer = pa.ipc.new_file(self._sink, self._schema)
+        return self
+
+    def append(self, row: dict[str, Any]) -> None:
+        """Adds one row."""
+        self._rows.append(row)
+        if len(self._rows) >= self._limit:
+            self._flush()
+
+    def _flush(self) -> None:
+        if self._rows:
+            self._writer.write_batch(pa.RecordBatch.from_pylist(self._rows, schema=self._schema))
+            self._rows = []
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is None:
+            self._flush()
+        self._writer.close()
+        self._sink.close()
+        if kind is None:
+            self._temporary.rename(self._path)
+        else:
+            self._temporary.unlink(missing_ok=True)
+
+
+def read_arrow(path: Path) -> Iterator[pa.RecordBatch]:
+    """Streams the batches of an Arrow file, memory-mapped: only what is looked at is read."""
+    with pa.memory_map(str(path)) as source:
+        reader = pa.ipc.open_file(source)
+        for i in range(reader.num_record_batches):
+            yield reader.get_batch(i)
+
+
+def _chunks(rows: Iterable[dict[str, Any]], size: int) -> Iterator[list[dict[str, Any]]]:
+    chunk: list[dict[str, Any]] = []
+    for row in rows:
+        chunk.append(row)
+        if len(chunk) == size:
+            yield chunk
+            chunk = []
+    if chunk:
+        yield chunk

@@ -1,0 +1,137 @@
+"""Lists the data set, leaves out what is done already, and splits the rest into shards."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from clipseg_kfp import records
+from clipseg_kfp.errors import ParameterError
+from clipseg_kfp.progress import say
+from clipseg_kfp.results import Results, json_bytes
+from clipseg_kfp.sources import Source, list_sources
+from clipseg_kfp.steps.encode_prompts import prompt_rows, read_facts_of
+from clipseg_kfp.storage import open_folder
+
+STEP = "fetch_dataset"
+MAX_SHARDS = 50  # Kubeflow stalls on thousands of loop iterations; a shard takes as many images as it must
+SUMMARY = "summary.json"
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """What was found.
+
+    Attributes:
+        source_uri: what was listed.
+        listed: images found (``limit`` applied).
+        skipped: of those, images that an earlier committed run has done under the same configuration.
+        digest: sha256 (32 hex digits) over keys and versions of the images to do.
+        shards: names of the shards; never empty, since a loop over nothing is an error in places.
+    """
+
+    source_uri: str
+    listed: int
+    skipped: int
+    digest: str
+    shards: list[str]
+
+
+def run(
+    *,
+    source_uri: str,
+    output_uri: str,
+    config: str,
+    prompts: Path,
+    target: Path,
+    shard_size: int = 100,
+    limit: int = 0,
+    endpoint: str = "",
+) -> Dataset:
+    """Writes ``shards/<name>.parquet`` (``records.SOURCES``) and ``summary.json`` into ``target``.
+
+    Args:
+        source_uri: prefix, folder, manifest file, archive or single image.
+        output_uri: where results go; earlier runs there are consulted.
+        config: the configuration's digest, from encode_prompts.
+        prompts: encode_prompts' output.
+        target: output folder.
+        shard_size: images a shard; raised where there would be more than 50 shards.
+        limit: the most new images to take; 0 takes all.
+        endpoint: S3 endpoint URL.
+
+    Returns:
+        Counts and shard names.
+
+    Raises:
+        ParameterError: a bad size, limit or source.
+        StorageError: the source or the output cannot be read.
+    """
+    if shard_size < 1:
+        raise ParameterError(f"shard_size is {shard_size}.", "Give 1 or more.")
+    if limit < 0:
+        raise ParameterError(f"limit is {limit}.", "Give 0 for all images, or a positive number.")
+    output = open_folder(output_uri, endpoint)
+    results = Results(output, config)
+    # Says what the digest stands for; and an output that cannot be written shows here, not after the inference.
+    results.write(
+        "configuration.json",
+        json_bytes(
+            {
+                "configuration": config,
+                "model": read_facts_of(prompts).to_json(),
+                "prompts": prompt_rows(prompts),
+            }
+        ),
+    )
+    finished = results.finished()
+    skipped = 0
+    total = hashlib.sha256()
+
+    def fresh() -> Iterator[Source]:
+        nonlocal skipped
+        for source in list_sources(source_uri, output.child("staging"), endpoint):
+            if (source.key, source.version) in finished:
+                skipped += 1
+            else:
+                yield source
+
+    def rows() -> Iterator[dict[str, Any]]:
+        for source in islice(fresh(), limit or None):
+            total.update(f"{source.key}\0{source.version}\n".encode("utf-8", "surrogatepass"))
+            yield source.row()
+
+    listing = target / "listing.parquet"
+    new = records.write_parquet(listing, records.SOURCES, rows())
+    shards = _split(listing, new, shard_size, target / "shards")
+    listing.unlink()
+    dataset = Dataset(source_uri, new + skipped, skipped, total.hexdigest()[:32], shards)
+    (target / SUMMARY).write_bytes(json_bytes(asdict(dataset)))
+    if new:
+        say(STEP, f"{source_uri}: {new:,} new images in {len(shards)} shards, {skipped:,} done before")
+    elif skipped:
+        say(STEP, f"{source_uri}: nothing new, all {skipped:,} images are done under this configuration")
+    else:
+        say(STEP, f"{source_uri}: there are no images")
+    return dataset
+
+
+def _split(listing: Path, count: int, shard_size: int, folder: Path) -> list[str]:
+    shards = max(1, min(MAX_SHARDS, math.ceil(count / shard_size)))
+    size = math.ceil(count / shards)
+    rows = records.read_parquet(listing)
+    names = [f"shard-{i:03d}" for i in range(shards)]
+    for name in names:
+        records.write_parquet(folder / f"{name}.parquet", records.SOURCES, islice(rows, size))
+    return names
+
+
+def read_summary(folder: Path) -> Dataset:
+    """Reads this step's summary from its output folder."""
+    return Dataset(**json.loads((folder / SUMMARY).read_text("utf-8")))

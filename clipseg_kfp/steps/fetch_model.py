@@ -1,0 +1,32 @@
+"""Brings a checkpoint into an artifact."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from clipseg_kfp import model
+from clipseg_kfp.progress import say
+
+STEP = "fetch_model"
+
+
+def run(*, model_uri: str, target: Path, endpoint: str = "") -> model.Fetched:
+    """Fetches and checks a checkpoint.
+
+    Args:
+        model_uri: ``hf://org/name@revision``, ``s3://bucket/prefix`` or a folder.
+        target: folder to fill.
+        endpoint: S3 endpoint URL.
+
+    Returns:
+        Where it came from and its digest.
+
+    Raises:
+        ModelError: missing, unsafe or not a CLIPSeg.
+    """
+    fetched = model.fetch(model_uri, target, endpoint)
+    facts = model.read_facts(target)
+    for name in fetched.left_out:
+        say(STEP, f"left out {name}: loading it could run code")
+    say(STEP, f"{model_uri}: {facts.image_size} px, digest {fetched.digest}, revision {fetched.revision}")
+    return fetched

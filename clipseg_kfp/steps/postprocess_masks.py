@@ -1,0 +1,185 @@
+"""Turns probabilities into masks at the source's size, writes them to the bucket and measures them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from clipseg_kfp import masks, records
+from clipseg_kfp.concurrency import ordered_map
+from clipseg_kfp.naming import digest, image_folder, safe_segment
+from clipseg_kfp.progress import say, track
+from clipseg_kfp.resources import cpu_limit
+from clipseg_kfp.results import Results
+from clipseg_kfp.steps.encode_prompts import prompt_rows, read_facts_of
+from clipseg_kfp.steps.preprocess_images import IMAGES, PREVIEWS
+from clipseg_kfp.steps.segment_images import PROBABILITIES
+from clipseg_kfp.storage import open_folder
+
+STEP = "postprocess_masks"
+MASKS, GALLERY = "masks.parquet", "gallery.arrow"
+GALLERY_PER_SHARD = 24
+LABEL_MAP, OVERLAY = "labels.png", "overlay.jpg"
+
+
+@dataclass
+class _Work:
+    """One image with its maps, uint8 (P, S, S), and its preview."""
+
+    row: dict[str, Any]
+    maps: NDArray[np.uint8]
+    preview: bytes
+
+
+@dataclass
+class _Done:
+    row: dict[str, Any]
+    masks: list[dict[str, Any]]
+    preview: bytes
+    overlay: bytes
+
+
+def run(
+    *,
+    views: Path,
+    probabilities: Path,
+    prompts: Path,
+    target: Path,
+    output_uri: str,
+    config: str,
+    label_maps: bool = True,
+    overlays: bool = True,
+    endpoint: str = "",
+) -> int:
+    """Writes masks to the bucket; tables of images and masks and a small gallery into ``target``.
+
+    The shard's rows go to the bucket as well, after all its masks, under a name that derives from their content:
+    a repeated attempt writes what is there already.
+
+    Args:
+        views: preprocess_images' output.
+        probabilities: segment_images' output.
+        prompts: encode_prompts' output.
+        target: output folder.
+        output_uri: where results go.
+        config: the configuration's digest.
+        label_maps: write a palette map of the most probable prompt for each image.
+        overlays: write a preview with all masks painted in for each image.
+        endpoint: S3 endpoint URL.
+
+    Returns:
+        The number of masks.
+
+    Raises:
+        StorageError: the output cannot be written.
+    """
+    results = Results(open_folder(output_uri, endpoint), config)
+    rows = list(records.read_parquet(views / IMAGES))
+    table = prompt_rows(prompts)
+    size = read_facts_of(prompts).image_size
+    colors = masks.palette(len(table))
+    done = sum(row["status"] == "done" for row in rows)
+
+    def finish(work: _Work) -> _Done:
+        return _finish(work, results, table, colors, label_maps=label_maps, overlays=overlays)
+
+    mask_rows: list[dict[str, Any]] = []
+    pictures = 0
+    finished = ordered_map(finish, _work(views, probabilities, rows, size), workers=max(4, 2 * cpu_limit()))
+    with records.ArrowWriter(target / GALLERY, records.GALLERY) as gallery:
+        for item in track(STEP, finished, done):
+            mask_rows.extend(item.masks)
+            if item.overlay and pictures < GALLERY_PER_SHARD:
+                names = {name: item.row[name] for name in ("key", "version")}
+                gallery.append({**names, "preview": item.preview, "overlay": item.overlay})
+                pictures += 1
+    records.write_parquet(target / MASKS, records.MASKS, mask_rows)
+    records.write_parquet(target / IMAGES, records.IMAGES, rows)
+    if mask_rows:
+        results.write(part_key(mask_rows), (target / MASKS).read_bytes())
+    say(STEP, f"{len(mask_rows):,} masks of {done:,} images")
+    return len(mask_rows)
+
+
+def part_key(mask_rows: list[dict[str, Any]]) -> str:
+    """Names a shard's part after the rows it holds."""
+    return f"parts/{digest([[r['key'], r['version'], r['prompt'], r['mask_sha256']] for r in mask_rows])}.parquet"
+
+
+def _work(views: Path, probabilities: Path, rows: list[dict[str, Any]], size: int) -> Iterator[_Work]:
+    previews = (
+        (row["image"], row["jpeg"])
+        for batch in records.read_arrow(views / PREVIEWS)
+        for row in batch.to_pylist()
+    )
+    maps = (
+        (row["image"], np.frombuffer(row["probability"], np.uint8).reshape(size, size))
+        for batch in records.read_arrow(probabilities / PROBABILITIES)
+        for row in batch.select(["image", "probability"]).to_pylist()
+    )
+    for (image, group), (shown, preview) in zip(
+        groupby(maps, key=lambda pair: pair[0]), previews, strict=True
+    ):
+        if image != shown:
+            raise AssertionError(f"previews and probabilities are out of step at image {image}")
+        yield _Work(rows[image], np.stack([probability for _, probability in group]), preview)
+
+
+def _finish(
+    work: _Work,
+    results: Results,
+    prompts: list[dict[str, Any]],
+    colors: NDArray[np.uint8],
+    *,
+    label_maps: bool,
+    overlays: bool,
+) -> _Done:
+    row = work.row
+    width, height = row["width"], row["height"]
+    folder = f"masks/{image_folder(row['key'], row['version'])}"
+    labels = masks.LabelMap(width, height) if label_maps else None
+    layers, mask_rows = [], []
+    for i, (prompt, small) in enumerate(zip(prompts, work.maps, strict=True)):
+        # One full-resolution map at a time: a 50-megapixel source has 200 MB of them for each prompt.
+        probability = masks.upsample(small, width, height)
+        mask = probability >= np.float32(prompt["threshold"])
+        measures = masks.measure(mask, probability)
+        png = masks.mask_png(mask)
+        key = f"{folder}/{safe_segment(prompt['name'])}.png"
+        results.write(key, png)
+        if labels:
+            labels.add(i + 1, mask, probability)
+        if overlays and measures.area:
+            layers.append((masks.shrink(mask, work.preview), colors[i]))
+        mask_rows.append(
+            {
+                **{name: row[name] for name in ("source", "key", "version", "width", "height")},
+                "prompt": prompt["name"],
+                "category_id": i + 1,
+                "threshold": prompt["threshold"],
+                "area": measures.area,
+                "coverage": measures.area / (width * height),
+                "bbox": measures.bbox,
+                "rle": measures.rle,
+                "score": measures.score,
+                "mean_probability": measures.mean,
+                "max_probability": measures.maximum,
+                "mask": key,
+                "mask_sha256": digest(png, 64),
+            }
+        )
+    overlay = b""
+    if labels:
+        row["label_map"] = f"{folder}/{LABEL_MAP}"
+        results.write(row["label_map"], labels.png())
+    if overlays:
+        row["overlay"] = f"{folder}/{OVERLAY}"
+        overlay = masks.overlay_jpeg(work.preview, layers)
+        results.write(row["overlay"], overlay)
+    return _Done(row, mask_rows, work.preview, overlay)

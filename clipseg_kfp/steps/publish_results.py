@@ -1,0 +1,154 @@
+"""Gathers the shards' tables into the run's files, and commits the run with its manifest."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from clipseg_kfp import __version__, coco, records
+from clipseg_kfp.progress import say
+from clipseg_kfp.report import build_report, render_report
+from clipseg_kfp.results import Counts, Results, json_bytes
+from clipseg_kfp.steps.encode_prompts import prompt_rows, read_facts_of
+from clipseg_kfp.steps.evaluate_masks import metrics_of
+from clipseg_kfp.steps.fetch_dataset import Dataset, read_summary
+from clipseg_kfp.steps.postprocess_masks import GALLERY, MASKS, part_key
+from clipseg_kfp.steps.preprocess_images import IMAGES
+from clipseg_kfp.storage import open_folder
+
+STEP = "publish_results"
+
+
+@dataclass(frozen=True)
+class Published:
+    """The end of a run.
+
+    Attributes:
+        manifest: URI of ``manifest.json``.
+        counts: what became of the images.
+        mean_iou: ``None`` where there was no ground truth.
+        report: the HTML page.
+    """
+
+    manifest: str
+    counts: Counts
+    mean_iou: float | None
+    report: str
+
+
+def run(
+    *,
+    shards: Sequence[Path],
+    dataset: Path,
+    prompts: Path,
+    evaluation: Path,
+    target: Path,
+    output_uri: str,
+    config: str,
+    run_id: str,
+    model_uri: str = "",
+    endpoint: str = "",
+) -> Published:
+    """Writes the run's tables, COCO file, metrics and report, and the manifest last.
+
+    Args:
+        shards: postprocess_masks' outputs.
+        dataset: fetch_dataset's output.
+        prompts: encode_prompts' output.
+        evaluation: evaluate_masks' output.
+        target: folder for working files.
+        output_uri: where results go.
+        config: the configuration's digest.
+        run_id: names the run in the results; every attempt of a run must use the same.
+        model_uri: recorded in the manifest.
+        endpoint: S3 endpoint URL.
+
+    Returns:
+        Where the manifest lies, and the counts.
+
+    Raises:
+        StorageError: the counts do not add up, or the output cannot be written; the run does not exist then.
+    """
+    target.mkdir(parents=True, exist_ok=True)
+    output = open_folder(output_uri, endpoint)
+    results = Results(output, config)
+    listing = read_summary(dataset)
+    metrics = metrics_of(evaluation)
+    table = prompt_rows(prompts)
+    facts = read_facts_of(prompts)
+
+    masks_path, coco_path = target / "masks.parquet", target / "annotations.coco.json"
+    masks = records.write_parquet(masks_path, records.MASKS, _rows(shards, MASKS))
+    quarantine = [row for row in _rows(shards, IMAGES) if row["status"] == "quarantined"]
+    records.write_parquet(
+        target / "quarantine.parquet",
+        records.QUARANTINE,
+        ({name: row[name] for name in records.QUARANTINE.names} for row in quarantine),
+    )
+    done_images = (row for row in _rows(shards, IMAGES) if row["status"] == "done")
+    done = coco.write(coco_path, done_images, _rows(shards, MASKS), [p["name"] for p in table])
+    counts = Counts(listing.listed, done, listing.skipped, len(quarantine), masks)
+    counts.check()
+    metrics = {"counts": vars(counts), **metrics}
+    (target / "metrics.json").write_bytes(json_bytes(metrics))
+
+    body = {
+        "source_uri": listing.source_uri,
+        "dataset_digest": listing.digest,
+        "model": {"uri": model_uri, **facts.to_json()},
+        "prompts": [{**prompt, "category_id": i} for i, prompt in enumerate(table, start=1)],
+        "software": {"clipseg-kfp": __version__},
+        "parts": _parts(shards),
+    }
+    report = render_report(
+        build_report(run_id, config, counts, metrics, body, masks_path, quarantine, _gallery(shards))
+    )
+    (target / "report.html").write_text(report, "utf-8")
+    for name in (
+        "masks.parquet",
+        "annotations.coco.json",
+        "metrics.json",
+        "quarantine.parquet",
+        "report.html",
+    ):
+        results.add_to_run(run_id, name, (target / name).read_bytes())
+    manifest = results.commit(run_id, counts, body)
+    _tell(counts, listing, quarantine, manifest)
+    return Published(manifest, counts, metrics["mean_iou"], report)
+
+
+def _rows(shards: Sequence[Path], name: str) -> Iterator[dict[str, Any]]:
+    for shard in shards:
+        yield from records.read_parquet(shard / name)
+
+
+def _parts(shards: Sequence[Path]) -> list[str]:
+    keys = []
+    for shard in shards:
+        columns = ["key", "version", "prompt", "mask_sha256"]
+        if rows := list(records.read_parquet(shard / MASKS, columns=columns)):
+            keys.append(part_key(rows))
+    return keys
+
+
+def _gallery(shards: Sequence[Path]) -> Iterator[dict[str, Any]]:
+    for shard in shards:
+        for batch in records.read_arrow(shard / GALLERY):
+            yield from batch.to_pylist()
+
+
+def _tell(counts: Counts, listing: Dataset, quarantine: list[dict[str, Any]], manifest: str) -> None:
+    say(
+        STEP,
+        f"{counts.listed:,} images: {counts.done:,} done, {counts.skipped:,} skipped, "
+        f"{counts.quarantined:,} quarantined; {counts.masks:,} masks",
+    )
+    for row in quarantine[:20]:
+        say(STEP, f"quarantined {row['key']}: {row['reason']}, {row['detail']}")
+    if not counts.listed:
+        say(STEP, f"there are no images at {listing.source_uri}; the run is committed, and empty")
+    elif counts.skipped == counts.listed:
+        say(STEP, "nothing new: everything was done before under this configuration")
+    say(STEP, f"committed {manifest}")

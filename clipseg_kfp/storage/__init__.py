@@ -1,0 +1,5 @@
+"""Object stores and plain folders behind one small interface."""
+
+from clipseg_kfp.storage.base import Entry, Folder, open_folder, open_object, split_object_uri
+
+__all__ = ["Entry", "Folder", "open_folder", "open_object", "split_object_uri"]

@@ -1,0 +1,153 @@
+"""The interface that all stores share, and the way from a URI to one."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import unquote
+
+from clipseg_kfp.errors import ParameterError
+
+SCHEMES = "s3://bucket/prefix, file:///folder or a plain path"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One object of a listing.
+
+    Attributes:
+        key: name relative to the folder that was listed.
+        size: bytes.
+        version: changes whenever the content does: an ETag for S3, a sha256 for files.
+    """
+
+    key: str
+    size: int
+    version: str
+
+
+class Folder(ABC):
+    """A prefix of an object store, or a folder of a file system.
+
+    Every method takes keys relative to the folder. All raise ``StorageError`` (or its subclass
+    ``ObjectChangedError``) with the full URI of the object in the message.
+    """
+
+    uri: str
+
+    @abstractmethod
+    def entries(self, prefix: str = "") -> Iterator[Entry]:
+        """Streams all objects whose keys start with ``prefix``, recursively, in no promised order.
+
+        A missing bucket or folder is an error; a prefix without objects is not.
+        """
+
+    @abstractmethod
+    def stat(self, key: str) -> Entry | None:
+        """Describes one object; ``None`` where there is none."""
+
+    @abstractmethod
+    def read(self, key: str, version: str | None = None, limit: int | None = None) -> bytes:
+        """Reads an object whole.
+
+        Args:
+            key: name below the folder.
+            version: the version that the listing gave; another one there now is an error.
+            limit: the most bytes accepted.
+
+        Raises:
+            ObjectChangedError: the object is gone or has another version.
+            StorageError: everything else, a larger object included.
+        """
+
+    @abstractmethod
+    def download(self, key: str, path: Path) -> None:
+        """Copies an object to a local file, as a stream."""
+
+    @abstractmethod
+    def write(self, key: str, data: bytes, content_type: str = "application/octet-stream") -> None:
+        """Writes an object in one piece: readers see the old state or the new one, never a part."""
+
+    @abstractmethod
+    def child(self, key: str) -> Folder:
+        """A folder below this one."""
+
+    def locate(self, key: str) -> str:
+        """The full URI of a key."""
+        return f"{self.uri.rstrip('/')}/{key}"
+
+
+def split_object_uri(uri: str) -> tuple[str, str]:
+    """Splits an object's URI into its folder's URI and its name.
+
+    >>> split_object_uri("s3://bucket/a/b.jpg")
+    ('s3://bucket/a', 'b.jpg')
+
+    Raises:
+        ParameterError: the URI names a folder or a bucket.
+    """
+    scheme, slashes, rest = uri.rpartition("://")
+    head, slash, name = rest.rpartition("/")
+    if not name or (slashes and not slash):
+        raise ParameterError(f"'{uri}' names a folder where an object is needed.")
+    if not slash:
+        return ".", name
+    return f"{scheme}{slashes}{head}" if head else f"{scheme}{slashes}/", name
+
+
+def open_folder(uri: str, endpoint: str = "") -> Folder:
+    """Opens a folder by URI; nothing is contacted before the first call.
+
+    Args:
+        uri: ``s3://bucket/prefix``, ``file:///folder`` or a plain path.
+        endpoint: URL of the S3 endpoint; empty takes ``S3_ENDPOINT`` or AWS itself.
+
+    Raises:
+        ParameterError: an unknown scheme, no bucket in the URI, or an unusable endpoint.
+    """
+    from clipseg_kfp.storage.files import FileFolder
+
+    head, slashes, rest = uri.partition("://")
+    scheme = head.lower() if slashes else ""
+    if scheme == "s3":
+        from clipseg_kfp.storage.s3 import S3Folder, connect
+
+        bucket, _, prefix = rest.partition("/")
+        if not bucket:
+            raise ParameterError(f"'{uri}' names no bucket.", "Write it as s3://bucket/prefix.")
+        if "@" in bucket or ":" in bucket:  # not repeated: it may hold a secret
+            raise ParameterError(
+                "An s3:// URI has a login or a port before its bucket.",
+                "Write it as s3://bucket/prefix; credentials and endpoint are given apart.",
+            )
+        return S3Folder(connect(endpoint), bucket, prefix)
+    if scheme == "file":
+        host, slash, path = rest.partition("/")
+        if host not in ("", "localhost"):
+            raise ParameterError(f"'{uri}' names a host.", f"Write it with three slashes: file:///{host}/…")
+        return FileFolder(Path(unquote(slash + path) or "/"))
+    if slashes:
+        raise ParameterError(f"'{uri}' has the unknown scheme '{scheme}'.", f"Use {SCHEMES}.")
+    if not uri:
+        raise ParameterError("A folder or bucket is needed, and the value is empty.", f"Use {SCHEMES}.")
+    return FileFolder(Path(uri).expanduser())
+
+
+def open_object(uri: str, endpoint: str = "") -> tuple[Folder, str]:
+    """Opens the folder of an object; returns it with the object's key.
+
+    Raises:
+        ParameterError: as ``open_folder``, or the URI names no object.
+    """
+    head, slashes, rest = uri.partition("://")
+    scheme = head.lower() if slashes else ""
+    if scheme == "s3":
+        bucket, _, key = rest.partition("/")
+        folder = open_folder(f"s3://{bucket}", endpoint)
+        if not key or key.endswith("/"):
+            raise ParameterError(f"'{uri}' names a bucket or prefix where an object is needed.")
+        return folder, key
+    parent, name = split_object_uri(uri)
+    return open_folder(parent, endpoint), unquote(name) if scheme == "file" else name

@@ -1,0 +1,1 @@
+"""Prompt set to conditional embeddings."""

@@ -1,0 +1,45 @@
+"""KFP interface of encode_prompts."""
+
+from kfp import dsl
+
+from clipseg_kfp.image import DEFAULT_IMAGE
+
+
+@dsl.component(base_image=DEFAULT_IMAGE, install_kfp_package=False)
+def encode_prompts(
+    model: dsl.Input[dsl.Model],
+    prompts: list,  # type: ignore[type-arg]
+    table: dsl.Output[dsl.Dataset],
+    prompts_uri: str = "",
+    threshold: float = 0.5,
+    endpoint: str = "",
+) -> str:
+    """Encodes the prompt set once, so that inference needs no text tower, and names the configuration.
+
+    Args:
+        model: The checkpoint.
+        prompts: Texts, or objects with name, texts and threshold. Ignored where prompts_uri is given.
+        prompts_uri: A JSON or YAML prompt file instead.
+        threshold: Probability from which a pixel belongs to a mask, for prompts without their own.
+        endpoint: URL of the S3 endpoint; empty takes S3_ENDPOINT from the environment.
+        table: One conditional embedding a prompt, and what later steps need to know of the model.
+
+    Returns:
+        Digest of the configuration: model, embeddings and every parameter that changes a pixel.
+    """
+    from pathlib import Path
+
+    from clipseg_kfp.steps import encode_prompts as step
+    from clipseg_kfp.steps import running
+
+    with running(step.STEP):
+        config = step.run(
+            model=Path(model.path),
+            target=Path(table.path),
+            prompts=prompts,
+            prompts_uri=prompts_uri,
+            threshold=threshold,
+            endpoint=endpoint,
+        )
+        table.metadata["configuration"] = config
+        return config

@@ -1,0 +1,54 @@
+"""KFP interface of fetch_dataset."""
+
+from typing import List  # noqa: UP035 - KFP reads this form
+
+from kfp import dsl
+
+from clipseg_kfp.image import DEFAULT_IMAGE
+
+
+@dsl.component(base_image=DEFAULT_IMAGE, install_kfp_package=False)
+def fetch_dataset(
+    source_uri: str,
+    output_uri: str,
+    configuration: str,
+    table: dsl.Input[dsl.Dataset],
+    dataset: dsl.Output[dsl.Dataset],
+    shard_size: int = 100,
+    limit: int = 0,
+    endpoint: str = "",
+) -> List[str]:  # noqa: UP006
+    """Lists the images of a data set, leaves out what is done already, and splits the rest into shards.
+
+    Args:
+        source_uri: s3://bucket/prefix, a folder, a manifest file (CSV, JSONL, Parquet) or a zip or tar archive.
+        output_uri: Where results go; committed runs there tell what is done.
+        configuration: Digest from encode_prompts.
+        table: From encode_prompts; laid beside the results to say what the digest stands for.
+        shard_size: Images a shard; more where there would be over 50 shards.
+        limit: The most new images to take; 0 takes all.
+        endpoint: URL of the S3 endpoint; empty takes S3_ENDPOINT from the environment.
+        dataset: A table of images for each shard, and a summary.
+
+    Returns:
+        Names of the shards; at least one, which may be empty.
+    """
+    from dataclasses import asdict
+    from pathlib import Path
+
+    from clipseg_kfp.steps import fetch_dataset as step
+    from clipseg_kfp.steps import running
+
+    with running(step.STEP):
+        found = step.run(
+            source_uri=source_uri,
+            output_uri=output_uri,
+            config=configuration,
+            prompts=Path(table.path),
+            target=Path(dataset.path),
+            shard_size=shard_size,
+            limit=limit,
+            endpoint=endpoint,
+        )
+        dataset.metadata.update(asdict(found))
+        return found.shards

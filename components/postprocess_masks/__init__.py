@@ -1,0 +1,1 @@
+"""Probabilities to masks in the bucket."""

@@ -1,0 +1,49 @@
+"""KFP interface of postprocess_masks."""
+
+from kfp import dsl
+
+from clipseg_kfp.image import DEFAULT_IMAGE
+
+
+@dsl.component(base_image=DEFAULT_IMAGE, install_kfp_package=False)
+def postprocess_masks(  # type: ignore[no-untyped-def]
+    views: dsl.Input[dsl.Dataset],
+    probabilities: dsl.Input[dsl.Dataset],
+    table: dsl.Input[dsl.Dataset],
+    output_uri: str,
+    configuration: str,
+    masks: dsl.Output[dsl.Dataset],
+    label_maps: bool = True,
+    overlays: bool = True,
+    endpoint: str = "",
+):
+    """Brings masks to the size of their source, writes them to the bucket and measures them.
+
+    Args:
+        views: From preprocess_images.
+        probabilities: From segment_images.
+        table: From encode_prompts.
+        output_uri: Where results go.
+        configuration: Digest from encode_prompts.
+        label_maps: Write a palette map of the most probable prompt for each image.
+        overlays: Write a preview with all masks painted in for each image.
+        endpoint: URL of the S3 endpoint; empty takes S3_ENDPOINT from the environment.
+        masks: A row an image and prompt (run lengths, box, area, probabilities), and a few pictures.
+    """
+    from pathlib import Path
+
+    from clipseg_kfp.steps import postprocess_masks as step
+    from clipseg_kfp.steps import running
+
+    with running(step.STEP):
+        masks.metadata["masks"] = step.run(
+            views=Path(views.path),
+            probabilities=Path(probabilities.path),
+            prompts=Path(table.path),
+            target=Path(masks.path),
+            output_uri=output_uri,
+            config=configuration,
+            label_maps=label_maps,
+            overlays=overlays,
+            endpoint=endpoint,
+        )

@@ -1,0 +1,45 @@
+"""KFP interface of preprocess_images."""
+
+from kfp import dsl
+
+from clipseg_kfp.image import DEFAULT_IMAGE
+
+
+@dsl.component(base_image=DEFAULT_IMAGE, install_kfp_package=False)
+def preprocess_images(  # type: ignore[no-untyped-def]
+    dataset: dsl.Input[dsl.Dataset],
+    shard: str,
+    table: dsl.Input[dsl.Dataset],
+    views: dsl.Output[dsl.Dataset],
+    max_megapixels: float = 50.0,
+    max_megabytes: float = 100.0,
+    endpoint: str = "",
+):
+    """Fetches a shard's images, decodes them safely and packs them for the model.
+
+    Images that cannot be used go to quarantine with a reason; they never cost their neighbours.
+
+    Args:
+        dataset: From fetch_dataset.
+        shard: Name of the shard.
+        table: From encode_prompts; tells the model's input size.
+        max_megapixels: Larger images go to quarantine, judged by their header.
+        max_megabytes: Larger objects go to quarantine.
+        endpoint: URL of the S3 endpoint; empty takes S3_ENDPOINT from the environment.
+        views: Packed views and previews, and what became of each image.
+    """
+    from pathlib import Path
+
+    from clipseg_kfp.steps import preprocess_images as step
+    from clipseg_kfp.steps import running
+
+    with running(step.STEP):
+        views.metadata["views"] = step.run(
+            dataset=Path(dataset.path),
+            shard=shard,
+            prompts=Path(table.path),
+            target=Path(views.path),
+            max_megapixels=max_megapixels,
+            max_megabytes=max_megabytes,
+            endpoint=endpoint,
+        )

@@ -1,0 +1,1 @@
+"""Tables, report and the run's manifest."""

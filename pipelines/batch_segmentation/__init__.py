@@ -1,0 +1,1 @@
+"""A bucket of images in, masks and metrics in the bucket out."""

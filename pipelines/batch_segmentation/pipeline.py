@@ -1,0 +1,133 @@
+"""The main pipeline: a bucket of images in, masks and metrics in the bucket out."""
+
+from clipseg_kfp.components import (
+    encode_prompts,
+    evaluate_masks,
+    fetch_dataset,
+    fetch_model,
+    postprocess_masks,
+    preprocess_images,
+    publish_results,
+    segment_images,
+)
+from kfp import dsl
+
+DEFAULT_MODEL = "hf://CIDAS/clipseg-rd64-refined"
+
+
+@dsl.pipeline(
+    name="batch-segmentation",
+    description="Segments every image of a bucket by prompts with CLIPSeg; writes masks, tables and a report.",
+)
+def batch_segmentation(
+    source_uri: str = "s3://mlpipeline/shared/images",
+    output_uri: str = "s3://mlpipeline/shared/masks",
+    prompts: list = ["a cat", "a cup"],  # type: ignore[type-arg]  # noqa: B006 - KFP copies it
+    prompts_uri: str = "",
+    model_uri: str = DEFAULT_MODEL,
+    threshold: float = 0.5,
+    shard_size: int = 100,
+    limit: int = 0,
+    label_maps: bool = True,
+    overlays: bool = True,
+    batch_size: int = 4,
+    device: str = "auto",
+    max_megapixels: float = 50.0,
+    max_megabytes: float = 100.0,
+    run_id: str = "",
+    endpoint: str = "",
+) -> str:
+    """Segments every image of a bucket by prompts.
+
+    Args:
+        source_uri: Images: s3://bucket/prefix, a manifest (CSV, JSONL, Parquet with a column uri), or a zip
+            or tar archive. Pictures in masks/<prompt>/ beside images/ are taken as ground truth.
+        output_uri: Where masks, tables and reports go: s3://bucket/prefix.
+        prompts: What to look for, as a JSON list: ["a cat", "a cup"], or objects with name, texts, threshold.
+        prompts_uri: A JSON or YAML prompt file instead of the list.
+        model_uri: Checkpoint: hf://org/name@revision, s3://bucket/prefix. Safetensors only.
+        threshold: Probability from which a pixel belongs to a mask, between 0 and 1.
+        shard_size: Images a parallel branch; at most 50 branches are made.
+        limit: The most new images to take in this run; 0 takes all.
+        label_maps: Write a palette map of the most probable prompt for each image.
+        overlays: Write a preview with the masks painted in for each image.
+        batch_size: Images encoded at once.
+        device: auto, cpu or cuda.
+        max_megapixels: Larger images go to quarantine.
+        max_megabytes: Larger files go to quarantine.
+        run_id: Name of this run in the results; empty takes Kubeflow's run ID.
+        endpoint: URL of the S3 endpoint, such as http://seaweedfs.kubeflow:9000; empty takes S3_ENDPOINT.
+
+    Returns:
+        URI of the run's manifest.
+    """
+    model = fetch_model(model_uri=model_uri, endpoint=endpoint)
+    # An s3:// checkpoint can be replaced in place, and a listing is true for a moment only: never cached.
+    model.set_caching_options(False)
+    encoded = encode_prompts(
+        model=model.outputs["model"],
+        prompts=prompts,
+        prompts_uri=prompts_uri,
+        threshold=threshold,
+        endpoint=endpoint,
+    )
+    encoded.set_caching_options(False)  # a prompt file can be replaced in place
+    configuration = encoded.outputs["Output"]
+    table = encoded.outputs["table"]
+    listing = fetch_dataset(
+        source_uri=source_uri,
+        output_uri=output_uri,
+        configuration=configuration,
+        table=table,
+        shard_size=shard_size,
+        limit=limit,
+        endpoint=endpoint,
+    )
+    listing.set_caching_options(False)
+
+    with dsl.ParallelFor(listing.outputs["Output"], name="shards", parallelism=8) as shard:
+        views = preprocess_images(
+            dataset=listing.outputs["dataset"],
+            shard=shard,
+            table=table,
+            max_megapixels=max_megapixels,
+            max_megabytes=max_megabytes,
+            endpoint=endpoint,
+        )
+        views.set_caching_options(True)
+        inference = segment_images(
+            views=views.outputs["views"],
+            table=table,
+            model=model.outputs["model"],
+            batch_size=batch_size,
+            device=device,
+        )
+        inference.set_caching_options(True)
+        finished = postprocess_masks(
+            views=views.outputs["views"],
+            probabilities=inference.outputs["probabilities"],
+            table=table,
+            output_uri=output_uri,
+            configuration=configuration,
+            label_maps=label_maps,
+            overlays=overlays,
+            endpoint=endpoint,
+        )
+        finished.set_caching_options(False)  # its masks are in the bucket, which may have been emptied since
+
+    evaluation = evaluate_masks(masks=dsl.Collected(finished.outputs["masks"]), endpoint=endpoint)
+    evaluation.set_caching_options(False)
+    published = publish_results(
+        masks=dsl.Collected(finished.outputs["masks"]),
+        dataset=listing.outputs["dataset"],
+        table=table,
+        evaluation=evaluation.outputs["evaluation"],
+        output_uri=output_uri,
+        configuration=configuration,
+        job_id=dsl.PIPELINE_JOB_ID_PLACEHOLDER,
+        run_id=run_id,
+        model_uri=model_uri,
+        endpoint=endpoint,
+    )
+    published.set_caching_options(False)
+    return published.outputs["Output"]  # type: ignore[no-any-return]

@@ -1,0 +1,367 @@
+"""The report in a real browser, framed as the Kubeflow UI frames it."""
+
+from __future__ import annotations
+
+import html
+import io
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from clipseg_kfp.demo.scenes import Query, draw_scene
+from clipseg_kfp.report import (
+    GalleryItem,
+    PromptRow,
+    QuarantineRow,
+    Report,
+    Tile,
+    render_report,
+)
+
+pytestmark = pytest.mark.browser
+
+CHROMIUM, DRIVER = Path("/usr/bin/chromium"), Path("/usr/bin/chromedriver")
+if not (CHROMIUM.exists() and DRIVER.exists()):
+    pytest.skip("needs Debian's chromium and chromium-driver packages", allow_module_level=True)
+webdriver = pytest.importorskip(
+    "selenium.webdriver", reason="needs the selenium package: pip install selenium"
+)
+
+QUERIES = {
+    "red thing": Query(color="red"),
+    "anything striped": Query(texture="striped"),
+    "circle": Query(shape="circle"),
+    "star": Query(shape="star"),
+    "dark or bläulich · 青い形": Query(color="blue"),
+    "a photo of a rather unusual, slightly corroded hexagonal flange bolt": Query(shape="cross"),
+}
+INKS = ("#e5484d", "#f5a524", "#12a594", "#8e4ec6", "#3e63dd", "#d6409f")
+KEYS = (
+    "line-04/2025-11-21/cam_03/frame_000172.jpg",
+    "line-04/2025-11-21/cam_03/frame_000173.jpg",
+    "Überprüfung/Straße 12/Größe.jpeg",
+    "検査/ライン四/写真 0007.png",
+    "معاينة/صورة ١٢.png",
+    "a" * 180 + ".tif",
+    "nested/" * 14 + "deep.webp",
+    "../../etc/passwd.png",
+    "<script>alert(1)</script>.png",
+    '"><img src=x onerror=alert(1)>.png',
+    "invoice\u202egnp.exe.png",
+    "emoji 👩‍🔬🧪/семпл №5.jpg",
+)
+
+
+def jpeg(image: Image.Image) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, "JPEG", quality=82)
+    return buffer.getvalue()
+
+
+def sample_report(images: int = 14, ground_truth: bool = True) -> Report:
+    """A run that looks like a real one: drawn scenes, their true masks worn down a little."""
+    rng = np.random.default_rng(7)
+    gallery = []
+    for i in range(images):
+        size = [(400, 300), (300, 400), (480, 270), (400, 400)][i % 4 if i % 3 == 0 else 0]
+        scene = draw_scene(1000 + i, size)
+        pixels = np.asarray(scene.image, dtype=np.float32).copy()
+        tiles = []
+        for (name, query), ink in zip(QUERIES.items(), INKS, strict=True):
+            mask = scene.mask(query)
+            coverage, missed = float(mask.mean()), i % 5 == 2 and name == "star"
+            if mask.any() and not missed:
+                color = np.array([int(ink[k : k + 2], 16) for k in (1, 3, 5)], dtype=np.float32)
+                pixels[mask] = 0.4 * pixels[mask] + 0.6 * color
+            iou = float(rng.uniform(0.5, 0.97)) if coverage else None
+            tiles.append(
+                Tile(
+                    name,
+                    0.0 if missed else coverage,
+                    float(rng.uniform(0.55, 0.98)) if coverage else 0.0,
+                    (0.0 if missed else iou) if ground_truth else None,
+                )
+            )
+        key = KEYS[i % len(KEYS)] if i < len(KEYS) else f"line-04/{i:04d}.jpg"
+        overlay = Image.fromarray(pixels.astype(np.uint8))
+        gallery.append(
+            GalleryItem(
+                key,
+                f"s3://factory-images/inspection/{key}",
+                size[0] * 8,
+                size[1] * 8,
+                jpeg(scene.image),
+                jpeg(overlay),
+                tuple(tiles),
+            )
+        )
+    prompts = tuple(
+        PromptRow(
+            name,
+            (f"a photo of a {name}.", f"a {name}", f"the {name}s", f"one {name}")[: 1 + 3 * (place % 2)],
+            ink,
+            0.5 if place else 0.35,
+            int(rng.integers(40, 1100)),
+            float(rng.uniform(0.004, 0.3)),
+            float(rng.uniform(0.5, 0.95)),
+            float(rng.uniform(0.4, 0.9)) if ground_truth else None,
+        )
+        for place, (name, ink) in enumerate(zip(QUERIES, INKS, strict=True))
+    )
+    return Report(
+        title="Inspection of line 4, week 47",
+        run="9c41f0de-5b7e-4f5a-8f43-2e1d0b6c7a98",
+        created="2025-11-22T16:04:31+00:00",
+        facts=(
+            ("Model", "hf://CIDAS/clipseg-rd64-refined@583b388deb98a04feb3e1f816dcdb8f3062ee205"),
+            (
+                "Model digest",
+                "sha256:4f1c0b8a9de7d5f1b0c2a3948576e6d7c8b9a0f1e2d3c4b5a697887766554433",
+            ),
+            ("Configuration", "b7c1f09e5a32d418"),
+            ("Source", "s3://factory-images/inspection/2025/week-47/"),
+            ("Output", "s3://factory-masks/inspection/"),
+            ("Tiles", "off"),
+            ("Smallest area", "64 px"),
+            ("clipseg-kfp", "0.1.0"),
+        ),
+        counts={"listed": 1_498, "done": 1_204, "skipped": 290, "quarantined": 4, "masks": 7_224},
+        mean_iou=0.7312 if ground_truth else None,
+        prompts=prompts,
+        quarantine=(
+            QuarantineRow("line-04/broken.jpg", "truncated", "The file ends inside its pixels."),
+            QuarantineRow(KEYS[6], "too-large", "40,000 x 30,000 pixels; the limit is 100,000,000."),
+            QuarantineRow(KEYS[8], "not-an-image", "<b>Starts with</b> the bytes of a PDF."),
+            QuarantineRow("検査/空.png", "changed", "The object was replaced between listing and reading."),
+        ),
+        quarantine_total=4,
+        gallery=tuple(gallery),
+        notes=("Ground truth was given for 212 images." if ground_truth else "A first trial.",),
+    )
+
+
+@pytest.fixture(scope="module")
+def page() -> str:
+    return render_report(sample_report())
+
+
+@pytest.fixture(scope="module")
+def driver(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    from selenium.webdriver.chrome.service import Service
+
+    options = webdriver.ChromeOptions()
+    options.binary_location = str(CHROMIUM)
+    for flag in (
+        "headless=new",
+        "no-sandbox",
+        "disable-gpu",
+        "disable-quic",
+        "no-first-run",
+        "disable-background-networking",
+        "disable-component-update",
+        "disable-sync",
+        "disable-dev-shm-usage",
+        # Keeps the sandboxed frame in the tab's process: the driver's log sees no other.
+        "disable-features=IsolateSandboxedIframes",
+    ):
+        options.add_argument(f"--{flag}")
+    options.add_argument(f"--user-data-dir={tmp_path_factory.mktemp('chromium')}")
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    browser = webdriver.Chrome(options=options, service=Service(str(DRIVER)))
+    yield browser
+    browser.quit()
+
+
+def open_framed(driver: Any, tmp_path: Path, page: str, width: int, scheme: str = "light") -> None:
+    """Opens the page as the Kubeflow UI does, and steps into the frame."""
+    wrapper = tmp_path / "wrapper.html"
+    wrapper.write_text(
+        '<!doctype html><link rel="icon" href="data:,"><style>html,body{margin:0;height:100%}'
+        "iframe{border:0;width:100%;height:100%;display:block}</style>"
+        f'<iframe sandbox="allow-scripts" srcdoc="{html.escape(page)}"></iframe>',
+        encoding="utf-8",
+    )
+    driver.switch_to.default_content()
+    size = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": False}
+    driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+    feature = {"name": "prefers-color-scheme", "value": scheme}
+    driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [feature]})
+    driver.get_log("browser")
+    driver.get(wrapper.as_uri())
+    driver.switch_to.frame(driver.find_element("css selector", "iframe"))
+
+
+def css(driver: Any, selector: str) -> list[Any]:
+    found: list[Any] = driver.find_elements("css selector", selector)
+    return found
+
+
+def shown(driver: Any) -> list[str]:
+    return [card.text for card in css(driver, "[data-card]") if card.is_displayed()]
+
+
+def column(driver: Any, name: str, pick: str) -> list[float]:
+    """The value that each visible card is sorted by."""
+    values: list[float] = driver.execute_script(
+        "return Array.from(document.querySelectorAll('[data-card]')).filter(c => !c.hidden).map(c =>"
+        " Array.from(c.querySelectorAll('[data-p]')).map(r => r.dataset[arguments[0]])"
+        ".filter(t => t !== '').map(Number)).filter(v => v.length)"
+        ".map(v => Math[arguments[1]](...v))",
+        name,
+        pick,
+    )
+    return values
+
+
+def test_the_log_sees_errors_inside_the_frame(driver: Any, tmp_path: Path) -> None:
+    open_framed(driver, tmp_path, "<script>throw new Error('seen')</script>", 800)
+    assert "seen" in str(driver.get_log("browser"))
+
+
+def test_no_errors_no_network_no_injection(driver: Any, tmp_path: Path, page: str) -> None:
+    open_framed(driver, tmp_path, page, 1440)
+    driver.execute_async_script(
+        "Promise.all(Array.from(document.images, i => i.decode())).then(arguments[0], arguments[0])"
+    )
+    assert driver.get_log("browser") == []
+    assert driver.execute_script("return self.origin") == "null"
+    assert driver.execute_script("return performance.getEntriesByType('resource').length") == 0
+    assert driver.execute_script("return Array.from(document.images).every(i => i.naturalWidth && i.alt)")
+    assert len(css(driver, "script")) == 1
+    assert css(driver, "[onerror], h3 img, bdi script") == []
+
+
+def test_toggles_switch_one_card_and_all(driver: Any, tmp_path: Path, page: str) -> None:
+    open_framed(driver, tmp_path, page, 1440)
+    plain, overlay = css(driver, ".plain"), css(driver, ".overlay")
+
+    def visible() -> set[tuple[bool, bool]]:
+        pairs = zip(plain, overlay, strict=True)
+        return {(a.is_displayed(), b.is_displayed()) for a, b in pairs}
+
+    assert visible() == {(False, True)}
+    toggle = css(driver, "[data-toggle]")[0]
+    toggle.send_keys(" ")
+    assert (plain[0].is_displayed(), overlay[0].is_displayed()) == (True, False)
+    assert toggle.get_attribute("aria-pressed") == "false"
+    assert overlay[1].is_displayed()
+    css(driver, "[data-show=image]")[0].click()
+    assert visible() == {(True, False)}
+    css(driver, "[data-show=overlay]")[0].click()
+    assert visible() == {(False, True)}
+
+
+def test_filter_by_prompt(driver: Any, tmp_path: Path, page: str) -> None:
+    open_framed(driver, tmp_path, page, 1440)
+    everything = len(shown(driver))
+    chip = next(c for c in css(driver, "[data-filter]") if c.text.startswith("star"))
+    chip.click()
+    cards = shown(driver)
+    assert 0 < len(cards) < everything
+    assert str(len(cards)) in chip.text.split()
+    assert len(css(driver, ".hit")) == len(cards)
+    assert css(driver, "[data-status]")[0].text == f"Showing {len(cards)} of {everything} images"
+    css(driver, "[data-filter='']")[0].send_keys("\n")
+    assert len(shown(driver)) == everything
+
+
+@pytest.mark.parametrize("name", ["coverage", "score", "iou"])
+def test_sort(driver: Any, tmp_path: Path, page: str, name: str) -> None:
+    from selenium.webdriver.support.ui import Select
+
+    open_framed(driver, tmp_path, page, 1440)
+    before = shown(driver)
+    select = Select(css(driver, "[data-sort]")[0])
+    select.select_by_value(name)
+    values = column(driver, name, "max")
+    assert values == sorted(values, reverse=True)
+    css(driver, "[data-direction]")[0].click()
+    values = column(driver, name, "min")
+    assert values == sorted(values)
+    assert shown(driver) != before
+    select.select_by_value("")
+    assert shown(driver) == before
+
+
+OVERFLOW = """
+const root = document.documentElement;
+const wide = Array.from(document.querySelectorAll('body *')).filter(e =>
+  !e.closest('.wide') && e.getClientRects().length && getComputedStyle(e).position !== 'absolute'
+  && e.getBoundingClientRect().right > root.clientWidth + 0.5).map(e => e.outerHTML.slice(0, 90));
+return [root.scrollWidth - root.clientWidth, wide];
+"""
+
+
+@pytest.mark.parametrize("width", [360, 768, 1440])
+def test_no_horizontal_overflow(driver: Any, tmp_path: Path, page: str, width: int) -> None:
+    open_framed(driver, tmp_path, page, width)
+    assert driver.execute_script("return innerWidth") == width
+    excess, wide = driver.execute_script(OVERFLOW)
+    assert wide == []
+    assert excess <= 0
+
+
+CONTRAST = """
+const canvas = new OffscreenCanvas(1, 1).getContext('2d', { willReadFrequently: true });
+const over = (under, color) => {
+  canvas.fillStyle = `rgb(${under.join(' ')})`; canvas.fillRect(0, 0, 1, 1);
+  canvas.fillStyle = color; canvas.fillRect(0, 0, 1, 1);
+  return Array.from(canvas.getImageData(0, 0, 1, 1).data).slice(0, 3);
+};
+const light = (rgb) => rgb.map(v => v / 255)
+  .map(v => v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4)
+  .reduce((sum, v, i) => sum + v * [0.2126, 0.7152, 0.0722][i], 0);
+const ground = (e) => over(e.parentElement ? ground(e.parentElement) : [255, 255, 255],
+  getComputedStyle(e).backgroundColor);
+const low = [];
+for (const e of document.querySelectorAll('body *')) {
+  const text = Array.from(e.childNodes).some(n => n.nodeType === 3 && n.data.trim());
+  if (!text || e.tagName === 'OPTION' || !e.checkVisibility() || e.closest(':disabled')) continue;
+  const back = ground(e), front = over(back, getComputedStyle(e).color);
+  const [a, b] = [light(back), light(front)].sort((x, y) => y - x);
+  if ((a + 0.05) / (b + 0.05) < 4.5) low.push([e.className, e.textContent.slice(0, 40), front, back]);
+}
+return low;
+"""
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_text_has_contrast(driver: Any, tmp_path: Path, page: str, scheme: str) -> None:
+    open_framed(driver, tmp_path, page, 1440, scheme)
+    css(driver, "[data-filter]")[1].click()
+    dark = driver.execute_script("return matchMedia('(prefers-color-scheme: dark)').matches")
+    assert dark == (scheme == "dark")
+    assert driver.execute_script(CONTRAST) == []
+
+
+def test_keyboard_reaches_all_controls_with_visible_focus(driver: Any, tmp_path: Path, page: str) -> None:
+    open_framed(driver, tmp_path, page, 1440)
+    css(driver, "[data-show]")[0].send_keys("\t")
+    ring = driver.execute_script(
+        "const s = getComputedStyle(document.activeElement); return [s.outlineStyle, s.outlineWidth,"
+        " document.activeElement.dataset.show]"
+    )
+    assert ring == ["solid", "3px", "image"]
+    assert css(driver, "[tabindex]:not([tabindex='0'])") == []
+
+
+@pytest.mark.parametrize("width", [360, 1440])
+def test_reads_without_scripts(driver: Any, tmp_path: Path, page: str, width: int) -> None:
+    file = tmp_path / "report.html"
+    file.write_text(page, encoding="utf-8")
+    driver.switch_to.default_content()
+    size = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": False}
+    driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+    driver.execute_cdp_cmd("Emulation.setScriptExecutionDisabled", {"value": True})
+    try:
+        driver.get(file.as_uri())
+        assert len(css(driver, "html.js")) == 0
+        assert all(image.is_displayed() for image in css(driver, ".plain, .overlay"))
+        assert not any(tool.is_displayed() for tool in css(driver, ".tools, .toggle"))
+        assert driver.execute_script(OVERFLOW) == [0, []]
+    finally:
+        driver.execute_cdp_cmd("Emulation.setScriptExecutionDisabled", {"value": False})

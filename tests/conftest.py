@@ -1,0 +1,42 @@
+"""Fixtures that several folders of tests share."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+
+import pytest
+
+from clipseg_kfp.embedded import EmbeddedStore, Identity
+from clipseg_kfp.storage.s3 import connect
+
+READER = Identity("reader", "readerkey", "reader-secret-0123456789", ("Read:shared", "List:shared"))
+_numbers = itertools.count(1)
+
+
+@pytest.fixture(scope="session")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedStore]:
+    """A real S3 store; one for each worker process, on ports of its own."""
+    with EmbeddedStore(tmp_path_factory.mktemp("store"), identities=[READER]) as running:
+        yield running
+
+
+@pytest.fixture
+def bucket(store: EmbeddedStore) -> str:
+    """The name of a new, empty bucket."""
+    name = f"bucket-{next(_numbers)}"
+    store.make_bucket(name)
+    return name
+
+
+@pytest.fixture
+def s3_env(store: EmbeddedStore, monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, str]]:
+    """The environment through which the library finds the store."""
+    for name in ("AWS_SESSION_TOKEN", "AWS_ENDPOINT_URL", "MINIO_ACCESS_KEY", "MINIO_SECRET_KEY"):
+        monkeypatch.delenv(name, raising=False)
+    environment = store.environment()
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    connect.cache_clear()
+    yield environment
+    connect.cache_clear()

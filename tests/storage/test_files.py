@@ -1,0 +1,194 @@
+"""Plain folders."""
+
+from __future__ import annotations
+
+import os
+import threading
+from pathlib import Path
+
+import pytest
+
+from clipseg_kfp.errors import ObjectChangedError, ParameterError, StorageError
+from clipseg_kfp.storage import open_folder, open_object, split_object_uri
+from clipseg_kfp.storage.files import FileFolder
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> FileFolder:
+    return FileFolder(tmp_path)
+
+
+def test_round_trip(folder: FileFolder, tmp_path: Path) -> None:
+    folder.write("a/b c#ü?.bin", b"12345", "application/x-test")
+    (entry,) = folder.entries()
+    assert (entry.key, entry.size) == ("a/b c#ü?.bin", 5)
+    assert entry == folder.stat(entry.key)
+    assert folder.read(entry.key, entry.version, limit=5) == b"12345"
+    assert folder.child("a").read("b c#ü?.bin") == b"12345"
+    folder.download(entry.key, tmp_path / "copy")
+    assert (tmp_path / "copy").read_bytes() == b"12345"
+    assert folder.stat("a") is None
+    assert folder.stat("none/none") is None
+    assert (tmp_path / "a/b c#ü?.bin").stat().st_mode & 0o777 == 0o644
+    other, key = open_object(folder.locate(entry.key))
+    assert (other.read(key), key) == (b"12345", "b c#ü?.bin")
+    folder.write("empty", b"")
+    assert folder.read("empty", limit=0) == b""
+
+
+def test_the_listing_is_ordered_and_has_only_files(folder: FileFolder, tmp_path: Path) -> None:
+    for key in ("b/2", "b/1", "a/z/1", "c", "a-b", ".part-half"):
+        folder.write(key, b"")
+    (tmp_path / "empty").mkdir()
+    os.mkfifo(tmp_path / "pipe")  # reading it would wait for ever
+    (tmp_path / "broken").symlink_to(tmp_path / "none")
+    (tmp_path / "linked").symlink_to(tmp_path / "c")
+    (tmp_path / "a" / "loop").symlink_to(tmp_path)
+    assert [e.key for e in folder.entries()] == ["a-b", "c", "linked", "a/z/1", "b/1", "b/2"]
+
+
+def test_a_prefix_is_the_beginning_of_a_key(folder: FileFolder) -> None:
+    for key in ("img/1.jpg", "img/sub/2.jpg", "img-old/3.jpg", "image.jpg", "other/img/4.jpg"):
+        folder.write(key, b"")
+    assert [e.key for e in folder.entries("img/")] == ["img/1.jpg", "img/sub/2.jpg"]
+    assert {e.key for e in folder.entries("img")} == {"img/1.jpg", "img/sub/2.jpg", "img-old/3.jpg"}
+    assert [e.key for e in folder.entries("img/s")] == ["img/sub/2.jpg"]
+    assert list(folder.entries("none/")) == list(folder.entries("image.jpg/")) == []
+
+
+def test_missing_folder_and_file_in_its_place(folder: FileFolder, tmp_path: Path) -> None:
+    with pytest.raises(StorageError, match=f"The folder {tmp_path}/none does not exist"):
+        list(folder.child("none").entries())
+    folder.write("file", b"")
+    with pytest.raises(StorageError, match=f"{tmp_path}/file is a file.*folder that holds it"):
+        list(folder.child("file").entries())
+    with pytest.raises(StorageError, match=f"{tmp_path}/file/below: Not a directory"):
+        folder.read("file/below")
+    with pytest.raises(StorageError, match=r"file/below/x: .*Check the path, permissions and free space"):
+        folder.write("file/below/x", b"")
+    with pytest.raises(StorageError, match="Is a directory"):
+        folder.read("")
+    with pytest.raises(StorageError, match="File name too long"):
+        folder.stat("x" * 300)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read and write everywhere")
+def test_a_folder_without_permission(folder: FileFolder, tmp_path: Path) -> None:
+    folder.write("locked/x", b"")
+    (tmp_path / "locked").chmod(0)
+    try:
+        with pytest.raises(StorageError, match=r"locked.*Permission denied"):
+            list(folder.entries())
+        with pytest.raises(StorageError, match="Permission denied"):
+            folder.write("locked/y", b"")
+    finally:
+        (tmp_path / "locked").chmod(0o700)
+
+
+def test_an_unreadable_folder_is_not_passed_over(folder: FileFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder.write("locked/x", b"")
+
+    def refuse(path: str) -> None:
+        raise PermissionError(13, "Permission denied", os.fspath(path))
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    with pytest.raises(StorageError, match="Permission denied"):
+        list(folder.entries())
+
+
+@pytest.mark.parametrize("key", ["../x", "a/../../x", "/etc/passwd", "a\0b", "a/.."])
+def test_keys_that_leave_the_folder_are_refused(folder: FileFolder, key: str, tmp_path: Path) -> None:
+    for call in (
+        lambda: folder.read(key),
+        lambda: folder.write(key, b""),
+        lambda: folder.stat(key),
+        lambda: folder.child(key),
+        lambda: folder.download(key, tmp_path / "copy"),
+        lambda: list(folder.entries(key + "/")),
+    ):
+        with pytest.raises(ParameterError, match="leaves the folder"):
+            call()
+
+
+def test_a_change_between_listing_and_reading_is_noticed(folder: FileFolder) -> None:
+    folder.write("x", b"old")
+    (entry,) = folder.entries()
+    folder.write("x", b"new")
+    with pytest.raises(ObjectChangedError, match="x was replaced after it had been listed"):
+        folder.read("x", entry.version)
+    (folder.root / "x").unlink()
+    with pytest.raises(ObjectChangedError, match="x does not exist"):
+        folder.read("x", entry.version)
+
+
+def test_a_file_removed_during_the_listing_is_not_listed(folder: FileFolder) -> None:
+    for name in "abc":
+        folder.write(name, b"")
+    listing = folder.entries()
+    assert next(listing).key == "a"
+    (folder.root / "b").unlink()
+    assert [e.key for e in listing] == ["c"]
+
+
+def test_the_size_limit(folder: FileFolder) -> None:
+    folder.write("x", b"12345")
+    with pytest.raises(StorageError, match="larger than the limit of 4 bytes"):
+        folder.read("x", limit=4)
+
+
+def test_a_reader_never_sees_half_a_file(folder: FileFolder) -> None:
+    """The file and the listing show one whole content or the other while a writer replaces it."""
+    contents = [b"a" * 300_000, b"b" * 300_000]
+    folder.write("x", contents[0])
+    done = threading.Event()
+
+    def replace() -> None:
+        for turn in range(60):
+            folder.write("x", contents[turn % 2])
+        done.set()
+
+    writer = threading.Thread(target=replace)
+    writer.start()
+    while not done.is_set():
+        assert folder.read("x") in contents
+        assert [e.key for e in folder.entries()] == ["x"]
+    writer.join()
+
+
+def test_a_failed_write_leaves_the_old_file(folder: FileFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder.write("x", b"old")
+
+    def full(self: Path, target: Path) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "replace", full)
+    with pytest.raises(StorageError, match="x: No space left on device"):
+        folder.write("x", b"new")
+    assert [path.name for path in folder.root.iterdir()] == ["x"]
+    assert folder.read("x") == b"old"
+
+
+def test_uris(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    odd = tmp_path / "a b#1?ü%41"
+    odd.mkdir()
+    (odd / "x.txt").write_bytes(b"1")
+    assert open_folder(odd.as_uri()).uri == open_folder(str(odd)).uri == odd.as_uri()
+    assert open_folder(f"file://{tmp_path}/a b#1?ü%2541").uri == odd.as_uri()
+    for uri in (f"{odd}/x.txt", "a b#1?ü%41/x.txt", f"{odd.as_uri()}/x.txt"):
+        folder, name = open_object(uri)
+        assert folder.read(name) == b"1"
+    assert open_folder("file:///").uri == "file:///"
+    with pytest.raises(ParameterError, match=r"names a host.*file:///data/"):
+        open_folder("file://data/images")
+
+
+def test_splitting() -> None:
+    assert split_object_uri("s3://bucket/a/b.jpg") == ("s3://bucket/a", "b.jpg")
+    assert split_object_uri("s3://bucket/b.jpg") == ("s3://bucket", "b.jpg")
+    assert split_object_uri("file:///b.jpg") == ("file:///", "b.jpg")
+    assert split_object_uri("/b.jpg") == ("/", "b.jpg")
+    assert split_object_uri("b.jpg") == (".", "b.jpg")
+    for uri in ("s3://bucket", "s3://bucket/", "a/", "", "file:///"):
+        with pytest.raises(ParameterError, match="names a folder where an object is needed"):
+            split_object_uri(uri)

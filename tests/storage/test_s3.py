@@ -1,0 +1,293 @@
+"""S3 folders against a real server."""
+
+from __future__ import annotations
+
+import socket
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from clipseg_kfp.embedded import EmbeddedStore
+from clipseg_kfp.errors import ClipsegKfpError, ObjectChangedError, ParameterError, StorageError
+from clipseg_kfp.storage import open_folder, open_object, s3
+from clipseg_kfp.storage.s3 import S3Folder, connect
+
+pytestmark = pytest.mark.usefixtures("s3_env")
+
+
+@pytest.fixture
+def folder(bucket: str) -> S3Folder:
+    opened = open_folder(f"s3://{bucket}/in put")
+    assert isinstance(opened, S3Folder)
+    return opened
+
+
+def fill(folder: S3Folder, keys: list[str]) -> None:
+    with ThreadPoolExecutor(16) as pool:
+        list(pool.map(lambda key: folder.write(key, key.encode()), keys))
+
+
+def test_round_trip(folder: S3Folder, tmp_path: Path) -> None:
+    folder.write("a/b.bin", b"\x00\xff" * 5000, "application/x-test")
+    (entry,) = folder.entries()
+    assert (entry.key, entry.size) == ("a/b.bin", 10000)
+    assert entry == folder.stat("a/b.bin")
+    assert folder.read("a/b.bin", entry.version, limit=10000) == b"\x00\xff" * 5000
+    folder.download("a/b.bin", tmp_path / "copy")
+    assert (tmp_path / "copy").read_bytes() == b"\x00\xff" * 5000
+    assert folder.child("a").read("b.bin") == b"\x00\xff" * 5000
+    assert folder.locate("a/b.bin") == f"s3://{folder.bucket}/in put/a/b.bin"
+    other, key = open_object(folder.locate("a/b.bin"))
+    assert other.read(key, limit=10000) == b"\x00\xff" * 5000
+    assert folder.stat("a/c.bin") is None
+    assert folder.stat("a") is None
+
+
+def test_empty_and_large_objects(folder: S3Folder, tmp_path: Path) -> None:
+    folder.write("empty", b"")
+    assert folder.read("empty", limit=0) == b""
+    folder.download("empty", tmp_path / "empty")
+    assert (tmp_path / "empty").read_bytes() == b""
+    large = bytes(12 << 20)
+    folder.write("large", large)  # one request: its ETag is no multipart ETag, its parts are never visible
+    entry = folder.stat("large")
+    assert entry is not None and "-" not in entry.version
+    assert folder.read("large", entry.version) == large
+
+
+def test_a_long_listing_loses_and_doubles_nothing(folder: S3Folder) -> None:
+    keys = [f"l/{n:04}.jpg" for n in range(900)] + [f"l-x/{n:04}.jpg" for n in range(300)]
+    fill(folder, keys)
+    listed = [entry.key for entry in folder.entries()]
+    assert len(listed) == len(keys) and set(listed) == set(keys)
+
+
+@pytest.mark.parametrize("page", [1, 2, 3, 7])
+def test_pages_of_any_size_give_the_same(
+    folder: S3Folder, page: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # SeaweedFS lists "l-x" behind "l/…": a page may end on either side of the turn.
+    keys = ["l-x/1", "l.1", "l/1", "l/2", "l/a/b", "l/a-b", "l0/ü", "z +%&#?.jpg", "é/1"]
+    fill(folder, keys)
+    monkeypatch.setattr(s3, "PAGE", page)
+    listed = [entry.key for entry in folder.entries()]
+    assert len(listed) == len(keys) and set(listed) == set(keys)
+
+
+def test_a_prefix_is_the_beginning_of_a_key(folder: S3Folder) -> None:
+    fill(folder, ["img/1.jpg", "img/2.jpg", "img-old/3.jpg", "image.jpg"])
+    outside = open_folder(f"s3://{folder.bucket}")
+    outside.write("in putter/4.jpg", b"beside, not below")
+    assert {e.key for e in folder.entries("img/")} == {"img/1.jpg", "img/2.jpg"}
+    assert {e.key for e in folder.entries("img")} == {"img/1.jpg", "img/2.jpg", "img-old/3.jpg"}
+    assert {e.key for e in folder.child("img").entries()} == {"1.jpg", "2.jpg"}
+    assert len(list(folder.entries())) == 4
+    assert list(folder.entries("none/")) == []
+
+
+@pytest.mark.parametrize(
+    "key", ["with space.jpg", "ünï/日本.jpg", "a+b%20c&d=#?.jpg", "…/'\"<>.jpg", "~/.hid"]
+)
+def test_odd_keys(folder: S3Folder, key: str) -> None:
+    folder.write(key, key.encode())
+    (entry,) = folder.entries()
+    assert entry.key == key
+    assert folder.read(key, entry.version) == key.encode()
+
+
+@pytest.mark.parametrize("key", ["../x", "a/../x", "./x"])
+def test_keys_that_the_client_cannot_ask_for(folder: S3Folder, key: str) -> None:
+    """minio-py refuses dot segments, and the error names the object as every other does."""
+    with pytest.raises(StorageError, match=r"cannot be used: .*path segment.*Rename") as caught:
+        folder.read(key)
+    assert folder.locate(key) in str(caught.value)
+
+
+def test_doubled_slashes(folder: S3Folder) -> None:
+    """SeaweedFS makes one slash of two in its listing and answers to both names; AWS keeps them apart."""
+    folder.write("a//b", b"1")
+    (entry,) = folder.entries()
+    assert entry.key.replace("//", "/") == "a/b"
+    assert folder.read(entry.key) == folder.read("a//b") == b"1"
+
+
+def test_a_replaced_or_removed_object_is_noticed(folder: S3Folder) -> None:
+    folder.write("x.jpg", b"old")
+    (entry,) = folder.entries()
+    folder.write("x.jpg", b"new")
+    with pytest.raises(ObjectChangedError, match=r"x\.jpg was replaced after it had been listed"):
+        folder.read("x.jpg", entry.version)
+    folder.client.remove_object(folder.bucket, folder.prefix + "x.jpg")
+    with pytest.raises(ObjectChangedError, match=r"s3://.*/in put/x\.jpg does not exist"):
+        folder.read("x.jpg", entry.version)
+
+
+def test_the_size_limit(folder: S3Folder) -> None:
+    folder.write("x", b"12345")
+    assert folder.read("x", limit=5) == b"12345"
+    with pytest.raises(StorageError, match="/x has 5 bytes, more than the limit of 4"):
+        folder.read("x", limit=4)
+
+
+def test_reads_share_connections(folder: S3Folder, s3_env: dict[str, str]) -> None:
+    folder.write("x", b"12345")
+    for _ in range(20):
+        folder.read("x")
+    pool = folder.client._http.connection_from_url(s3_env["S3_ENDPOINT"])
+    assert pool.num_connections <= 2
+
+
+def all_calls(folder: S3Folder, tmp_path: Path) -> list[str]:
+    messages = []
+    for call in (
+        lambda: list(folder.entries()),
+        lambda: folder.read("x"),
+        lambda: folder.download("x", tmp_path / "x"),
+        lambda: folder.write("x", b""),
+    ):
+        with pytest.raises(StorageError) as caught:
+            call()
+        messages.append(str(caught.value))
+    return messages
+
+
+def test_wrong_bucket(tmp_path: Path) -> None:
+    missing = open_folder("s3://no-such-bucket/a")
+    assert isinstance(missing, S3Folder)
+    for message in all_calls(missing, tmp_path):
+        assert "The bucket 'no-such-bucket' does not exist on 127.0.0.1:" in message
+        assert "Check its name and the endpoint" in message
+
+
+def test_wrong_key(folder: S3Folder, tmp_path: Path) -> None:
+    with pytest.raises(ObjectChangedError, match=rf"s3://{folder.bucket}/in put/no\.jpg does not exist"):
+        folder.read("no.jpg")
+    with pytest.raises(ObjectChangedError, match=r"no\.jpg does not exist"):
+        folder.download("no.jpg", tmp_path / "x")
+
+
+@pytest.mark.parametrize("name", ["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"])
+def test_wrong_credentials(
+    bucket: str, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, store: EmbeddedStore
+) -> None:
+    monkeypatch.setenv(name, "wrong-0123456789")
+    wrong = open_folder(f"s3://{bucket}")
+    assert isinstance(wrong, S3Folder)
+    for message in all_calls(wrong, tmp_path):
+        assert "rejects the credentials" in message and f"s3://{bucket}" in message
+        assert "Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY" in message
+        assert "wrong-0123456789" not in message and store.secret_key not in message
+
+
+def test_no_credentials(bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("AWS_ACCESS_KEY_ID")
+    monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "none"))
+    none = open_folder(f"s3://{bucket}")
+    assert isinstance(none, S3Folder)
+    began = time.monotonic()
+    for message in all_calls(none, tmp_path):
+        assert "No credentials for 127.0.0.1:" in message and "Set AWS_ACCESS_KEY_ID" in message
+    assert time.monotonic() - began < 2  # no metadata server is asked
+
+
+def test_a_broken_credentials_file_is_not_quoted(
+    bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "credentials").write_text("aws_secret_access_key = 0123456789secret\n")
+    monkeypatch.delenv("AWS_ACCESS_KEY_ID")
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "credentials"))
+    with pytest.raises(StorageError, match="The AWS credentials file cannot be parsed") as caught:
+        open_folder(f"s3://{bucket}").read("x")
+    assert "0123456789" not in str(caught.value) and caught.value.__cause__ is None
+
+
+def test_a_reader_may_not_write(
+    store: EmbeddedStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store.make_bucket("shared")
+    store.make_bucket("private")
+    open_folder("s3://shared").write("x", b"1")
+    for name, value in store.environment(store.identities[0]).items():
+        monkeypatch.setenv(name, value)
+    connect.cache_clear()
+    shared = open_folder("s3://shared")
+    (entry,) = shared.entries()
+    assert shared.read("x", entry.version) == b"1"
+    with pytest.raises(StorageError, match="Access to s3://shared/y is denied"):
+        shared.write("y", b"")
+    private = open_folder("s3://private")
+    assert isinstance(private, S3Folder)
+    for message in all_calls(private, tmp_path):
+        assert "Access to s3://private" in message and "the output read, list and write" in message
+
+
+def test_unreachable_endpoint(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(s3, "BACKOFF_SECONDS", 0.02)
+    with socket.socket() as bound:  # bound and not listening: connections are refused
+        bound.bind(("127.0.0.1", 0))
+        host = f"127.0.0.1:{bound.getsockname()[1]}"
+        closed = open_folder("s3://bucket/a", f"http://{host}")
+        assert isinstance(closed, S3Folder)
+        began = time.monotonic()
+        for message in all_calls(closed, tmp_path):
+            assert f"{host} could not be reached for s3://bucket/a" in message
+            assert "5 attempts" in message and "Connection refused" in message
+            assert "Check the endpoint" in message
+        assert time.monotonic() - began < 5
+
+
+def test_unknown_host_and_wrong_scheme(monkeypatch: pytest.MonkeyPatch, store: EmbeddedStore) -> None:
+    monkeypatch.setattr(s3, "BACKOFF_SECONDS", 0.0)
+    with pytest.raises(StorageError, match=r"no-such-host\.invalid.* could not be reached"):
+        open_folder("s3://bucket", "http://no-such-host.invalid").read("x")
+    with pytest.raises(StorageError, match=r"could not be reached.*\(1 attempt;.*scheme \(http or https\)"):
+        open_folder("s3://bucket", store.endpoint.replace("http:", "https:")).read("x")
+
+
+@pytest.mark.parametrize(
+    "endpoint",
+    ["http://", "ftp://host", "http://host:port", "http://host:99999", "http://host/path", "a b",
+     "http://user:hunter2@host", "https://host?key=hunter2", "http://[::1"],
+)  # fmt: skip
+def test_malformed_endpoint(endpoint: str) -> None:
+    message = r"The S3 endpoint .* is not a plain URL.*http://host:port"
+    with pytest.raises(ParameterError, match=message) as caught:
+        open_folder("s3://bucket", endpoint)
+    assert "hunter2" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("uri", "message"),
+    [
+        ("gs://bucket/a", "unknown scheme 'gs'.*Use s3://bucket/prefix"),
+        ("s3://", "names no bucket"),
+        ("s3:///key", "names no bucket"),
+        ("s3://key:hunter2@bucket/a", "a login or a port before its bucket"),
+        ("", "the value is empty"),
+    ],
+)
+def test_malformed_uris(uri: str, message: str) -> None:
+    for opened in (open_folder, open_object) if uri else (open_folder,):
+        with pytest.raises(ParameterError, match=message) as caught:
+            opened(uri)
+        assert "hunter2" not in str(caught.value)
+
+
+@pytest.mark.parametrize("uri", ["s3://bucket", "s3://bucket/", "s3://bucket/a/"])
+def test_an_object_is_needed(uri: str) -> None:
+    with pytest.raises(ParameterError, match="where an object is needed"):
+        open_object(uri)
+
+
+def test_invalid_bucket_name() -> None:
+    with pytest.raises(ClipsegKfpError, match="'b' is not a valid bucket name"):
+        open_folder("S3://b/x").read("y")
+
+
+def test_a_full_disk_is_not_taken_for_the_network(folder: S3Folder, tmp_path: Path) -> None:
+    folder.write("x", b"1")
+    with pytest.raises(StorageError, match=r"none/x: No such file or directory, while s3://.* was copied"):
+        folder.download("x", tmp_path / "none" / "x")
