@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import json
+import lzma
 import posixpath
+import re
 import stat
 import tarfile
 import tempfile
 import zipfile
 import zlib
 from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
 
-from clipseg_kfp.errors import ParameterError, StorageError
+from clipseg_kfp.errors import ObjectChangedError, ParameterError, StorageError
 from clipseg_kfp.naming import digest, safe_key
 from clipseg_kfp.storage import Folder, open_object
 
@@ -21,18 +25,40 @@ MAX_MEMBER_BYTES = 256 << 20
 MAX_MEMBERS = 1_000_000
 MAX_RATIO = 200  # of all members' bytes to the archive's; images hardly compress
 RATIO_FREE_BYTES = 64 << 20  # below this, no ratio is suspicious
-_COMPLETE = "complete.json"
+
+_INDEX = "index.json"  # written last: an attempt that did not get there is not taken for a whole one
+_INDEX_LIMIT = 2 << 30
+_DRIVE = re.compile("[A-Za-z]:")
+_MADE_ON_DOS = 0  # ZipInfo.create_system of packers that may write backslashes between folders
+_ENCRYPTED = 1  # bit of ZipInfo.flag_bits
 
 
-def stage(uri: str, staging: Folder, endpoint: str = "") -> Folder:
+@dataclass(frozen=True)
+class Staged:
+    """An archive that lies unpacked in a store.
+
+    Attributes:
+        folder: holds the members as objects.
+        names: member names by object key, where the two differ.
+    """
+
+    folder: Folder
+    names: dict[str, str]
+
+    def name(self, key: str) -> str:
+        """The name of an object's member in the archive."""
+        return self.names.get(key, key)
+
+
+def stage(uri: str, staging: Folder, endpoint: str = "") -> Staged:
     """Lays out an archive's files below ``staging`` and returns the folder that holds them.
 
-    The folder's name derives from the archive's version: an unchanged archive is unpacked once, a changed one
-    anew. A marker is written last, so an interrupted attempt is not taken for a whole one.
+    The folder's name derives from the archive's version: an unchanged archive is unpacked once, a changed
+    one anew. An index is written last, so an interrupted attempt is not taken for a whole one.
 
     Raises:
-        ParameterError: a member with an absolute or ``..`` name, a link or a device, or a bomb; nothing of the
-            archive is used then.
+        ParameterError: a member with an unsafe name, a link or a device, an encrypted one, or a bomb; all
+            headers are looked at first, so nothing of such an archive is laid out.
         StorageError: the archive is missing or damaged.
     """
     source, key = open_object(uri, endpoint)
@@ -41,68 +67,129 @@ def stage(uri: str, staging: Folder, endpoint: str = "") -> Folder:
         raise StorageError(f"The archive {uri} does not exist.", "Check the URI.")
     place = staging.child(digest([uri, entry.version]))
     files = place.child("files")
-    if place.stat(_COMPLETE):
-        return files
+    if place.stat(_INDEX):
+        return Staged(files, json.loads(place.read(_INDEX, limit=_INDEX_LIMIT)))
     with tempfile.TemporaryDirectory() as folder:
         local = Path(folder, "archive")
         source.download(key, local)
-        try:
-            for name, content in _members(local, uri):
-                files.write(safe_key(name), content)
-        except (zipfile.BadZipFile, tarfile.TarError, zlib.error, EOFError, NotImplementedError) as error:
-            raise StorageError(f"The archive {uri} is damaged: {error}", "Pack it again.") from error
-        except RuntimeError as error:  # zipfile's way of asking for a password
-            raise ParameterError(f"The archive {uri} cannot be opened: {error}") from error
-    place.write(_COMPLETE, b"{}\n", "application/json")
-    return files
+        now = source.stat(key)
+        if now is None or now.version != entry.version:
+            raise ObjectChangedError(f"The archive {uri} was replaced while it was read.", "Run again.")
+        names = _lay_out(local, uri, files)
+    place.write(_INDEX, json.dumps(names).encode(), "application/json")
+    return Staged(files, names)
 
 
-def _members(path: Path, uri: str) -> Iterator[tuple[str, bytes]]:
-    budget = max(RATIO_FREE_BYTES, MAX_RATIO * path.stat().st_size)
-    count = total = 0
-    for name, stream in _open_zip(path, uri) if zipfile.is_zipfile(path) else _open_tar(path, uri):
-        content = stream.read(MAX_MEMBER_BYTES + 1)
-        count, total = count + 1, total + len(content)
-        if len(content) > MAX_MEMBER_BYTES:
-            raise ParameterError(f"{uri}: the member '{name}' is larger than {MAX_MEMBER_BYTES:,} bytes.")
-        if total > budget or count > MAX_MEMBERS:
-            raise ParameterError(
-                f"{uri} unpacks to more than {MAX_RATIO} times its size or {MAX_MEMBERS:,} members.",
-                "It looks like a decompression bomb; upload the images themselves.",
-            )
-        yield name, content
+def _lay_out(local: Path, uri: str, files: Folder) -> dict[str, str]:
+    """Writes every member as an object; returns the member names of objects that are called otherwise."""
+    names: dict[str, str] = {}
+    owners: dict[str, str] = {}
+    for name, content in _members(local, uri):
+        key = safe_key(name)
+        if owners.setdefault(key.lower(), name) != name:  # the store's file system may ignore case
+            key = f"~~{digest(name, 32)}"  # no safe key begins like this
+        files.write(key, content)
+        if key != name:
+            names[key] = name
+    return names
 
 
-def _open_zip(path: Path, uri: str) -> Iterator[tuple[str, IO[bytes]]]:
-    with zipfile.ZipFile(path) as archive:
+def _members(local: Path, uri: str) -> Iterator[tuple[str, bytes]]:
+    with local.open("rb") as stream:
+        is_zip = stream.read(2) == b"PK"  # by its head: a tar may well end with a zip
+    yield from _zip_members(local, uri) if is_zip else _tar_members(local, uri)
+
+
+def _zip_members(local: Path, uri: str) -> Iterator[tuple[str, bytes]]:
+    with _reported(uri), zipfile.ZipFile(local) as archive:
+        checks = _Checks(uri, local.stat().st_size)
         infos = [info for info in archive.infolist() if not info.is_dir()]
-        for info in infos:  # all names first: an unsafe archive leaves nothing behind
-            _check_name(info.filename, uri)
-            if stat.S_ISLNK(info.external_attr >> 16):
-                raise ParameterError(f"{uri}: the member '{info.filename}' is a link.")
         for info in infos:
-            with archive.open(info) as stream:
-                yield info.filename, stream
+            checks.name(_zip_name(info))
+            if stat.S_IFMT(info.external_attr >> 16) not in (0, stat.S_IFREG):
+                raise ParameterError(f"{uri}: the member '{info.filename}' is a link or a device.")
+            if info.flag_bits & _ENCRYPTED:
+                raise ParameterError(
+                    f"{uri}: the member '{info.filename}' is encrypted.", "Pack it without a password."
+                )
+            checks.size(info.filename, info.file_size)
+        for info in infos:
+            with _reported(uri, info.filename):
+                content = archive.read(info)
+            yield posixpath.normpath(_zip_name(info)), content
 
 
-def _open_tar(path: Path, uri: str) -> Iterator[tuple[str, IO[bytes]]]:
-    with tarfile.open(path) as archive:
+def _zip_name(info: zipfile.ZipInfo) -> str:
+    return info.filename.replace("\\", "/") if info.create_system == _MADE_ON_DOS else info.filename
+
+
+def _tar_members(local: Path, uri: str) -> Iterator[tuple[str, bytes]]:
+    checks = _Checks(uri, local.stat().st_size)
+    with _reported(uri), tarfile.open(local) as archive:
         for member in archive:
-            _check_name(member.name, uri)
+            checks.name(member.name)
             if member.isdir():
                 continue
             if not member.isfile():
                 raise ParameterError(f"{uri}: the member '{member.name}' is a link or a device.")
-    with tarfile.open(path) as archive:
+            checks.size(member.name, member.size)
+        if archive.fileobj is not None:  # tarfile takes a broken header for the end
+            archive.fileobj.seek(archive.offset)
+            if any(archive.fileobj.read(tarfile.BLOCKSIZE)):
+                raise tarfile.ReadError(f"the header at byte {archive.offset:,} is broken")
+    with _reported(uri), tarfile.open(local) as archive:
         for member in archive:
-            stream = archive.extractfile(member)
-            if stream is not None:
-                yield posixpath.normpath(member.name), stream
+            with _reported(uri, member.name):
+                stream = archive.extractfile(member)
+                content = stream.read() if stream is not None else None
+            if content is not None:
+                yield posixpath.normpath(member.name), content
 
 
-def _check_name(name: str, uri: str) -> None:
-    parts = name.replace("\\", "/").split("/")
-    if name.startswith(("/", "\\")) or ".." in parts or "\0" in name or parts[0].endswith(":"):
-        raise ParameterError(
-            f"{uri}: the member '{name}' has an unsafe name.", "Pack it with relative names."
-        )
+class _Checks:
+    """What an archive's headers must keep to, looked at before anything is unpacked."""
+
+    def __init__(self, uri: str, archive_bytes: int) -> None:
+        self._uri = uri
+        self._budget = max(RATIO_FREE_BYTES, MAX_RATIO * archive_bytes)
+        self._count = self._total = 0
+
+    def name(self, name: str) -> None:
+        parts = name.replace("\\", "/").split("/")
+        if name.startswith(("/", "\\")) or ".." in parts or "\0" in name or _DRIVE.match(name):
+            raise ParameterError(
+                f"{self._uri}: the member '{name}' has an unsafe name.", "Pack it with relative names."
+            )
+
+    def size(self, name: str, size: int) -> None:
+        self._count, self._total = self._count + 1, self._total + size
+        if size > MAX_MEMBER_BYTES:
+            raise ParameterError(
+                f"{self._uri}: the member '{name}' is larger than {MAX_MEMBER_BYTES:,} bytes."
+            )
+        if self._total > self._budget or self._count > MAX_MEMBERS:
+            raise ParameterError(
+                f"{self._uri} unpacks to more than {MAX_RATIO} times its size or {MAX_MEMBERS:,} members, "
+                f"as of the member '{name}'.",
+                "It looks like a decompression bomb; upload the images themselves.",
+            )
+
+
+@contextmanager
+def _reported(uri: str, member: str = "") -> Iterator[None]:
+    """Turns what zipfile, tarfile and the decompressors raise into errors that name archive and member."""
+    where = f"The member '{member}' of the archive {uri}" if member else f"The archive {uri}"
+    try:
+        yield
+    except NotImplementedError as error:
+        raise StorageError(f"{where} cannot be unpacked: {error}.", "Pack it with deflate.") from error
+    except (zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError, EOFError) as error:
+        raise StorageError(f"{where} is damaged: {_line(error)}.", "Pack it again.") from error
+    except OSError as error:
+        if error.errno is not None:  # the disk, and not gzip's or bz2's way of saying it
+            raise
+        raise StorageError(f"{where} is damaged: {_line(error)}.", "Pack it again.") from error
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split()).rstrip(".") or type(error).__name__

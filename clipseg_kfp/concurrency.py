@@ -14,8 +14,8 @@ R = TypeVar("R")
 def ordered_map(function: Callable[[T], R], items: Iterable[T], workers: int, ahead: int = 2) -> Iterator[R]:
     """Applies a function in threads and yields the results in the order of the items.
 
-    Unlike ``Executor.map``, it draws only ``workers + ahead`` items at a time, so memory stays bounded however
-    many there are; the first exception ends it and cancels what has not begun.
+    Unlike ``Executor.map``, it draws only ``workers + ahead`` items at a time, so memory stays bounded
+    however many there are; the first exception ends it and cancels what has not begun.
 
     Args:
         function: called in a thread.

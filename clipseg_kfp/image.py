@@ -2,5 +2,5 @@
 
 from clipseg_kfp import __version__
 
-#: Set the registry with ``clipseg-kfp compile --image``. "python" in the name tells the local runner what it is.
+#: ``clipseg-kfp compile --image`` sets another. kfp's local runner warns unless "python" is in the name.
 DEFAULT_IMAGE = f"clipseg-kfp-python-cpu:{__version__}"

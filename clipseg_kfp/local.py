@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import datetime as dt
 import io
 import json
+import os
 import re
+import secrets
 import sys
 import tempfile
 import threading
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,8 +22,9 @@ from typing import Any, TextIO
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
-from clipseg_kfp.errors import ClipsegKfpError
+from clipseg_kfp.errors import ClipsegKfpError, ParameterError
 from clipseg_kfp.progress import EVENT_PREFIX, EVENT_VARIABLE
+from clipseg_kfp.storage import open_folder
 
 _LINE = re.compile(r"^\s*\[(?P<step>[a-z_]+)\] (?P<text>.*)$")
 _TOOK = re.compile(r"took (?P<seconds>[\d.]+) s$")
@@ -54,7 +59,7 @@ def run_pipeline(
         pipeline: such as ``batch_segmentation``; its output is the manifest's URI.
         parameters: the pipeline's.
         log: file for the whole log.
-        console: where progress is shown; it must not follow ``sys.stdout``, which is taken over meanwhile.
+        console: where progress is shown.
 
     Raises:
         LocalRunError: a step failed; the message is the step's own.
@@ -65,9 +70,11 @@ def run_pipeline(
     with (
         tempfile.TemporaryDirectory(prefix="clipseg-kfp-") as root,
         log.open("w", encoding="utf-8") as stream,
-        _Screen(stream, console or Console(file=sys.stdout)) as screen,
+        _Screen(stream, _pinned(console)) as screen,
         _environment({EVENT_VARIABLE: "events"} if screen.live else {}),
     ):
+        # Secrets, limits and caching are for clusters; kfp warns of each.
+        warnings.filterwarnings("ignore", message="Task .* have no effect in the current local runner")
         local.init(local.SubprocessRunner(use_venv=False), pipeline_root=root, raise_on_error=True)
         try:
             with contextlib.redirect_stdout(screen):
@@ -83,14 +90,52 @@ def run_pipeline(
         return LocalRun(str(task.output), dict(screen.seconds), log)
 
 
+def new_run_id() -> str:
+    """Names a run after the time, with a few random digits behind it."""
+    return f"{dt.datetime.now(dt.UTC):%Y%m%dT%H%M%SZ}-{secrets.token_hex(2)}"
+
+
+def run_batch(parameters: dict[str, Any], log: Path, console: Console | None = None) -> LocalRun:
+    """Runs ``batch-segmentation``; what can be seen to be wrong is said before anything starts.
+
+    Args:
+        parameters: the pipeline's.
+        log: file for the whole log.
+        console: where progress is shown.
+
+    Raises:
+        ParameterError: bad prompts or threshold, or a URI of an unknown form.
+        LocalRunError: a step failed.
+    """
+    from clipseg_kfp.pipelines import batch_segmentation
+    from clipseg_kfp.prompts import parse_prompts
+
+    if not parameters.get("prompts_uri"):
+        parse_prompts(parameters["prompts"])
+    if not 0 < parameters["threshold"] < 1:
+        raise ParameterError(
+            f"threshold is {parameters['threshold']}; it is a probability.", "Give a number between 0 and 1."
+        )
+    for name in ("source_uri", "output_uri"):
+        if not parameters[name]:
+            raise ParameterError(f"{name} is empty.", "Give a folder or s3://bucket/prefix.")
+        open_folder(parameters[name], parameters.get("endpoint", ""))
+    return run_pipeline(batch_segmentation, parameters, log, console)
+
+
+def _pinned(console: Console | None) -> Console:
+    """Ties the console to today's standard output, which is taken over while kfp runs."""
+    console = console or Console()
+    console.file = console.file
+    return console
+
+
 def _plain(text: str) -> str:
     return re.sub(r"\x1b\[\d+m", "", text)
 
 
 @contextlib.contextmanager
 def _environment(values: dict[str, str]) -> Iterator[None]:
-    import os
-
     before = {name: os.environ.get(name) for name in values}
     os.environ.update(values)
     try:
@@ -111,7 +156,7 @@ class _Bar:
 
 
 class _Screen(io.TextIOBase):
-    """Stands in for standard output while kfp runs: all goes to the log, what matters to people to the console.
+    """Stands in for standard output while kfp runs: all to the log, what matters to people to the console.
 
     Two shards may run at once, each in a thread that writes whole lines.
     """
@@ -181,12 +226,3 @@ class _Screen(io.TextIOBase):
         self._progress.update(
             bar.task, completed=done, total=total, rate=f"{rate:.1f} {event['unit']}/s" if done else ""
         )
-
-
-def fail(error: ClipsegKfpError) -> None:
-    """Shows an error as a user should see it, and exits with status 1."""
-    console = Console(stderr=True)
-    console.print(f"error: {error.message}", style="bold red", markup=False, highlight=False)
-    if error.remedy:
-        console.print(f"  remedy: {error.remedy}", markup=False, highlight=False)
-    sys.exit(1)

@@ -38,8 +38,9 @@ class Measures:
 
 def upsample(probability: NDArray[np.uint8], width: int, height: int) -> NDArray[np.float32]:
     """Brings a uint8 (S, S) probability map to (height, width), bilinearly, as float32 in 0 to 1."""
-    full = cv2.resize(probability.astype(np.float32), (width, height), interpolation=cv2.INTER_LINEAR)
-    return np.asarray(full, dtype=np.float32) / np.float32(255)
+    small = probability.astype(np.float32) / np.float32(255)
+    full = cv2.resize(small, (width, height), interpolation=cv2.INTER_LINEAR)
+    return np.asarray(full, dtype=np.float32)
 
 
 def measure(mask: Mask, probability: NDArray[np.float32]) -> Measures:
@@ -76,14 +77,14 @@ def palette(count: int) -> NDArray[np.uint8]:
     index = np.arange(count)
     hsv = np.stack(
         [
-            (index * 0.618034 * 180 + 4) % 180,
-            np.where(index % 3 == 1, 150, 220),
-            np.where(index % 2 == 1, 200, 245),
+            (index * 0.618034 * 360 + 8) % 360,  # degrees, not rounded: hundreds of labels differ
+            np.where(index % 3 == 1, 0.59, 0.86),
+            np.where(index % 2 == 1, 0.78, 0.96),
         ],
         axis=-1,
-    ).astype(np.uint8)
+    ).astype(np.float32)
     rgb = cv2.cvtColor(hsv[None], cv2.COLOR_HSV2RGB)[0]
-    return np.asarray(rgb, dtype=np.uint8)
+    return np.asarray((rgb * 255).round(), dtype=np.uint8)
 
 
 class LabelMap:
@@ -117,8 +118,12 @@ class LabelMap:
 def shrink(mask: Mask, preview: bytes) -> Mask:
     """Brings a mask to the size of a JPEG preview; a pixel counts when a part of it does."""
     size = Image.open(io.BytesIO(preview)).size
-    # INTER_AREA averages; anything above zero keeps thin masks visible
-    return np.asarray(cv2.resize(mask.astype(np.uint8) * 255, size, interpolation=cv2.INTER_AREA) > 0)
+    rows, columns = (
+        np.arange(small) * large // small for small, large in zip(size[::-1], mask.shape, strict=True)
+    )
+    # A blockwise "or" and no average: a line of one pixel stays visible however large the source is.
+    bands = np.logical_or.reduceat(mask, rows, axis=0)
+    return np.asarray(np.logical_or.reduceat(bands, columns, axis=1))
 
 
 def overlay_jpeg(

@@ -8,10 +8,10 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import os
 import re
 import shutil
 from dataclasses import asdict, dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -37,7 +37,6 @@ WANTED = (
     "merges.txt",
 )
 UNSAFE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".npy", ".h5", ".msgpack", ".joblib")
-MAX_FILE_BYTES = 20 << 30
 
 _HF = re.compile(r"hf://(?P<repo>[\w.-]+/[\w.-]+)(@(?P<revision>[\w./-]+))?$")
 _BILINEAR = 2
@@ -119,11 +118,10 @@ def fetch(uri: str, target: Path, endpoint: str = "") -> Fetched:
 def _from_hub(uri: str, target: Path) -> tuple[str, list[str]]:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import (
-        GatedRepoError,
         HfHubHTTPError,
+        HFValidationError,
         LocalEntryNotFoundError,
         OfflineModeIsEnabled,
-        RepositoryNotFoundError,
         RevisionNotFoundError,
     )
 
@@ -133,21 +131,44 @@ def _from_hub(uri: str, target: Path) -> tuple[str, list[str]]:
     repo, revision = match["repo"], match["revision"]
     try:
         snapshot = Path(snapshot_download(repo, revision=revision, allow_patterns=list(WANTED)))
-    except (RepositoryNotFoundError, GatedRepoError) as error:
+    except HFValidationError as error:
+        raise ParameterError(f"'{uri}' names no model of the Hub: {_line(error)}") from error
+    except RevisionNotFoundError as error:
+        raise ModelError(f"The model '{repo}' has no revision '{revision or 'main'}'.") from error
+    except HfHubHTTPError as error:
+        if error.response.status_code not in (401, 403, 404):
+            raise ModelError(
+                f"The Hub failed on the model '{repo}': {_line(error)}", "Try again later."
+            ) from error
         raise ModelError(
             f"The Hub has no model '{repo}' that these credentials may read.",
             "Check its name; private models need HF_TOKEN in the environment.",
         ) from error
-    except RevisionNotFoundError as error:
-        raise ModelError(f"The model '{repo}' has no revision '{revision}'.") from error
-    except (LocalEntryNotFoundError, OfflineModeIsEnabled, HfHubHTTPError, OSError) as error:
+    except (LocalEntryNotFoundError, OfflineModeIsEnabled) as error:
         raise ModelError(
             f"The model '{repo}' is not in the local cache and the Hub cannot be reached.",
             "Run once with a connection, mirror it to s3://…, or give a folder.",
         ) from error
-    for path in snapshot.iterdir():
+    except Exception as error:  # a proxy, a full disk: the HTTP client's errors have no common public base
+        raise ModelError(f"The model '{repo}' could not be fetched from the Hub: {_line(error)}") from error
+    # The cache may hold more of this commit, pickles included, for the sake of other programs.
+    cached = [path for path in snapshot.iterdir() if path.is_file()] if snapshot.is_dir() else []
+    wanted = [path for path in cached if _is_wanted(path.name)]
+    for path in wanted:
         shutil.copyfile(path, target / path.name)  # cached files are links into the cache
-    return snapshot.name, []
+    safe = any(path.name.endswith(".safetensors") for path in wanted)
+    return snapshot.name, [] if safe else _pickles_on_hub(repo, snapshot.name)
+
+
+def _pickles_on_hub(repo: str, revision: str) -> list[str]:
+    """Names what cannot be taken, to say why a model is refused; nothing where the Hub does not answer."""
+    from huggingface_hub import HfApi
+
+    try:
+        names = HfApi().list_repo_files(repo, revision=revision)
+    except Exception:  # the refusal itself is certain, and matters more than its details
+        return []
+    return [name for name in names if "/" not in name and name.lower().endswith(UNSAFE_SUFFIXES)]
 
 
 def _from_store(uri: str, target: Path, endpoint: str) -> list[str]:
@@ -156,11 +177,15 @@ def _from_store(uri: str, target: Path, endpoint: str) -> list[str]:
     for entry in folder.entries():
         if "/" in entry.key:
             continue
-        if any(Path(entry.key).match(pattern) for pattern in WANTED):
+        if _is_wanted(entry.key):
             folder.download(entry.key, target / entry.key)
-        elif entry.key.endswith(UNSAFE_SUFFIXES):
+        elif entry.key.lower().endswith(UNSAFE_SUFFIXES):
             left_out.append(entry.key)
-    return left_out
+    return sorted(left_out)
+
+
+def _is_wanted(name: str) -> bool:
+    return any(fnmatchcase(name, pattern) for pattern in WANTED)
 
 
 def _require_safe(uri: str, files: list[str], left_out: list[str]) -> None:
@@ -200,21 +225,48 @@ def read_facts(folder: Path) -> ModelFacts:
             f"{folder} holds a model of type '{config.get('model_type')}', not a CLIPSeg.",
             "Use a checkpoint of CLIPSegForImageSegmentation, such as CIDAS/clipseg-rd64-refined.",
         )
-    settings = _json(folder / "preprocessor_config.json") or _json(folder / "processor_config.json")
-    settings = settings.get("image_processor", settings)
-    if not settings:
+    # In this order, as transformers does it.
+    settings = _json(folder / "processor_config.json").get("image_processor")
+    settings = settings or _json(folder / "preprocessor_config.json")
+    if not isinstance(settings, dict) or not settings:
         raise ModelError(f"{folder} has no preprocessor_config.json.")
-    size = settings.get("size", {})
-    sides = (size, size) if isinstance(size, int) else (size.get("height"), size.get("width"))
-    if sides[0] is None or sides[0] != sides[1]:
+    size = settings.get("size")
+    sides = (size.get("height"), size.get("width")) if isinstance(size, dict) else (size, size)
+    if not isinstance(sides[0], int) or sides[0] < 1 or sides[0] != sides[1]:
         raise ModelError(f"{folder}: preprocessor_config.json asks for size {size}; CLIPSeg needs a square.")
     if settings.get("resample", _BILINEAR) != _BILINEAR or settings.get("do_center_crop"):
         raise ModelError(f"{folder}: only a bilinear stretch without cropping is supported as preprocessing.")
-    patch = config.get("vision_config", {}).get("patch_size", 32)
-    if sides[0] % patch:
+    factor = settings.get("rescale_factor", 1 / 255)
+    steps = all(settings.get(f"do_{step}", True) for step in ("resize", "rescale", "normalize"))
+    if not steps or not isinstance(factor, float) or not math.isclose(factor, 1 / 255):
+        raise ModelError(f"{folder}: only scaling by 1/255 and normalization are supported as preprocessing.")
+    vision = config.get("vision_config")
+    patch = vision.get("patch_size", 32) if isinstance(vision, dict) else 32
+    if not isinstance(patch, int) or patch < 1 or sides[0] % patch:
         raise ModelError(f"{folder}: the image size {sides[0]} is no multiple of the patch size {patch}.")
-    mean, std = (tuple(float(v) for v in settings[name]) for name in ("image_mean", "image_std"))
-    return ModelFacts(digest_of(folder), sides[0], mean, std, int(config.get("projection_dim", 512)))
+    if config.get("use_complex_transposed_convolution") and (patch // 4) ** 2 != patch:
+        raise ModelError(
+            f"{folder}: with the complex transposed convolution, masks of {patch} pixel patches do not have "
+            "the size of the image.",
+            "Such models need a patch_size of 16.",
+        )
+    mean, std = (_three_numbers(folder, settings, name) for name in ("image_mean", "image_std"))
+    if min(std) <= 0:
+        raise ModelError(f"{folder}: the image_std of preprocessor_config.json must be positive.")
+    width = config.get("projection_dim", 512)
+    if not isinstance(width, int):
+        raise ModelError(f"{folder}: the projection_dim of config.json is no whole number.")
+    return ModelFacts(digest_of(folder), sides[0], mean, std, width)
+
+
+def _three_numbers(folder: Path, settings: dict[str, Any], name: str) -> tuple[float, float, float]:
+    try:
+        red, green, blue = (float(value) for value in settings[name])
+    except (KeyError, TypeError, ValueError) as error:
+        raise ModelError(
+            f"{folder}: preprocessor_config.json needs {name}, one number a color channel."
+        ) from error
+    return red, green, blue
 
 
 def _json(path: Path) -> dict[str, Any]:
@@ -222,9 +274,16 @@ def _json(path: Path) -> dict[str, Any]:
         value = json.loads(path.read_text("utf-8"))
     except FileNotFoundError:
         return {}
-    except ValueError as error:
-        raise ModelError(f"{path} is not valid JSON: {error}.") from error
+    except (ValueError, RecursionError) as error:
+        raise ModelError(
+            f"{path} is not valid JSON: {_line(error)}.", "Fetch the checkpoint again."
+        ) from error
     return value if isinstance(value, dict) else {}
+
+
+def _line(error: Exception) -> str:
+    """The first line of an error's text, or its kind where it has none."""
+    return next(iter(str(error).splitlines()), "") or type(error).__name__
 
 
 def load_model(folder: Path) -> CLIPSegForImageSegmentation:
@@ -233,20 +292,22 @@ def load_model(folder: Path) -> CLIPSegForImageSegmentation:
     Raises:
         ModelError: weights that do not belong to the configuration, or that are not finite.
     """
-    from safetensors import SafetensorError
     from transformers import CLIPSegForImageSegmentation
     from transformers.utils import logging
 
-    os.environ.setdefault("HF_HUB_OFFLINE", "1")  # a folder is all there is: nothing to look up
-    logging.disable_progress_bar()
-    logging.set_verbosity_error()
+    quieten: Any = logging  # transformers' logging module has no types
+    quieten.disable_progress_bar()
+    quieten.set_verbosity_error()
     try:
-        model, report = CLIPSegForImageSegmentation.from_pretrained(
-            folder, dtype="float32", use_safetensors=True, output_loading_info=True
+        loaded: Any = CLIPSegForImageSegmentation.from_pretrained(
+            folder, dtype="float32", use_safetensors=True, local_files_only=True, output_loading_info=True
         )
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        reason = str(error).splitlines()[0]
-        raise ModelError(f"The checkpoint in {folder} cannot be loaded: {reason}") from error
+    except Exception as error:  # a wrong value in config.json may raise nearly anything
+        raise ModelError(
+            f"The checkpoint in {folder} cannot be loaded: {_line(error)}", "Fetch the checkpoint again."
+        ) from error
+    model: CLIPSegForImageSegmentation = loaded[0]
+    report: dict[str, Any] = loaded[1]
     if report["missing_keys"]:
         names = ", ".join(sorted(report["missing_keys"])[:3])
         raise ModelError(
@@ -256,7 +317,8 @@ def load_model(folder: Path) -> CLIPSegForImageSegmentation:
     for name, weight in model.named_parameters():
         if not math.isfinite(float(weight.detach().sum())):
             raise ModelError(f"The weight '{name}' in {folder} is not finite.", "Fetch the checkpoint again.")
-    return model.eval()
+    model.train(False)
+    return model
 
 
 def load_tokenizer(folder: Path) -> CLIPTokenizer:
@@ -272,6 +334,9 @@ def load_tokenizer(folder: Path) -> CLIPTokenizer:
             f"{folder} has no tokenizer.json and no vocab.json.", "Text prompts need one of them."
         )
     try:
-        return CLIPTokenizer.from_pretrained(folder)
-    except (OSError, ValueError) as error:
-        raise ModelError(f"The tokenizer in {folder} cannot be loaded: {error}") from error
+        tokenizer: CLIPTokenizer = CLIPTokenizer.from_pretrained(folder, local_files_only=True)
+    except Exception as error:  # damaged files raise nearly anything, a bare Exception included
+        raise ModelError(
+            f"The tokenizer in {folder} cannot be loaded: {_line(error)}", "Fetch the checkpoint again."
+        ) from error
+    return tokenizer

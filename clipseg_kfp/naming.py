@@ -11,6 +11,8 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from collections import Counter
+from collections.abc import Iterable
 from typing import Any
 
 MAX_SEGMENT = 120  # characters; file systems stop at 255 bytes, and suffixes come behind it
@@ -26,6 +28,11 @@ def digest(value: Any, length: int = 16) -> str:
     elif not isinstance(value, bytes | bytearray | memoryview):
         value = json.dumps(value, sort_keys=True, separators=(",", ":")).encode()
     return hashlib.sha256(value).hexdigest()[:length]
+
+
+def spell_out(text: str) -> str:
+    """Writes what is no Unicode, as names in file systems and archives may hold, as ``\\udcff``."""
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def safe_segment(text: str) -> str:
@@ -56,6 +63,16 @@ def safe_key(key: str) -> str:
 def _whole(encoded: str) -> str:
     """Cuts an escape that a truncation has left half."""
     return re.sub(r"~[0-9A-F]?$", "", encoded)
+
+
+def distinct_segments(texts: Iterable[str]) -> list[str]:
+    """Encodes the names of one folder; they stay apart where case does not count, as on some file systems."""
+    names = {text: safe_segment(text) for text in texts}
+    shared = Counter(name.lower() for name in names.values())
+    return [
+        name if shared[name.lower()] == 1 else f"{_whole(name[: MAX_SEGMENT - 18])}~~{digest(text)}"
+        for text, name in names.items()
+    ]
 
 
 def image_folder(key: str, version: str) -> str:

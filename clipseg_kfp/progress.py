@@ -1,7 +1,8 @@
 """Progress of long work: a bar on a terminal, plain lines with rate and time left in a pod's log.
 
-A step that the local runner starts writes to a pipe. With ``CLIPSEG_KFP_PROGRESS=events`` in its environment it
-writes one JSON line a change instead, from which the parent draws the bars (``clipseg_kfp.local``).
+A step that the local runner starts writes to a pipe. With ``CLIPSEG_KFP_PROGRESS=events`` in its
+environment it writes one JSON line a change instead, from which the parent draws the bars
+(``clipseg_kfp.local``).
 """
 
 from __future__ import annotations
@@ -64,20 +65,19 @@ def _bar(step: str, items: Iterable[T], total: int, unit: str) -> Iterator[T]:
 
 
 def _events(step: str, items: Iterable[T], total: int, unit: str) -> Iterator[T]:
-    last = 0.0
-    done = 0
-
-    def tell() -> None:
+    def tell(done: int) -> None:
         event = {"step": step, "process": os.getpid(), "done": done, "total": total, "unit": unit}
         print(EVENT_PREFIX + json.dumps(event), flush=True)
 
-    tell()
-    for done, item in enumerate(items, start=1):
+    tell(0)
+    done, told = 0, 0.0
+    for item in items:
         yield item
-        if time.monotonic() - last >= EVENT_SECONDS:
-            last = time.monotonic()
-            tell()
-    tell()
+        done += 1
+        if time.monotonic() - told >= EVENT_SECONDS:
+            told = time.monotonic()
+            tell(done)
+    tell(done)
 
 
 def _lines(step: str, items: Iterable[T], total: int, unit: str) -> Iterator[T]:

@@ -56,8 +56,9 @@ class Prompt(BaseModel):
             value["texts"] = [value.pop("text")]
         if isinstance(value.get("texts"), str):
             value["texts"] = [value["texts"]]
-        if "name" not in value and value.get("texts"):
-            value["name"] = value["texts"][0]
+        texts = value.get("texts")
+        if "name" not in value and isinstance(texts, list | tuple) and texts:
+            value["name"] = texts[0]
         return value
 
     @field_validator("name")
@@ -102,8 +103,13 @@ def parse_prompts(value: Any, where: str = "prompts") -> PromptSet:
         )
     if isinstance(value, str):
         value = [value]
-    if isinstance(value, list):
+    if isinstance(value, list | tuple):
         value = {"prompts": value}
+    if not isinstance(value, dict):
+        raise ParameterError(
+            f"{where}: there is a {type(value).__name__} where a list of prompts is needed.",
+            'Write it as ["a cat", "a cup"].',
+        )
     try:
         return PromptSet.model_validate(value)
     except ValidationError as error:
@@ -111,12 +117,20 @@ def parse_prompts(value: Any, where: str = "prompts") -> PromptSet:
 
 
 def _first_problem(error: ValidationError) -> str:
-    problem = error.errors()[0]
-    place = [part for part in problem["loc"] if part != "prompts"]
-    words = [f"prompt {int(part) + 1}" if isinstance(part, int) and i == 0 else f"field '{part}'"
-             for i, part in enumerate(place)]  # fmt: skip
+    problem = error.errors(include_url=False)[0]
     message = problem["msg"].removeprefix("Value error, ")
-    return f"{', '.join(words)}: {message}" if words else message
+    match problem["loc"]:
+        case ("prompts",) if problem["type"] == "too_long":
+            return f"{problem['ctx']['actual_length']:,} prompts are more than {MAX_PROMPTS:,}"
+        case ("prompts", int(i), "texts", int(j), *_):
+            return f"prompt {i + 1}, text {j + 1}: {message}"
+        case ("prompts", int(i), field, *_):
+            return f"prompt {i + 1}, field '{field}': {message}"
+        case ("prompts", int(i)):
+            return f"prompt {i + 1}: {message}"
+        case (field, *_):
+            return f"field '{field}': {message}"
+    return message
 
 
 def read_prompts(data: bytes, where: str) -> PromptSet:
@@ -126,11 +140,19 @@ def read_prompts(data: bytes, where: str) -> PromptSet:
         ParameterError: not JSON or YAML, or not a prompt set; names the file.
     """
     try:
-        value = yaml.safe_load(data.decode("utf-8-sig"))  # JSON is YAML
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        reason = " ".join(str(error).split())
+        value = _parse(data.decode("utf-8-sig"))
+    except Exception as error:  # yaml's own errors, and what its constructors pass on of odd scalars
+        reason = " ".join(str(error).split()) or type(error).__name__
         raise ParameterError(f"{where} is neither JSON nor YAML: {reason}.") from error
     return parse_prompts(value, where)
+
+
+def _parse(text: str) -> Any:
+    # Most JSON is YAML, but not all: PyYAML refuses tabs between tokens, and splits escaped emoji in two.
+    try:
+        return json.loads(text)
+    except ValueError:
+        return yaml.safe_load(text)
 
 
 def split_prompt_text(text: str) -> list[Any]:
@@ -142,7 +164,7 @@ def split_prompt_text(text: str) -> list[Any]:
     if text.lstrip().startswith("["):
         try:
             value = json.loads(text)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise ParameterError(f"prompts: {error} in {text!r}.", 'Write ["a cat", "a cup"].') from error
         return list(value)
     return [part.strip() for part in text.split(",") if part.strip()]
@@ -161,7 +183,8 @@ def embed_texts(
     """
     import torch
 
-    limit = model.config.text_config.max_position_embeddings
+    config: Any = model.config
+    limit = config.text_config.max_position_embeddings
     rows = []
     for i, prompt in enumerate(prompts.prompts, start=1):
         texts = list(prompt.texts)

@@ -128,11 +128,15 @@ def write_parquet(path: Path, schema: pa.Schema, rows: Iterable[dict[str, Any]],
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(path.name + ".part")
     count = 0
-    with pq.ParquetWriter(temporary, schema, compression="zstd") as writer:
-        for chunk in _chunks(rows, batch):
-            writer.write_table(pa.Table.from_pylist(chunk, schema=schema))
-            count += len(chunk)
-    temporary.rename(path)
+    try:
+        with pq.ParquetWriter(temporary, schema, compression="zstd") as writer:
+            for chunk in _chunks(rows, batch):
+                writer.write_table(pa.Table.from_pylist(chunk, schema=schema))
+                count += len(chunk)
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
     return count
 
 
@@ -172,13 +176,15 @@ class ArrowWriter:
             self._rows = []
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if kind is None:
-            self._flush()
-        self._writer.close()
-        self._sink.close()
-        if kind is None:
-            self._temporary.rename(self._path)
-        else:
+        try:
+            if kind is None:
+                self._flush()
+            self._writer.close()
+            self._sink.close()
+            if kind is None:
+                self._temporary.replace(self._path)
+        finally:  # after the rename there is nothing of that name
+            self._sink.close()
             self._temporary.unlink(missing_ok=True)
 
 

@@ -12,18 +12,21 @@ _CGROUP = Path("/sys/fs/cgroup")
 def cpu_limit(cgroup: Path = _CGROUP) -> int:
     """Returns the number of CPUs that the process may keep busy, at least 1.
 
-    The smallest of the scheduler's affinity mask and the cgroup quota (v2 ``cpu.max``, v1 ``cpu.cfs_quota_us``),
-    rounded up: a pod limited to 1.5 CPUs works best with two threads.
+    The smaller one of the scheduler's affinity mask and the cgroup quota (v2 ``cpu.max``, v1
+    ``cpu.cfs_quota_us``), rounded up: a pod limited to 1.5 CPUs works best with two threads.
     """
-    cpus = len(os.sched_getaffinity(0))
-    try:
-        quota, period = (cgroup / "cpu.max").read_text().split()
-    except (OSError, ValueError):
+    # macOS has no affinity masks
+    cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min(cpus, math.ceil(_quota(cgroup) or cpus)))
+
+
+def _quota(cgroup: Path) -> float | None:
+    """CPUs that the cgroup grants; ``None`` where it sets no limit, or tells it in an unknown way."""
+    v1 = cgroup / "cpu"
+    for files in ([cgroup / "cpu.max"], [v1 / "cpu.cfs_quota_us", v1 / "cpu.cfs_period_us"]):
         try:
-            quota = (cgroup / "cpu/cpu.cfs_quota_us").read_text().strip()
-            period = (cgroup / "cpu/cpu.cfs_period_us").read_text().strip()
-        except OSError:
-            return cpus
-    if quota == "max" or int(quota) <= 0:
-        return cpus
-    return max(1, min(cpus, math.ceil(int(quota) / int(period))))
+            quota, period = " ".join(file.read_text() for file in files).split()
+            return int(quota) / int(period) if int(quota) > 0 else None
+        except (OSError, ValueError, ZeroDivisionError):  # "max" included
+            continue
+    return None

@@ -1,6 +1,8 @@
 """The layout of results in the bucket, and the one way a run becomes visible.
 
     <output>/<config>/masks/<source key>/<version>/<prompt>.png
+    <output>/<config>/labels/<source key>/<version>.png
+    <output>/<config>/overlays/<source key>/<version>.jpg
     <output>/<config>/parts/<part>.parquet          rows of one shard, written after its masks
     <output>/<config>/runs/<run>/…                  tables, report
     <output>/<config>/runs/<run>/manifest.json      written last: the run exists when, and only when, it does
@@ -94,6 +96,7 @@ class Results:
     output: Folder
     config: str
     _files: dict[str, dict[str, Any]] = field(default_factory=dict)
+    _created: str | None = None
 
     @property
     def folder(self) -> Folder:
@@ -109,6 +112,14 @@ class Results:
         """Writes a file of a run and remembers it for the manifest."""
         self.write(f"runs/{safe_segment(run)}/{name}", data)
         self._files[name] = {"name": name, "bytes": len(data), "sha256": digest(data, 64)}
+
+    def created(self, run: str) -> str:
+        """When the run was committed, or the time now: a repeated attempt writes what is there already."""
+        key = f"runs/{safe_segment(run)}/{MANIFEST}"
+        if self._created is None:
+            there = self.folder.stat(key)
+            self._created = str(json.loads(self.folder.read(key))["created"]) if there else now()
+        return self._created
 
     def commit(self, run: str, counts: Counts, body: dict[str, Any]) -> str:
         """Writes the manifest, and with it makes the run exist.
@@ -130,7 +141,7 @@ class Results:
             "version": 1,
             "run": run,
             "config": self.config,
-            "created": now(),
+            "created": self.created(run),
             "counts": vars(counts),
             **body,
             "files": sorted(self._files.values(), key=lambda entry: str(entry["name"])),

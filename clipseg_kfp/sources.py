@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import io
+import json
 import posixpath
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field, replace
 from pathlib import PurePosixPath
+from urllib.parse import quote
 
 import pandas as pd
+import pyarrow as pa
 
 from clipseg_kfp import archives
 from clipseg_kfp.concurrency import ordered_map
 from clipseg_kfp.errors import ParameterError, StorageError
 from clipseg_kfp.images import IMAGE_SUFFIXES
+from clipseg_kfp.naming import spell_out
 from clipseg_kfp.storage import Entry, Folder, open_folder, open_object
 
 MANIFEST_SUFFIXES = (".csv", ".jsonl", ".ndjson", ".parquet")
@@ -63,38 +67,58 @@ def list_sources(uri: str, staging: Folder, endpoint: str = "") -> Iterator[Sour
             "source_uri is empty.", "Give s3://bucket/prefix, a folder, a manifest or archive."
         )
     lower = uri.lower()
-    if lower.endswith(MANIFEST_SUFFIXES):
+    if not is_single_file(uri):
+        yield from _from_folder(open_folder(uri, endpoint))
+    elif lower.endswith(MANIFEST_SUFFIXES):
         yield from _from_manifest(uri, endpoint)
     elif lower.endswith(archives.SUFFIXES):
-        unpacked = archives.stage(uri, staging, endpoint)
-        yield from _from_folder(unpacked, shown=f"{uri}!")
-    elif PurePosixPath(lower).suffix in IMAGE_SUFFIXES:
-        yield from _single(uri, endpoint)
+        staged = archives.stage(uri, staging, endpoint)
+        yield from _from_folder(staged.folder, shown=f"{uri}!", name=staged.name)
     else:
-        yield from _from_folder(open_folder(uri, endpoint))
+        yield from _single(uri, endpoint)
+
+
+def is_single_file(uri: str) -> bool:
+    """Says whether a data set's URI names one file (manifest, archive or image) and no prefix."""
+    return uri.lower().endswith((*MANIFEST_SUFFIXES, *archives.SUFFIXES, *IMAGE_SUFFIXES))
 
 
 def _is_image(key: str) -> bool:
-    """Objects with another kind of suffix (``.txt``, ``.json``) are not images that failed: they are left out."""
-    suffix = PurePosixPath(key).suffix.lower()
+    """Says whether a key may be an image's, by its suffix.
+
+    Objects with another kind of suffix (``.txt``, ``.json``) are not images that failed: they are left out,
+    as are the files that macOS strews about.
+    """
+    path = PurePosixPath(key)
+    if path.name == ".DS_Store" or path.name.startswith("._"):
+        return False
+    suffix = path.suffix.lower()
     return not suffix or suffix in IMAGE_SUFFIXES
 
 
-def _from_folder(folder: Folder, shown: str = "") -> Iterator[Source]:
+def _from_folder(
+    folder: Folder, shown: str = "", name: Callable[[str], str] = lambda key: key
+) -> Iterator[Source]:
     """All images below a folder.
 
     Where it has both ``images/`` and ``masks/<prompt>/``, the pictures below the latter are ground truth for
     the image of the same relative path (whatever the suffix of either).
+
+    Args:
+        folder: to list.
+        shown: what people see in place of the folder's URI.
+        name: gives the key that people know for a key of the folder.
     """
-    masks = _masks_by_image(folder)
+    masks = _masks_by_image(folder, name)
     prefix = "images/" if masks else ""
     for entry in folder.entries(prefix):
-        if not _is_image(entry.key):
+        key = name(entry.key)
+        if not _is_image(key):
             continue
-        stem = posixpath.splitext(entry.key.removeprefix("images/"))[0]
+        stem = posixpath.splitext(key.removeprefix("images/"))[0]
         yield Source(
-            source=f"{shown}/{entry.key}" if shown else folder.locate(entry.key),
-            key=entry.key,
+            source=f"{shown}/{spell_out(key)}" if shown else spell_out(folder.locate(entry.key)),
+            key=spell_out(key),
             uri=folder.locate(entry.key),
             version=entry.version,
             size=entry.size,
@@ -102,15 +126,16 @@ def _from_folder(folder: Folder, shown: str = "") -> Iterator[Source]:
         )
 
 
-def _masks_by_image(folder: Folder) -> dict[str, list[GroundTruth]]:
+def _masks_by_image(folder: Folder, name: Callable[[str], str]) -> dict[str, list[GroundTruth]]:
     if next(iter(folder.entries("images/")), None) is None:
         return {}
     found: dict[str, list[GroundTruth]] = {}
     for entry in folder.entries("masks/"):
-        prompt, slash, rest = entry.key.removeprefix("masks/").partition("/")
-        if slash and _is_image(entry.key):
+        key = name(entry.key)
+        prompt, slash, rest = key.removeprefix("masks/").partition("/")
+        if slash and _is_image(key):
             stem = posixpath.splitext(rest)[0]
-            found.setdefault(stem, []).append(GroundTruth(prompt, folder.locate(entry.key)))
+            found.setdefault(stem, []).append(GroundTruth(spell_out(prompt), folder.locate(entry.key)))
     return found
 
 
@@ -119,24 +144,20 @@ def _single(uri: str, endpoint: str) -> Iterator[Source]:
     entry = folder.stat(key)
     if entry is None:
         raise StorageError(f"{uri} does not exist.", "Check the URI.")
-    yield Source(uri, posixpath.basename(key), uri, entry.version, entry.size)
+    place = folder.locate(key)  # absolute: later steps may run in another folder
+    yield Source(uri, posixpath.basename(key), place, entry.version, entry.size)
 
 
 def _from_manifest(uri: str, endpoint: str) -> Iterator[Source]:
     table = _read_manifest(uri, endpoint)
-    base = uri.rpartition("/")[0]
-
-    def absolute(value: str) -> str:
-        if "://" in value or value.startswith("/"):
-            return value
-        return f"{base}/{value}" if base else value
-
+    home, name_there = open_object(uri, endpoint)
+    manifest = home.locate(name_there)  # absolute: later steps may run in another folder
     groups = table.groupby("uri", sort=False)
     wanted: Iterable[tuple[str, tuple[GroundTruth, ...]]] = (
         (
             str(value),
             tuple(
-                GroundTruth(str(row.prompt), absolute(str(row.mask_uri)))
+                GroundTruth(str(row.prompt), _absolute(str(row.mask_uri), manifest))
                 for row in group.itertuples()
                 if row.mask_uri and row.prompt
             ),
@@ -146,14 +167,45 @@ def _from_manifest(uri: str, endpoint: str) -> Iterator[Source]:
 
     def look(item: tuple[str, tuple[GroundTruth, ...]]) -> Source:
         value, truth = item
-        place = absolute(value)
+        place = _absolute(value, manifest)
         folder, key = open_object(place, endpoint)
         # A missing object stays in the listing: reading it puts it into quarantine, by name.
         entry = folder.stat(key) or Entry(key, 0, "")
-        name = value if "://" not in value else value.partition("://")[2]
-        return Source(place, name.lstrip("/"), place, entry.version, entry.size, truth)
+        name = value.partition("://")[2] or value
+        return Source(place, name.lstrip("/"), folder.locate(key), entry.version, entry.size, truth)
 
-    yield from ordered_map(look, wanted, STAT_THREADS)
+    seen: set[str] = set()
+    for source in ordered_map(look, wanted, STAT_THREADS):
+        # "/a.jpg" beside "a.jpg": keys name results, so the later one takes its whole URI
+        yield source if source.key not in seen else replace(source, key=source.uri)
+        seen.add(source.key)
+
+
+def _absolute(value: str, manifest: str) -> str:
+    """The place of a manifest's value: relative ones start where the manifest lies."""
+    if "://" in value or value.startswith("/"):
+        return value
+    scheme, _, place = manifest.partition("://")
+    if scheme == "file":
+        value = quote(value)
+    folder = posixpath.dirname(place)
+    if value.startswith(("./", "../")):  # stores do not resolve these
+        return f"{scheme}://{posixpath.normpath(f'{folder}/{value}')}"
+    return f"{scheme}://{folder.rstrip('/')}/{value}"
+
+
+def _json_lines(data: Iterable[bytes]) -> pd.DataFrame:
+    rows = []
+    for i, line in enumerate(data, start=1):
+        if line.strip():
+            try:
+                row = json.loads(line)
+            except ValueError as error:
+                raise ValueError(f"line {i}: {error}") from error
+            if not isinstance(row, dict):
+                raise ValueError(f"line {i} is not an object")
+            rows.append(row)
+    return pd.DataFrame(rows)
 
 
 def _read_manifest(uri: str, endpoint: str) -> pd.DataFrame:
@@ -166,9 +218,10 @@ def _read_manifest(uri: str, endpoint: str) -> pd.DataFrame:
         elif lower.endswith(".parquet"):
             table = pd.read_parquet(data)
         else:
-            table = pd.read_json(data, lines=True, dtype=False, convert_dates=False)
-    except (ValueError, OSError, pd.errors.ParserError) as error:  # arrow's errors are ValueErrors
-        raise ParameterError(f"The manifest {uri} cannot be read: {error}") from error
+            table = _json_lines(data)
+    except (ValueError, OSError, pa.ArrowException) as error:  # pandas' parsers raise ValueErrors
+        reason = " ".join(str(error).split()).rstrip(".")
+        raise ParameterError(f"The manifest {uri} cannot be read: {reason}.") from error
     if table.empty:
         return pd.DataFrame(columns=["uri", "mask_uri", "prompt"])
     if "uri" not in table.columns:

@@ -12,10 +12,11 @@ import argparse
 import json
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -58,7 +59,7 @@ def build_tokenizer() -> CLIPTokenizer:
     bpe.pre_tokenizer = blank.backend_tokenizer.pre_tokenizer
     trainer = trainers.BpeTrainer(vocab_size=400, end_of_word_suffix="</w>", show_progress=False)
     bpe.train_from_iterator(corpus, trainer)
-    merges = [tuple(pair) for pair in json.loads(bpe.to_str())["model"]["merges"]]
+    merges: Any = [tuple(pair) for pair in json.loads(bpe.to_str())["model"]["merges"]]
     # CLIP's layout: bytes, bytes that end a word, merges, then the two special tokens at the end. The end
     # token must not be id 2, which transformers reads as "pool at the largest id" (an old checkpoint rule).
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
@@ -105,7 +106,9 @@ def build_processor(tokenizer: CLIPTokenizer) -> CLIPSegProcessor:
     image_processor = ViTImageProcessorPil(
         size={"height": IMAGE_SIZE, "width": IMAGE_SIZE}, image_mean=list(MEAN), image_std=list(STD)
     )
-    return CLIPSegProcessor(image_processor=image_processor, tokenizer=tokenizer)
+    processor: Any = CLIPSegProcessor
+    built: CLIPSegProcessor = processor(image_processor=image_processor, tokenizer=tokenizer)
+    return built
 
 
 @dataclass
@@ -131,7 +134,7 @@ def _draw(seed: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8], list[tuple[i
     scene: Scene = draw_scene(seed, size)
     target = (IMAGE_SIZE, IMAGE_SIZE)
     image = np.asarray(scene.image.resize(target, 2))
-    labels = cv2.resize(scene.labels, target, interpolation=cv2.INTER_NEAREST)
+    labels = np.asarray(cv2.resize(scene.labels, target, interpolation=cv2.INTER_NEAREST), np.uint8)
     rows = [
         (SHAPES.index(o.shape), list(COLORS).index(o.color), TEXTURES.index(o.texture)) for o in scene.objects
     ]
@@ -159,7 +162,7 @@ def build_pool(count: int, workers: int) -> Pool:
 def visual_prompt(
     image: NDArray[np.uint8], mask: NDArray[np.bool_], rng: np.random.Generator
 ) -> NDArray[np.uint8]:
-    """A support picture of the masked thing; engineered as in section 3.5 of the CLIPSeg paper, or plainly cropped."""
+    """A support picture of the masked thing: engineered as in the paper (section 3.5), or a plain crop."""
     ys, xs = np.nonzero(mask)
     margin = int(0.1 * max(np.ptp(ys), np.ptp(xs))) + int(rng.integers(0, 6))
     top, bottom = max(0, ys.min() - margin), min(mask.shape[0], ys.max() + margin + 1)
@@ -194,7 +197,7 @@ MAX_OBJECTS = 6
 
 
 def sample(pool: Pool, rng: np.random.Generator, scenes: int, prompts: int) -> Batch:
-    """Draws a batch: present and absent things, at every degree of detail, and one support picture a scene."""
+    """Draws a batch: present and absent things in every degree of detail, one support picture a scene."""
     colors = list(COLORS)
     pixels, supports, names, texts, targets, labels = [], [], [], [], [], []
     attributes = torch.zeros(scenes, MAX_OBJECTS + 1, 3, dtype=torch.long)
@@ -265,7 +268,7 @@ def _jitter(image: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.fl
 
 
 def _normalise(images: list[NDArray[np.float32]]) -> Tensor:
-    stacked = np.stack(images) / np.float32(255)
+    stacked: Any = np.stack(images) / np.float32(255)
     stacked = (stacked - np.array(MEAN, np.float32)) / np.array(STD, np.float32)
     return torch.from_numpy(np.ascontiguousarray(stacked.transpose(0, 3, 1, 2)))
 
@@ -293,7 +296,7 @@ class PatchHead(nn.Module):
 
 
 def encode(model: CLIPSegForImageSegmentation, pixels: Tensor, blocks: int) -> list[Tensor]:
-    """Hidden states of the first ``blocks`` vision blocks; through sub-modules, since forward stops gradients."""
+    """Hidden states of the first ``blocks`` vision blocks; by sub-modules, for forward stops gradients."""
     vision = model.clip.vision_model
     hidden = vision.pre_layrnorm(vision.embeddings(pixels))
     states = []
@@ -335,8 +338,9 @@ def step_loss(
 
 
 def optimizers(model: nn.Module, head: nn.Module, lr: float) -> list[torch.optim.Optimizer]:
-    """Muon for the matrices inside blocks, AdamW for everything else (embeddings, norms, convolutions, heads)."""
-    matrices, others = [], list(head.parameters())
+    """Muon for the matrices inside blocks, AdamW for the rest: embeddings, norms, convolutions, heads."""
+    matrices: list[nn.Parameter] = []
+    others = list(head.parameters())
     for name, parameter in model.named_parameters():
         inside = ".layers." in name and parameter.ndim == 2
         (matrices if inside else others).append(parameter)
@@ -369,12 +373,13 @@ def train(
     model = CLIPSegForImageSegmentation(build_config(tokenizer))
     if init:
         model = CLIPSegForImageSegmentation.from_pretrained(init, dtype="float32")
-    for module in (
-        () if init else model.decoder.modules()
-    ):  # transformers' own initialisation stalls (deviation near 1)
+    # transformers' own initialisation of the decoder stalls (deviation near 1)
+    fresh: Iterable[Any] = () if init else model.decoder.modules()
+    for module in fresh:
         if hasattr(module, "reset_parameters"):
             module.reset_parameters()
-    head = PatchHead(model.config.vision_config.hidden_size)
+    vision: Any = model.config.vision_config
+    head = PatchHead(vision.hidden_size)
     model.train()
     print(f"{sum(p.numel() for p in model.parameters()):,} parameters, vocabulary {len(tokenizer)}")
     pool = build_pool(pool_size, torch.get_num_threads())
@@ -394,7 +399,7 @@ def train(
         loss, figures = step_loss(model, head, tokenizer, next(batches))
         for opt in opts:
             opt.zero_grad()
-        loss.backward()
+        torch.autograd.backward(loss)
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         for opt in opts:
             opt.step()

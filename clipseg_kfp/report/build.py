@@ -11,7 +11,7 @@ from typing import Any
 from clipseg_kfp import records
 from clipseg_kfp.masks import palette
 from clipseg_kfp.report.render import GalleryItem, PromptRow, QuarantineRow, Report, Tile
-from clipseg_kfp.results import Counts, now
+from clipseg_kfp.results import Counts
 
 GALLERY_ITEMS = 24
 QUARANTINE_ROWS = 200
@@ -41,6 +41,7 @@ def build_report(
     masks: Path,
     quarantine: list[dict[str, Any]],
     gallery: Iterable[dict[str, Any]],
+    created: str,
 ) -> Report:
     """Puts a report together.
 
@@ -53,6 +54,7 @@ def build_report(
         masks: the run's ``masks.parquet``.
         quarantine: rows of ``records.IMAGES``.
         gallery: rows of ``records.GALLERY``; the first are taken.
+        created: when the run was committed, ISO 8601.
     """
     pictures = {(row["key"], row["version"]): row for row in islice(gallery, GALLERY_ITEMS)}
     sums: dict[str, _Sum] = {prompt["name"]: _Sum() for prompt in body["prompts"]}
@@ -67,7 +69,7 @@ def build_report(
     return Report(
         title=body["source_uri"],
         run=run,
-        created=now(),
+        created=created,
         facts=_facts(config, body),
         counts=dict(vars(counts)),
         mean_iou=metrics["mean_iou"],

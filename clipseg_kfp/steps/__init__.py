@@ -12,7 +12,10 @@ from clipseg_kfp.progress import say
 
 @contextmanager
 def running(step: str) -> Iterator[None]:
-    """What a component wraps its step in: says how long it took; a user's mistake ends it without a traceback."""
+    """What a component wraps its step in.
+
+    Says how long it took; a user's mistake ends it without a traceback.
+    """
     start = time.monotonic()
     with exit_on_user_error(step):
         yield

@@ -16,7 +16,7 @@ from clipseg_kfp.results import configuration_digest, json_bytes
 from clipseg_kfp.storage import open_object
 
 STEP = "encode_prompts"
-TABLE, FACTS = "prompts.parquet", "model.json"
+TABLE, FACTS, CONFIGURATION = "prompts.parquet", "model.json", "configuration.txt"
 
 
 def run(
@@ -67,6 +67,7 @@ def run(
         embeddings=np.ascontiguousarray(embeddings).tobytes(),
         settings={},
     )
+    (target / CONFIGURATION).write_text(config, "ascii")
     say(STEP, f"{len(resolved.prompts)} prompts, width {embeddings.shape[1]}, configuration {config}")
     return config
 
@@ -88,3 +89,12 @@ def read_facts_of(folder: Path) -> ModelFacts:
 def prompt_rows(folder: Path) -> list[dict[str, Any]]:
     """Reads the prompt table from this step's output, without the embeddings."""
     return list(records.read_parquet(folder / TABLE, columns=["name", "texts", "threshold"]))
+
+
+def read_configuration(folder: Path) -> str:
+    """Reads the configuration's digest from this step's output.
+
+    It travels in the artifact and not as a parameter: kfp's local runner hands the loop item to every task of a
+    ParallelFor in place of any upstream output parameter (2.17).
+    """
+    return (folder / CONFIGURATION).read_text("ascii")

@@ -127,8 +127,8 @@ def run(*, shards: Sequence[Path], target: Path, endpoint: str = "") -> Evaluati
 
 def _evaluate_shard(shard: Path, evaluation: Evaluation, endpoint: str) -> int:
     truths = {
-        (row["key"], truth["prompt"]): truth["uri"]
-        for row in records.read_parquet(shard / IMAGES, columns=["key", "status", "ground_truth"])
+        (row["key"], row["version"], truth["prompt"]): truth["uri"]
+        for row in records.read_parquet(shard / IMAGES, columns=["key", "version", "status", "ground_truth"])
         if row["status"] == "done"
         for truth in row["ground_truth"]
     }
@@ -137,10 +137,10 @@ def _evaluate_shard(shard: Path, evaluation: Evaluation, endpoint: str) -> int:
     known: set[str] = set()
 
     def pairs() -> Iterator[tuple[dict[str, Any], str]]:
-        columns = ["key", "prompt", "width", "height", "rle"]
+        columns = ["key", "version", "prompt", "width", "height", "rle"]
         for row in records.read_parquet(shard / MASKS, columns=columns):
             known.add(row["prompt"])
-            if uri := truths.get((row["key"], row["prompt"])):
+            if uri := truths.get((row["key"], row["version"], row["prompt"])):
                 yield row, uri
 
     def load(pair: tuple[dict[str, Any], str]) -> tuple[dict[str, Any], NDArray[np.bool_] | str]:
@@ -164,7 +164,7 @@ def _evaluate_shard(shard: Path, evaluation: Evaluation, endpoint: str) -> int:
             predicted = np.asarray(resized)
         evaluation.prompts.setdefault(row["prompt"], Confusion()).add(predicted, truth)
         compared += 1
-    evaluation.unmatched.extend({prompt for _, prompt in truths} - known)
+    evaluation.unmatched.extend({prompt for _, _, prompt in truths} - known)
     return compared
 
 

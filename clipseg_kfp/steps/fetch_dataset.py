@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Iterator
+import re
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
@@ -15,9 +16,9 @@ from clipseg_kfp import records
 from clipseg_kfp.errors import ParameterError
 from clipseg_kfp.progress import say
 from clipseg_kfp.results import Results, json_bytes
-from clipseg_kfp.sources import Source, list_sources
+from clipseg_kfp.sources import Source, is_single_file, list_sources
 from clipseg_kfp.steps.encode_prompts import prompt_rows, read_facts_of
-from clipseg_kfp.storage import open_folder
+from clipseg_kfp.storage import Folder, open_folder
 
 STEP = "fetch_dataset"
 MAX_SHARDS = 50  # Kubeflow stalls on thousands of loop iterations; a shard takes as many images as it must
@@ -79,7 +80,8 @@ def run(
         raise ParameterError(f"limit is {limit}.", "Give 0 for all images, or a positive number.")
     output = open_folder(output_uri, endpoint)
     results = Results(output, config)
-    # Says what the digest stands for; and an output that cannot be written shows here, not after the inference.
+    # Says what the digest stands for; and an output that cannot be written shows here, not after the
+    # inference.
     results.write(
         "configuration.json",
         json_bytes(
@@ -91,12 +93,15 @@ def run(
         ),
     )
     finished = results.finished()
+    own = _own_files(source_uri, output, endpoint)
     skipped = 0
     total = hashlib.sha256()
 
     def fresh() -> Iterator[Source]:
         nonlocal skipped
         for source in list_sources(source_uri, output.child("staging"), endpoint):
+            if own(source.uri):
+                continue
             if (source.key, source.version) in finished:
                 skipped += 1
             else:
@@ -122,9 +127,19 @@ def run(
     return dataset
 
 
+def _own_files(source_uri: str, output: Folder, endpoint: str) -> Callable[[str], bool]:
+    """Tells what this suite wrote: where results lie below the images, they are no images to segment."""
+    prefix = output.locate("")
+    if is_single_file(source_uri) or not prefix.startswith(open_folder(source_uri, endpoint).locate("")):
+        return lambda uri: False
+    ours = re.compile(rf"{re.escape(prefix.rstrip('/'))}/(staging|[0-9a-f]{{16}})/")
+    return lambda uri: ours.match(uri) is not None
+
+
 def _split(listing: Path, count: int, shard_size: int, folder: Path) -> list[str]:
     shards = max(1, min(MAX_SHARDS, math.ceil(count / shard_size)))
     size = math.ceil(count / shards)
+    shards = max(1, math.ceil(count / max(1, size)))  # rounding up may have filled fewer
     rows = records.read_parquet(listing)
     names = [f"shard-{i:03d}" for i in range(shards)]
     for name in names:

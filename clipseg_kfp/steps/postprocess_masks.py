@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from clipseg_kfp import masks, records
 from clipseg_kfp.concurrency import ordered_map
-from clipseg_kfp.naming import digest, image_folder, safe_segment
+from clipseg_kfp.naming import digest, distinct_segments, image_folder
 from clipseg_kfp.progress import say, track
 from clipseg_kfp.resources import cpu_limit
 from clipseg_kfp.results import Results
@@ -25,7 +25,6 @@ from clipseg_kfp.storage import open_folder
 STEP = "postprocess_masks"
 MASKS, GALLERY = "masks.parquet", "gallery.arrow"
 GALLERY_PER_SHARD = 24
-LABEL_MAP, OVERLAY = "labels.png", "overlay.jpg"
 
 
 @dataclass
@@ -59,8 +58,8 @@ def run(
 ) -> int:
     """Writes masks to the bucket; tables of images and masks and a small gallery into ``target``.
 
-    The shard's rows go to the bucket as well, after all its masks, under a name that derives from their content:
-    a repeated attempt writes what is there already.
+    The shard's rows go to the bucket as well, after all its masks, under a name that derives from their
+    content: a repeated attempt writes what is there already.
 
     Args:
         views: preprocess_images' output.
@@ -109,7 +108,8 @@ def run(
 
 def part_key(mask_rows: list[dict[str, Any]]) -> str:
     """Names a shard's part after the rows it holds."""
-    return f"parts/{digest([[r['key'], r['version'], r['prompt'], r['mask_sha256']] for r in mask_rows])}.parquet"
+    content = [[row["key"], row["version"], row["prompt"], row["mask_sha256"]] for row in mask_rows]
+    return f"parts/{digest(content)}.parquet"
 
 
 def _work(views: Path, probabilities: Path, rows: list[dict[str, Any]], size: int) -> Iterator[_Work]:
@@ -142,7 +142,8 @@ def _finish(
 ) -> _Done:
     row = work.row
     width, height = row["width"], row["height"]
-    folder = f"masks/{image_folder(row['key'], row['version'])}"
+    place = image_folder(row["key"], row["version"])
+    names = distinct_segments(prompt["name"] for prompt in prompts)
     labels = masks.LabelMap(width, height) if label_maps else None
     layers, mask_rows = [], []
     for i, (prompt, small) in enumerate(zip(prompts, work.maps, strict=True)):
@@ -151,7 +152,7 @@ def _finish(
         mask = probability >= np.float32(prompt["threshold"])
         measures = masks.measure(mask, probability)
         png = masks.mask_png(mask)
-        key = f"{folder}/{safe_segment(prompt['name'])}.png"
+        key = f"masks/{place}/{names[i]}.png"
         results.write(key, png)
         if labels:
             labels.add(i + 1, mask, probability)
@@ -176,10 +177,10 @@ def _finish(
         )
     overlay = b""
     if labels:
-        row["label_map"] = f"{folder}/{LABEL_MAP}"
+        row["label_map"] = f"labels/{place}.png"  # a folder of their own: prompts may have any name
         results.write(row["label_map"], labels.png())
     if overlays:
-        row["overlay"] = f"{folder}/{OVERLAY}"
+        row["overlay"] = f"overlays/{place}.jpg"
         overlay = masks.overlay_jpeg(work.preview, layers)
         results.write(row["overlay"], overlay)
     return _Done(row, mask_rows, work.preview, overlay)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from clipseg_kfp import records
 from clipseg_kfp.concurrency import ordered_map
 from clipseg_kfp.errors import ObjectChangedError, ParameterError
 from clipseg_kfp.images import ImageRejectedError, decode_image, preview_jpeg, to_model_input
+from clipseg_kfp.naming import spell_out
 from clipseg_kfp.progress import say, track
 from clipseg_kfp.resources import cpu_limit
 from clipseg_kfp.steps.encode_prompts import read_facts_of
@@ -57,9 +59,9 @@ def run(
         ParameterError: a limit that is not positive.
         StorageError: the store fails as a whole; a single bad object never does this.
     """
-    if max_megapixels <= 0 or max_megabytes <= 0:
+    if not (0 < max_megapixels < math.inf and 0 < max_megabytes < math.inf):
         raise ParameterError(
-            f"max_megapixels ({max_megapixels}) and max_megabytes ({max_megabytes}) must be positive."
+            f"max_megapixels ({max_megapixels}) and max_megabytes ({max_megabytes}) must be positive numbers."
         )
     size = read_facts_of(prompts).image_size
     sources = list(records.read_parquet(dataset / "shards" / f"{shard}.parquet"))
@@ -83,7 +85,7 @@ def run(
                 if isinstance(error, ImageRejectedError)
                 else ("changed", error.message)
             )
-            return _Prepared({**row, "status": "quarantined", "reason": code, "detail": detail})
+            return _Prepared({**row, "status": "quarantined", "reason": code, "detail": spell_out(detail)})
         row.update(width=image.width, height=image.height)
         return _Prepared(
             row,
@@ -92,7 +94,8 @@ def run(
             (0, 0, image.width, image.height),
         )
 
-    rows, views = [], 0
+    rows: list[dict[str, Any]] = []
+    views = 0
     with (
         records.ArrowWriter(target / VIEWS, records.VIEWS) as view_file,
         records.ArrowWriter(target / PREVIEWS, records.PREVIEWS) as preview_file,

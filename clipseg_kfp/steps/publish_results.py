@@ -103,7 +103,17 @@ def run(
         "parts": _parts(shards),
     }
     report = render_report(
-        build_report(run_id, config, counts, metrics, body, masks_path, quarantine, _gallery(shards))
+        build_report(
+            run_id,
+            config,
+            counts,
+            metrics,
+            body,
+            masks_path,
+            quarantine,
+            _gallery(shards),
+            results.created(run_id),
+        )
     )
     (target / "report.html").write_text(report, "utf-8")
     for name in (

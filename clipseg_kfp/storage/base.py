@@ -127,7 +127,7 @@ def open_folder(uri: str, endpoint: str = "") -> Folder:
         host, slash, path = rest.partition("/")
         if host not in ("", "localhost"):
             raise ParameterError(f"'{uri}' names a host.", f"Write it with three slashes: file:///{host}/…")
-        return FileFolder(Path(unquote(slash + path) or "/"))
+        return FileFolder(Path(_unquoted(slash + path) or "/"))
     if slashes:
         raise ParameterError(f"'{uri}' has the unknown scheme '{scheme}'.", f"Use {SCHEMES}.")
     if not uri:
@@ -150,4 +150,9 @@ def open_object(uri: str, endpoint: str = "") -> tuple[Folder, str]:
             raise ParameterError(f"'{uri}' names a bucket or prefix where an object is needed.")
         return folder, key
     parent, name = split_object_uri(uri)
-    return open_folder(parent, endpoint), unquote(name) if scheme == "file" else name
+    return open_folder(parent, endpoint), _unquoted(name) if scheme == "file" else name
+
+
+def _unquoted(path: str) -> str:
+    """A ``file://`` URI's path; bytes that are no UTF-8 come back as the file system gave them."""
+    return unquote(path, errors="surrogateescape")

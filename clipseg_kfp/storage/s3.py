@@ -108,6 +108,10 @@ class S3Folder(Folder):
         self.prefix = prefix if not prefix or prefix.endswith("/") else f"{prefix}/"
         self.uri = f"s3://{bucket}/{self.prefix}".rstrip("/")
 
+    def locate(self, key: str) -> str:
+        """The ``s3://`` URI of a key."""
+        return f"s3://{self.bucket}/{self.prefix}{key}"
+
     def entries(self, prefix: str = "") -> Iterator[Entry]:
         """Streams the objects in the store's own order; markers of empty folders are left out."""
         start = self.prefix + prefix

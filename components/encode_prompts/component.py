@@ -6,14 +6,14 @@ from clipseg_kfp.image import DEFAULT_IMAGE
 
 
 @dsl.component(base_image=DEFAULT_IMAGE, install_kfp_package=False)
-def encode_prompts(
+def encode_prompts(  # type: ignore[no-untyped-def]
     model: dsl.Input[dsl.Model],
     prompts: list,  # type: ignore[type-arg]
     table: dsl.Output[dsl.Dataset],
     prompts_uri: str = "",
     threshold: float = 0.5,
     endpoint: str = "",
-) -> str:
+):
     """Encodes the prompt set once, so that inference needs no text tower, and names the configuration.
 
     Args:
@@ -22,10 +22,8 @@ def encode_prompts(
         prompts_uri: A JSON or YAML prompt file instead.
         threshold: Probability from which a pixel belongs to a mask, for prompts without their own.
         endpoint: URL of the S3 endpoint; empty takes S3_ENDPOINT from the environment.
-        table: One conditional embedding a prompt, and what later steps need to know of the model.
-
-    Returns:
-        Digest of the configuration: model, embeddings and every parameter that changes a pixel.
+        table: One conditional embedding a prompt, what later steps need to know of the model, and the
+            configuration: a digest of the model, the embeddings and every parameter that changes a pixel.
     """
     from pathlib import Path
 
@@ -33,7 +31,7 @@ def encode_prompts(
     from clipseg_kfp.steps import running
 
     with running(step.STEP):
-        config = step.run(
+        table.metadata["configuration"] = step.run(
             model=Path(model.path),
             target=Path(table.path),
             prompts=prompts,
@@ -41,5 +39,3 @@ def encode_prompts(
             threshold=threshold,
             endpoint=endpoint,
         )
-        table.metadata["configuration"] = config
-        return config

@@ -11,7 +11,6 @@ from clipseg_kfp.image import DEFAULT_IMAGE
 def fetch_dataset(
     source_uri: str,
     output_uri: str,
-    configuration: str,
     table: dsl.Input[dsl.Dataset],
     dataset: dsl.Output[dsl.Dataset],
     shard_size: int = 100,
@@ -21,10 +20,9 @@ def fetch_dataset(
     """Lists the images of a data set, leaves out what is done already, and splits the rest into shards.
 
     Args:
-        source_uri: s3://bucket/prefix, a folder, a manifest file (CSV, JSONL, Parquet) or a zip or tar archive.
+        source_uri: s3://bucket/prefix, a folder, a manifest file (CSV, JSONL, Parquet), a zip or tar archive.
         output_uri: Where results go; committed runs there tell what is done.
-        configuration: Digest from encode_prompts.
-        table: From encode_prompts; laid beside the results to say what the digest stands for.
+        table: From encode_prompts; tells the configuration, under which results are laid and looked up.
         shard_size: Images a shard; more where there would be over 50 shards.
         limit: The most new images to take; 0 takes all.
         endpoint: URL of the S3 endpoint; empty takes S3_ENDPOINT from the environment.
@@ -38,12 +36,13 @@ def fetch_dataset(
 
     from clipseg_kfp.steps import fetch_dataset as step
     from clipseg_kfp.steps import running
+    from clipseg_kfp.steps.encode_prompts import read_configuration
 
     with running(step.STEP):
         found = step.run(
             source_uri=source_uri,
             output_uri=output_uri,
-            config=configuration,
+            config=read_configuration(Path(table.path)),
             prompts=Path(table.path),
             target=Path(dataset.path),
             shard_size=shard_size,

@@ -11,7 +11,6 @@ def postprocess_masks(  # type: ignore[no-untyped-def]
     probabilities: dsl.Input[dsl.Dataset],
     table: dsl.Input[dsl.Dataset],
     output_uri: str,
-    configuration: str,
     masks: dsl.Output[dsl.Dataset],
     label_maps: bool = True,
     overlays: bool = True,
@@ -24,7 +23,6 @@ def postprocess_masks(  # type: ignore[no-untyped-def]
         probabilities: From segment_images.
         table: From encode_prompts.
         output_uri: Where results go.
-        configuration: Digest from encode_prompts.
         label_maps: Write a palette map of the most probable prompt for each image.
         overlays: Write a preview with all masks painted in for each image.
         endpoint: URL of the S3 endpoint; empty takes S3_ENDPOINT from the environment.
@@ -34,6 +32,7 @@ def postprocess_masks(  # type: ignore[no-untyped-def]
 
     from clipseg_kfp.steps import postprocess_masks as step
     from clipseg_kfp.steps import running
+    from clipseg_kfp.steps.encode_prompts import read_configuration
 
     with running(step.STEP):
         masks.metadata["masks"] = step.run(
@@ -42,7 +41,7 @@ def postprocess_masks(  # type: ignore[no-untyped-def]
             prompts=Path(table.path),
             target=Path(masks.path),
             output_uri=output_uri,
-            config=configuration,
+            config=read_configuration(Path(table.path)),
             label_maps=label_maps,
             overlays=overlays,
             endpoint=endpoint,

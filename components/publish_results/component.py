@@ -14,7 +14,6 @@ def publish_results(
     table: dsl.Input[dsl.Dataset],
     evaluation: dsl.Input[dsl.Dataset],
     output_uri: str,
-    configuration: str,
     job_id: str,
     report: dsl.Output[dsl.HTML],
     metrics: dsl.Output[dsl.Metrics],
@@ -30,7 +29,6 @@ def publish_results(
         table: From encode_prompts.
         evaluation: From evaluate_masks.
         output_uri: Where results go.
-        configuration: Digest from encode_prompts.
         job_id: Names the run where run_id is empty.
         run_id: Name of the run in the results.
         model_uri: Recorded in the manifest.
@@ -46,6 +44,7 @@ def publish_results(
 
     from clipseg_kfp.steps import publish_results as step
     from clipseg_kfp.steps import running
+    from clipseg_kfp.steps.encode_prompts import read_configuration
 
     with running(step.STEP), TemporaryDirectory() as folder:
         published = step.run(
@@ -55,7 +54,7 @@ def publish_results(
             evaluation=Path(evaluation.path),
             target=Path(folder),
             output_uri=output_uri,
-            config=configuration,
+            config=read_configuration(Path(table.path)),
             run_id=run_id or job_id,
             model_uri=model_uri,
             endpoint=endpoint,

@@ -1,5 +1,7 @@
 """The main pipeline: a bucket of images in, masks and metrics in the bucket out."""
 
+from kfp import dsl
+
 from clipseg_kfp.components import (
     encode_prompts,
     evaluate_masks,
@@ -10,14 +12,16 @@ from clipseg_kfp.components import (
     publish_results,
     segment_images,
 )
-from kfp import dsl
+from clipseg_kfp.pipelines.settings import settle
 
 DEFAULT_MODEL = "hf://CIDAS/clipseg-rd64-refined"
+#: The store that Kubeflow brings along (SeaweedFS since 2.16).
+CLUSTER_ENDPOINT = "http://seaweedfs.kubeflow:9000"
 
 
 @dsl.pipeline(
     name="batch-segmentation",
-    description="Segments every image of a bucket by prompts with CLIPSeg; writes masks, tables and a report.",
+    description="Segments every image of a bucket by prompts: masks, tables and a report in the bucket.",
 )
 def batch_segmentation(
     source_uri: str = "s3://mlpipeline/shared/images",
@@ -35,7 +39,7 @@ def batch_segmentation(
     max_megapixels: float = 50.0,
     max_megabytes: float = 100.0,
     run_id: str = "",
-    endpoint: str = "",
+    endpoint: str = CLUSTER_ENDPOINT,
 ) -> str:
     """Segments every image of a bucket by prompts.
 
@@ -56,14 +60,14 @@ def batch_segmentation(
         max_megapixels: Larger images go to quarantine.
         max_megabytes: Larger files go to quarantine.
         run_id: Name of this run in the results; empty takes Kubeflow's run ID.
-        endpoint: URL of the S3 endpoint, such as http://seaweedfs.kubeflow:9000; empty takes S3_ENDPOINT.
+        endpoint: URL of the S3 endpoint; empty takes S3_ENDPOINT from the pods' environment, else AWS.
 
     Returns:
         URI of the run's manifest.
     """
     model = fetch_model(model_uri=model_uri, endpoint=endpoint)
-    # An s3:// checkpoint can be replaced in place, and a listing is true for a moment only: never cached.
-    model.set_caching_options(False)
+    # Whatever can be replaced in place (a checkpoint, a prompt file, a bucket's content) is never cached.
+    settle(model, cpu="1", memory="2Gi", caching=False)
     encoded = encode_prompts(
         model=model.outputs["model"],
         prompts=prompts,
@@ -71,19 +75,17 @@ def batch_segmentation(
         threshold=threshold,
         endpoint=endpoint,
     )
-    encoded.set_caching_options(False)  # a prompt file can be replaced in place
-    configuration = encoded.outputs["Output"]
+    settle(encoded, cpu="2", memory="4Gi", caching=False)
     table = encoded.outputs["table"]
     listing = fetch_dataset(
         source_uri=source_uri,
         output_uri=output_uri,
-        configuration=configuration,
         table=table,
         shard_size=shard_size,
         limit=limit,
         endpoint=endpoint,
     )
-    listing.set_caching_options(False)
+    settle(listing, cpu="1", memory="1Gi", caching=False)
 
     with dsl.ParallelFor(listing.outputs["Output"], name="shards", parallelism=8) as shard:
         views = preprocess_images(
@@ -94,7 +96,7 @@ def batch_segmentation(
             max_megabytes=max_megabytes,
             endpoint=endpoint,
         )
-        views.set_caching_options(True)
+        settle(views, cpu="2", memory="2Gi", caching=True)
         inference = segment_images(
             views=views.outputs["views"],
             table=table,
@@ -102,32 +104,31 @@ def batch_segmentation(
             batch_size=batch_size,
             device=device,
         )
-        inference.set_caching_options(True)
+        settle(inference, cpu="2", memory="4Gi", caching=True)
         finished = postprocess_masks(
             views=views.outputs["views"],
             probabilities=inference.outputs["probabilities"],
             table=table,
             output_uri=output_uri,
-            configuration=configuration,
             label_maps=label_maps,
             overlays=overlays,
             endpoint=endpoint,
         )
-        finished.set_caching_options(False)  # its masks are in the bucket, which may have been emptied since
+        # Not cached: its masks are in the bucket, which may have been emptied since.
+        settle(finished, cpu="2", memory="2Gi", caching=False)
 
     evaluation = evaluate_masks(masks=dsl.Collected(finished.outputs["masks"]), endpoint=endpoint)
-    evaluation.set_caching_options(False)
+    settle(evaluation, cpu="1", memory="1Gi", caching=False)
     published = publish_results(
         masks=dsl.Collected(finished.outputs["masks"]),
         dataset=listing.outputs["dataset"],
         table=table,
         evaluation=evaluation.outputs["evaluation"],
         output_uri=output_uri,
-        configuration=configuration,
         job_id=dsl.PIPELINE_JOB_ID_PLACEHOLDER,
         run_id=run_id,
         model_uri=model_uri,
         endpoint=endpoint,
     )
-    published.set_caching_options(False)
+    settle(published, cpu="1", memory="2Gi", caching=False)
     return published.outputs["Output"]  # type: ignore[no-any-return]

@@ -1,0 +1,210 @@
+"""The command line: ``clipseg-kfp``."""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from clipseg_kfp import __version__
+from clipseg_kfp.errors import ClipsegKfpError, ParameterError
+from clipseg_kfp.image import DEFAULT_IMAGE
+
+app = typer.Typer(
+    help="Segments whole buckets of images by prompts with CLIPSeg, on Kubeflow Pipelines or right here.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+)
+local_app = typer.Typer(help="Work without a cluster.", no_args_is_help=True, rich_markup_mode="markdown")
+prompts_app = typer.Typer(help="Work with prompt files.", no_args_is_help=True, rich_markup_mode="markdown")
+app.add_typer(local_app, name="local")
+app.add_typer(prompts_app, name="prompts")
+
+DEMO_FOLDER = Path(".demo")
+Endpoint = Annotated[
+    str, typer.Option(help="URL of the S3 endpoint; empty takes S3_ENDPOINT from the environment.")
+]
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        print(__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command()
+def demo(
+    model: Annotated[str, typer.Option(help="Checkpoint; empty takes the demo model of the checkout.")] = "",
+    prompts: Annotated[str, typer.Option(help='Texts with commas between, such as "a cat,a cup".')] = "",
+    folder: Annotated[
+        Path, typer.Option(help="Where the store and the results of the demo live.")
+    ] = DEMO_FOLDER,
+) -> None:
+    """Runs the whole pipeline on sample images in an embedded object store.
+
+    Examples:
+        clipseg-kfp demo
+
+        clipseg-kfp demo --model hf://CIDAS/clipseg-rd64-refined --prompts "a cat,a cup"
+    """
+    from clipseg_kfp.demo.run import run_demo
+
+    run_demo(folder, model=model, prompts=prompts)
+
+
+@local_app.command("run")
+def local_run(
+    source: Annotated[str, typer.Option(help="Folder, s3:// prefix, manifest file, archive or image.")],
+    output: Annotated[str, typer.Option(help="Folder or s3:// prefix for masks, tables and the report.")],
+    model: Annotated[str, typer.Option(help="hf://org/name@revision, s3:// prefix or folder.")],
+    prompt: Annotated[list[str] | None, typer.Option(help="What to look for; repeat for more.")] = None,
+    prompts_file: Annotated[str, typer.Option(help="JSON or YAML prompt file instead of --prompt.")] = "",
+    threshold: Annotated[float, typer.Option(help="Probability from which a pixel belongs to a mask.")] = 0.5,
+    limit: Annotated[int, typer.Option(help="The most new images to take; 0 takes all.")] = 0,
+    shard_size: Annotated[int, typer.Option(help="Images a shard; two shards run at once.")] = 500,
+    batch_size: Annotated[int, typer.Option(help="Images encoded at once.")] = 4,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    run_id: Annotated[str, typer.Option(help="Name of the run in the results; empty takes the time.")] = "",
+    endpoint: Endpoint = "",
+    log: Annotated[Path, typer.Option(help="File for the whole log.")] = Path("clipseg-kfp.log"),
+) -> None:
+    """Runs the batch-segmentation pipeline on this machine, on folders or s3:// URIs.
+
+    Credentials come from AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, the endpoint from S3_ENDPOINT.
+    Images that an earlier run has done under the same model, prompts and threshold are skipped.
+
+    Examples:
+        clipseg-kfp local run --source ./photos --output ./masks --model ./clipseg --prompt "a cat"
+
+        clipseg-kfp local run --source s3://in/photos --output s3://out/masks --prompts-file prompts.yaml
+        --model hf://CIDAS/clipseg-rd64-refined
+    """
+    from clipseg_kfp.local import new_run_id, run_batch
+    from clipseg_kfp.summary import read_run, show
+
+    if not prompt and not prompts_file:
+        raise ParameterError("There is nothing to look for.", "Give --prompt (repeatable) or --prompts-file.")
+    if prompt and prompts_file:
+        raise ParameterError("--prompt and --prompts-file exclude each other.")
+    console = Console()
+    finished = run_batch(
+        {
+            "source_uri": source,
+            "output_uri": output,
+            "model_uri": model,
+            "prompts": prompt or [],
+            "prompts_uri": prompts_file,
+            "threshold": threshold,
+            "limit": limit,
+            "shard_size": shard_size,
+            "batch_size": batch_size,
+            "device": device,
+            "run_id": run_id or new_run_id(),
+            "endpoint": endpoint,
+        },
+        log,
+        console,
+    )
+    show(read_run(finished.manifest, endpoint), console)
+
+
+@local_app.command("store")
+def local_store(
+    data: Annotated[Path, typer.Option(help="Folder for the store's data.")] = DEMO_FOLDER / "store",
+    port: Annotated[int, typer.Option(help="S3 port on 127.0.0.1; 0 takes a free one.")] = 0,
+    bucket: Annotated[list[str] | None, typer.Option(help="Bucket to make if missing; repeatable.")] = None,
+) -> None:
+    """Starts the embedded object store (SeaweedFS) alone and shows how to reach it; Ctrl-C stops it.
+
+    Examples:
+        clipseg-kfp local store
+
+        clipseg-kfp local store --data ./store --port 9000 --bucket photos
+    """
+    from clipseg_kfp.embedded import EmbeddedStore
+
+    with EmbeddedStore(data, port=port) as store:
+        for name in bucket or []:
+            store.make_bucket(name)
+        print("The store runs. In another terminal:\n")
+        for name, value in store.environment().items():
+            print(f"  export {name}={value}")
+        print(f"\nData lie in {data}. Ctrl-C stops the store.", flush=True)
+        try:
+            signal.pause()
+        finally:
+            print("\nStopped.")
+
+
+@app.command("compile")
+def compile_package(
+    pipeline: Annotated[str, typer.Argument(help="Name of the pipeline.")] = "batch-segmentation",
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="File to write.")] = None,
+    image: Annotated[str, typer.Option(help="Container image of all components.")] = DEFAULT_IMAGE,
+) -> None:
+    """Writes the pipeline package that the Kubeflow UI and the kfp SDK take.
+
+    Examples:
+        clipseg-kfp compile
+
+        clipseg-kfp compile batch-segmentation --image registry.example/clipseg-kfp@sha256:… -o pipeline.yaml
+    """
+    from clipseg_kfp.compiling import compile_pipeline
+
+    text = compile_pipeline(pipeline, image)
+    path = output or Path(f"{pipeline}.yaml")
+    path.write_text(text, "utf-8")
+    print(f"Wrote {path}. Upload it in the Kubeflow UI under Pipelines.")
+
+
+@prompts_app.command("check")
+def prompts_check(
+    file: Annotated[str, typer.Argument(help="JSON or YAML prompt file: a path or s3:// URI.")],
+    endpoint: Endpoint = "",
+) -> None:
+    """Checks a prompt file and prints it in full form.
+
+    Example:
+        clipseg-kfp prompts check prompts.yaml
+    """
+    from clipseg_kfp.prompts import read_prompts
+    from clipseg_kfp.storage import open_object
+
+    folder, key = open_object(file, endpoint)
+    print(json.dumps(read_prompts(folder.read(key), file).model_dump(), indent=2, ensure_ascii=False))
+
+
+def main(arguments: list[str] | None = None) -> Any:
+    """Entry point; a user's mistake ends in one clear message and status 1, never in a traceback."""
+    # A polite kill ends like Ctrl-C does: servers are stopped, temporary folders removed.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    try:
+        return app(arguments)
+    except ClipsegKfpError as error:
+        console = Console(stderr=True, soft_wrap=True)
+        console.print(f"error: {error.message}", style="bold red", markup=False, highlight=False)
+        if error.remedy:
+            console.print(f"  remedy: {error.remedy}", markup=False, highlight=False)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        print("\nStopped. What was written stays; running again goes on from there.", file=sys.stderr)
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,166 @@
+"""``make demo``: sample images into an embedded object store, and the real pipeline over them."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.tree import Tree
+
+from clipseg_kfp.concurrency import ordered_map
+from clipseg_kfp.demo.bucket import DEMO_PROMPTS, demo_objects
+from clipseg_kfp.embedded import EmbeddedStore
+from clipseg_kfp.errors import ModelError
+from clipseg_kfp.local import LocalRun, new_run_id, run_batch
+from clipseg_kfp.prompts import split_prompt_text
+from clipseg_kfp.results import Results, json_bytes
+from clipseg_kfp.storage import Folder, open_folder
+from clipseg_kfp.summary import RunSummary, read_run, show
+
+BUCKET = "demo"
+SOURCE, OUTPUT = f"s3://{BUCKET}/dataset", f"s3://{BUCKET}/results"
+MODEL = Path(__file__).parents[2] / "examples" / "demo-model"
+REAL_MODEL = "hf://CIDAS/clipseg-rd64-refined"
+SHARD_SIZE = 20  # two shards, so that the fan-out shows
+
+
+def run_demo(folder: Path, model: str = "", prompts: str = "") -> dict[str, Any]:
+    """Runs the demo and prints what a user wants to know of it.
+
+    Args:
+        folder: for the store's data, the log, the report and ``summary.json``.
+        model: checkpoint URI; empty takes the demo model of the checkout.
+        prompts: texts with commas between, or a JSON list; empty takes the demo's own.
+
+    Returns:
+        The content of ``summary.json``.
+
+    Raises:
+        ModelError: no model was named and the checkout's is not there.
+        LocalRunError: a step failed.
+    """
+    console = Console()
+    if not model and not MODEL.is_dir():
+        raise ModelError("The demo model is not there.", f"Name a checkpoint: --model {REAL_MODEL}")
+    folder.mkdir(parents=True, exist_ok=True)
+    start = time.monotonic()
+    with EmbeddedStore(folder / "store") as store:
+        store.make_bucket(BUCKET)
+        os.environ.update(store.environment())
+        console.print(f"Object store at {store.endpoint}, data in {folder / 'store'}", highlight=False)
+        loaded = _load(open_folder(SOURCE))
+        console.print(f"{loaded} sample files put into {SOURCE}" if loaded else f"{SOURCE} is loaded already")
+        finished = run_batch(
+            {
+                "source_uri": SOURCE,
+                "output_uri": OUTPUT,
+                "prompts": _prompts(prompts),
+                "model_uri": model or str(MODEL),
+                "threshold": 0.5,
+                "shard_size": SHARD_SIZE,
+                "run_id": new_run_id(),
+                "endpoint": "",
+            },
+            folder / "pipeline.log",
+            console,
+        )
+        run = read_run(finished.manifest)
+        show(run, console)
+        console.print(_bucket_tree(open_folder(f"s3://{BUCKET}")))
+        summary = _summary(run, finished, folder)
+    (folder / "summary.json").write_bytes(json_bytes(summary))
+    _farewell(console, summary, folder, time.monotonic() - start, own_model=not model)
+    return summary
+
+
+def _prompts(text: str) -> list[Any]:
+    if text:
+        return split_prompt_text(text)
+    return [{"name": name, "texts": texts} for name, texts in DEMO_PROMPTS.items()]
+
+
+def _load(folder: Folder) -> int:
+    """Puts the sample files into the bucket, those that are not there."""
+    there = {entry.key: entry.size for entry in folder.entries()}
+    missing = ((key, data) for key, data in demo_objects() if there.get(key) != len(data))
+
+    def put(item: tuple[str, bytes]) -> None:
+        folder.write(*item)
+
+    return sum(1 for _ in ordered_map(put, missing, workers=8))
+
+
+def _bucket_tree(bucket: Folder) -> Tree:
+    """Folders of the bucket to four levels, with the number of objects in each."""
+    counts: Counter[tuple[str, ...]] = Counter()
+    for entry in bucket.entries():
+        parts = tuple(entry.key.split("/")[:-1])[:4]
+        for depth in range(1, len(parts) + 1):
+            counts[parts[:depth]] += 1
+    tree = Tree(f"{bucket.uri}/")
+    branches: dict[tuple[str, ...], Tree] = {(): tree}
+    for path, count in sorted(counts.items()):
+        siblings = [other for other in sorted(counts) if other[:-1] == path[:-1]]
+        place = siblings.index(path)
+        if place < 6 and path[:-1] in branches:
+            branches[path] = branches[path[:-1]].add(f"{path[-1]}/  ({count:,})", highlight=False)
+        elif place == 6 and path[:-1] in branches:
+            branches[path[:-1]].add(f"… {len(siblings) - 6} more folders")
+    return tree
+
+
+def _summary(run: RunSummary, finished: LocalRun, folder: Path) -> dict[str, Any]:
+    counts = run.manifest["counts"]
+    report = folder / "report.html"
+    if counts["done"] or not report.exists():  # a run without anything new has no pictures to show
+        report.write_bytes(run.read("report.html"))
+    measured = run.metrics["mean_iou"]
+    iou_run = run.manifest["run"]
+    if measured is None and counts["skipped"]:
+        measured, iou_run = _last_measured(run)
+    return {
+        "run": run.manifest["run"],
+        **{name: counts[name] for name in ("listed", "done", "skipped", "quarantined")},
+        "prompts": len(run.manifest["prompts"]),
+        "masks": counts["masks"],
+        "mean_iou": measured,
+        "mean_iou_run": iou_run if measured is not None else None,
+        "manifest": finished.manifest,
+        "report": str(report),
+        "seconds_by_step": finished.seconds,
+    }
+
+
+def _last_measured(run: RunSummary) -> tuple[float | None, str]:
+    """Agreement with ground truth of the latest earlier run of the configuration that measured any."""
+    output = open_folder(OUTPUT)
+    best: tuple[str, float | None, str] = ("", None, "")
+    for manifest in Results(output, run.manifest["config"]).manifests():
+        place = output.child(f"{run.manifest['config']}/runs/{manifest['run']}")
+        mean = json.loads(place.read("metrics.json"))["mean_iou"]
+        if mean is not None and manifest["created"] >= best[0]:
+            best = (manifest["created"], mean, manifest["run"])
+    return best[1], best[2]
+
+
+def _farewell(
+    console: Console, summary: dict[str, Any], folder: Path, seconds: float, *, own_model: bool
+) -> None:
+    def say(text: str) -> None:
+        console.print(text, soft_wrap=True, highlight=False, markup=False)
+
+    if summary["mean_iou_run"] not in (None, summary["run"]):
+        say(f"mean IoU {summary['mean_iou']:.3f}, measured by run {summary['mean_iou_run']}")
+    say(f"report: {summary['report']}")
+    say(f"summary: {folder / 'summary.json'}")
+    say(f"Look into the bucket: clipseg-kfp local store --data {folder / 'store'}, then any S3 client.")
+    if own_model:
+        say("")
+        say("The demo model knows drawn shapes only. Where the Hub can be reached, the real one finds more:")
+        say(f'  make demo MODEL={REAL_MODEL} PROMPTS="a cat,a cup"')
+    say(f"Done in {seconds:.0f} s.")

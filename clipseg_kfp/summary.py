@@ -1,0 +1,105 @@
+"""Reads a committed run back from the store, and shows it in a terminal."""
+
+from __future__ import annotations
+
+import io
+import json
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow.parquet as pq
+from rich.console import Console
+from rich.table import Table
+
+from clipseg_kfp.storage import Folder, open_folder
+
+
+@dataclass(frozen=True)
+class RunSummary:
+    """A committed run.
+
+    Attributes:
+        uri: of the manifest.
+        folder: of the run's files.
+        manifest: content of ``manifest.json``.
+        metrics: content of ``metrics.json``.
+        quarantine: rows of ``quarantine.parquet``.
+    """
+
+    uri: str
+    folder: Folder
+    manifest: dict[str, Any]
+    metrics: dict[str, Any]
+    quarantine: list[dict[str, Any]]
+
+    def read(self, name: str) -> bytes:
+        """Reads one of the run's files."""
+        return self.folder.read(name)
+
+
+def read_run(manifest_uri: str, endpoint: str = "") -> RunSummary:
+    """Reads a run by the URI of its manifest.
+
+    Raises:
+        StorageError: there is no such run, or it cannot be read.
+    """
+    base, _, name = manifest_uri.rpartition("/")
+    folder = open_folder(base, endpoint)
+    return RunSummary(
+        uri=manifest_uri,
+        folder=folder,
+        manifest=json.loads(folder.read(name)),
+        metrics=json.loads(folder.read("metrics.json")),
+        quarantine=pq.read_table(io.BytesIO(folder.read("quarantine.parquet"))).to_pylist(),
+    )
+
+
+def show(run: RunSummary, console: Console) -> None:
+    """Prints counts, agreement with ground truth, the quarantine, and where everything lies."""
+    counts = run.manifest["counts"]
+    table = Table(title=f"Run {run.manifest['run']}", title_justify="left", show_header=False)
+    table.add_column(style="bold")
+    table.add_column(justify="right")
+    for name in ("listed", "done", "skipped", "quarantined", "masks"):
+        table.add_row(name, f"{counts[name]:,}")
+    if run.metrics["mean_iou"] is not None:
+        table.add_row("mean IoU", f"{run.metrics['mean_iou']:.3f}")
+    console.print()
+    console.print(table)
+    if run.metrics["per_prompt"]:
+        console.print(_agreement(run.metrics["per_prompt"]))
+    if run.quarantine:
+        console.print(_set_aside(run.quarantine))
+    if not counts["listed"]:
+        console.print("There were no images.")
+    elif counts["skipped"] == counts["listed"]:
+        console.print("Nothing new: every image was done before under this configuration.")
+    place = run.uri.rpartition("/runs/")[0]
+    for label, uri in (("masks", f"{place}/masks/"), ("tables and report", run.uri.rpartition("/")[0] + "/")):
+        console.print(f"{label}: {uri}", soft_wrap=True, highlight=False, markup=False)
+
+
+def _agreement(prompts: dict[str, Any]) -> Table:
+    table = Table(title="Agreement with ground truth", title_justify="left")
+    for name in ("prompt", "IoU", "precision", "recall", "images"):
+        table.add_column(name, justify="left" if name == "prompt" else "right")
+    for name, row in prompts.items():
+        figures = [f"{row[key]:.3f}" for key in ("iou", "precision", "recall")]
+        table.add_row(_plain(name), *figures, f"{row['images']:,}")
+    return table
+
+
+def _set_aside(rows: list[dict[str, Any]], most: int = 20) -> Table:
+    table = Table(title="Quarantined", title_justify="left")
+    for name in ("image", "reason", "what is wrong"):
+        table.add_column(name, overflow="fold")
+    for row in rows[:most]:
+        table.add_row(_plain(row["key"]), row["reason"], _plain(row["detail"]))
+    if len(rows) > most:
+        table.add_row(f"and {len(rows) - most:,} more", "", "see quarantine.parquet")
+    return table
+
+
+def _plain(text: str) -> str:
+    """Keys and prompts are data: no terminal codes, no markup."""
+    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text).replace("[", r"\[")
