@@ -137,6 +137,8 @@ def _tar_members(local: Path, uri: str) -> Iterator[tuple[str, bytes]]:
             archive.fileobj.seek(archive.offset)
             if any(archive.fileobj.read(tarfile.BLOCKSIZE)):
                 raise tarfile.ReadError(f"the header at byte {archive.offset:,} is broken")
+            while block := archive.fileobj.read(1 << 20):  # compressed streams end with their checksum
+                checks.more(len(block), "the padding at its end")
     with _reported(uri), tarfile.open(local) as archive:
         for member in archive:
             with _reported(uri, member.name):
@@ -162,15 +164,19 @@ class _Checks:
             )
 
     def size(self, name: str, size: int) -> None:
-        self._count, self._total = self._count + 1, self._total + size
+        self._count += 1
         if size > MAX_MEMBER_BYTES:
             raise ParameterError(
                 f"{self._uri}: the member '{name}' is larger than {MAX_MEMBER_BYTES:,} bytes."
             )
+        self.more(size, f"the member '{name}'")
+
+    def more(self, size: int, what: str) -> None:
+        self._total += size
         if self._total > self._budget or self._count > MAX_MEMBERS:
             raise ParameterError(
                 f"{self._uri} unpacks to more than {MAX_RATIO} times its size or {MAX_MEMBERS:,} members, "
-                f"as of the member '{name}'.",
+                f"as of {what}.",
                 "It looks like a decompression bomb; upload the images themselves.",
             )
 

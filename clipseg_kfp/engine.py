@@ -96,7 +96,7 @@ class Engine:
             raise ParameterError(
                 f"Views must be uint8 (B, {size}, {size}, 3), not {pixels.dtype} {pixels.shape}."
             )
-        batch = torch.from_numpy(np.require(pixels, requirements="CW")).to(self.device)
+        batch = torch.from_numpy(np.require(pixels, requirements=["C", "W"])).to(self.device)
         values = batch.permute(0, 3, 1, 2).float() * self._scale + self._shift
         hidden = self._norm(self._embeddings(values, interpolate_pos_encoding=True))
         extracted: dict[int, Tensor] = {}

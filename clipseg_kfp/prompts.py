@@ -97,17 +97,17 @@ def parse_prompts(value: Any, where: str = "prompts") -> PromptSet:
     Raises:
         ParameterError: names the entry and the field.
     """
-    if value in (None, "", [], {}):
-        raise ParameterError(
-            f"{where}: the list of prompts is empty.", 'Give at least one, such as ["a cat"].'
-        )
-    if isinstance(value, str):
+    if isinstance(value, str) and value:
         value = [value]
     if isinstance(value, list | tuple):
         value = {"prompts": value}
+    if value in (None, "", {}) or (isinstance(value, dict) and value.get("prompts", ...) in (None, [], ())):
+        raise ParameterError(
+            f"{where}: the list of prompts is empty.", 'Give at least one, such as ["a cat"].'
+        )
     if not isinstance(value, dict):
         raise ParameterError(
-            f"{where}: there is a {type(value).__name__} where a list of prompts is needed.",
+            f"{where}: a list of prompts is needed, not {type(value).__name__}.",
             'Write it as ["a cat", "a cup"].',
         )
     try:
@@ -165,7 +165,8 @@ def split_prompt_text(text: str) -> list[Any]:
         try:
             value = json.loads(text)
         except (ValueError, RecursionError) as error:
-            raise ParameterError(f"prompts: {error} in {text!r}.", 'Write ["a cat", "a cup"].') from error
+            shown = text if len(text) <= 100 else f"{text[:100]}…"
+            raise ParameterError(f"prompts: {error} in {shown!r}.", 'Write ["a cat", "a cup"].') from error
         return list(value)
     return [part.strip() for part in text.split(",") if part.strip()]
 

@@ -23,6 +23,7 @@ from clipseg_kfp.storage import Folder, open_folder
 STEP = "fetch_dataset"
 MAX_SHARDS = 50  # Kubeflow stalls on thousands of loop iterations; a shard takes as many images as it must
 SUMMARY = "summary.json"
+OWN_FOLDERS = "[0-9a-f]{16}/(masks|labels|overlays|parts|runs)|staging/[0-9a-f]{16}/files"
 
 
 @dataclass(frozen=True)
@@ -94,13 +95,14 @@ def run(
     )
     finished = results.finished()
     own = _own_files(source_uri, output, endpoint)
-    skipped = 0
+    skipped = left_out = 0
     total = hashlib.sha256()
 
     def fresh() -> Iterator[Source]:
-        nonlocal skipped
+        nonlocal skipped, left_out
         for source in list_sources(source_uri, output.child("staging"), endpoint):
             if own(source.uri):
+                left_out += 1
                 continue
             if (source.key, source.version) in finished:
                 skipped += 1
@@ -118,6 +120,8 @@ def run(
     listing.unlink()
     dataset = Dataset(source_uri, new + skipped, skipped, total.hexdigest()[:32], shards)
     (target / SUMMARY).write_bytes(json_bytes(asdict(dataset)))
+    if left_out:
+        say(STEP, f"left out {left_out:,} files of earlier results, which lie below the images")
     if new:
         say(STEP, f"{source_uri}: {new:,} new images in {len(shards)} shards, {skipped:,} done before")
     elif skipped:
@@ -132,7 +136,7 @@ def _own_files(source_uri: str, output: Folder, endpoint: str) -> Callable[[str]
     prefix = output.locate("")
     if is_single_file(source_uri) or not prefix.startswith(open_folder(source_uri, endpoint).locate("")):
         return lambda uri: False
-    ours = re.compile(rf"{re.escape(prefix.rstrip('/'))}/(staging|[0-9a-f]{{16}})/")
+    ours = re.compile(rf"{re.escape(prefix.rstrip('/'))}/({OWN_FOLDERS})/")
     return lambda uri: ours.match(uri) is not None
 
 

@@ -181,7 +181,15 @@ def refused(path: Path, staging: Path, *words: str, error: type[Exception] = Par
     assert not list(staging.rglob("index.json"))
 
 
-UNSAFE = ["/etc/passwd.jpg", "../up.jpg", "a/../../up.jpg", "a\\..\\..\\up.jpg", "\\root.jpg", "C:\\x.jpg", "c:x.jpg"]
+UNSAFE = [
+    "/etc/passwd.jpg",
+    "../up.jpg",
+    "a/../../up.jpg",
+    "a\\..\\..\\up.jpg",
+    "\\root.jpg",
+    "C:\\x.jpg",
+    "c:x.jpg",
+]
 
 
 @pytest.mark.parametrize("name", UNSAFE)

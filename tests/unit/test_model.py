@@ -354,7 +354,7 @@ class Hub(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), _Answer)
         self.repos = repos
         self.requests: list[str] = []
-        self.fail_files = False
+        self.gated = False
         threading.Thread(target=self.serve_forever, args=(0.02,), daemon=True).start()
 
     @property
@@ -391,8 +391,8 @@ class _Answer(BaseHTTPRequestHandler):
         file = folder / "/".join(name)
         if not file.is_file():
             return self._send(404, b"", {"X-Error-Code": "EntryNotFound"})
-        if self.server.fail_files:
-            return self._send(503, b"", {})
+        if self.server.gated:
+            return self._send(403, b"", {"X-Error-Code": "GatedRepo"})
         data = file.read_bytes()
         return self._send(200, data, {"ETag": f'"{_oid(data)}"', "X-Repo-Commit": COMMIT})
 
@@ -521,11 +521,10 @@ def test_a_hub_model_of_pickles_is_refused_by_name(hub: Hub, fetch_in_process: R
     assert not [line for line in hub.requests if "resolve" in line and "pytorch_model" in line]
 
 
-def test_a_hub_that_fails_on_the_files_is_an_error_with_a_message(hub: Hub, fetch_in_process: Run) -> None:
-    hub.fail_files = True
+def test_a_gated_model_asks_for_credentials(hub: Hub, fetch_in_process: Run) -> None:
+    hub.gated = True
     failed = fetch_in_process("hf://org/clipseg", "target", hub.url)
-    assert failed["kind"] == "ModelError"
-    assert "org/clipseg" in failed["message"]
+    assert failed["message"] == "The Hub has no model 'org/clipseg' that these credentials may read."
 
 
 def test_a_proxy_that_does_not_answer_is_an_error_with_a_message(fetch_in_process: Run) -> None:

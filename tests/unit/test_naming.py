@@ -5,7 +5,16 @@ import re
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from clipseg_kfp.naming import MAX_KEY, MAX_SEGMENT, digest, image_folder, safe_key, safe_segment
+from clipseg_kfp.naming import (
+    MAX_KEY,
+    MAX_SEGMENT,
+    digest,
+    distinct_segments,
+    image_folder,
+    safe_key,
+    safe_segment,
+    spell_out,
+)
 
 SAFE = re.compile(r"[A-Za-z0-9._~-]+")
 
@@ -99,3 +108,28 @@ def test_names_are_stable() -> None:
     assert image_folder("x/1.jpg", "v") == f"x/1.jpg/{digest(['x/1.jpg', 'v'], 12)}"
     assert digest({"b": 1, "a": [True, None]}) == digest({"a": [True, None], "b": 1})
     assert digest("text") == digest(b"text") == "982d9e3eb996f559"
+
+
+@given(
+    st.lists(
+        st.one_of(st.sampled_from(["Cat", "cat", "CAT", "a/b", "A/B", "a~2Fb", "labels"]), ANY, LONG),
+        unique=True,
+    )
+)
+def test_names_of_one_folder_differ_even_where_case_does_not_count(texts: list[str]) -> None:
+    names = distinct_segments(texts)
+    assert len({name.lower() for name in names}) == len(texts)
+    for text, name in zip(texts, names, strict=True):
+        assert_safe_segment(name)
+        assert name == safe_segment(text) or "~~" in name
+
+
+def test_names_that_clash_with_none_stay_as_they_are() -> None:
+    assert distinct_segments(["labels", "a cat"]) == ["labels", "a~20cat"]
+    one, other = distinct_segments(["cat", "Cat"])
+    assert (one, other) == (f"cat~~{digest('cat')}", f"Cat~~{digest('Cat')}")
+    assert distinct_segments(["Cat", "cat"]) == [other, one]
+
+
+def test_what_is_no_unicode_is_spelled_out() -> None:
+    assert spell_out("ü \udcff") == "ü \\udcff"

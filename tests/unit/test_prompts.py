@@ -96,7 +96,7 @@ def test_unicode_arrives_whole_from_both_formats() -> None:
         (b"- !!python/object/apply:os.system ['true']", "f.json is neither JSON nor YAML"),
         (b"[" * 50_000, "f.json is neither JSON nor YAML"),
         (b"", "f.json: the list of prompts is empty"),
-        (b"42", "f.json: there is a int where a list of prompts is needed"),
+        (b"42", "f.json: a list of prompts is needed, not int"),
         (b"- a cat\n- no\n", "f.json: prompt 2: a prompt is a text, or a mapping"),
         (b'{"prompt": ["a cat"]}', "f.json: field 'prompts': Field required"),
     ],
@@ -170,7 +170,7 @@ def test_an_empty_list_is_refused(empty: Any) -> None:
         (["a", 7], "prompt 2: a prompt is a text, or a mapping"),
         (["a", ["b"]], "prompt 2: a prompt is a text, or a mapping"),
         (["a", None], "prompt 2: a prompt is a text, or a mapping"),
-        (7, "there is a int where a list of prompts is needed"),
+        (7, "a list of prompts is needed, not int"),
         (["x"] * (MAX_PROMPTS + 1), "1,001 prompts are more than 1,000"),
     ],
 )

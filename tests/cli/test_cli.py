@@ -1,0 +1,163 @@
+"""The command line: help with examples everywhere, one clear message for every mistake, never a traceback."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+import typer.main
+
+from clipseg_kfp import __version__, cli
+from clipseg_kfp.embedded import EmbeddedStore
+
+ROOT = Path(__file__).parents[2]
+MODEL = str(ROOT / "examples" / "demo-model")
+
+
+def commands() -> list[list[str]]:
+    """The words of every command."""
+
+    def walk(command: object, words: list[str]) -> list[list[str]]:
+        children = getattr(command, "commands", None)
+        if not children:
+            return [words]
+        return [found for name, child in children.items() for found in walk(child, [*words, name])]
+
+    return walk(typer.main.get_command(cli.app), [])
+
+
+def run(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> tuple[int, str, str]:
+    """Exit status, standard output and standard error (whitespace folded) of a command."""
+    try:
+        cli.main(arguments)
+        status = 0
+    except SystemExit as end:
+        status = int(end.code or 0)
+    out, err = capsys.readouterr()
+    return status, " ".join(out.split()), " ".join(err.split())
+
+
+@pytest.mark.parametrize("words", commands(), ids=" ".join)
+def test_every_command_has_help_with_an_example(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    status, out, _ = run([*words, "--help"], capsys)
+    plain = re.sub(r"\x1b\[[0-9;]*m", "", out)
+    assert status == 0
+    assert "Example" in plain and f"clipseg-kfp {' '.join(words)}" in plain
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["--version"], capsys)[:2] == (0, __version__)
+
+
+def local_run(tmp_path: Path, **changes: str) -> list[str]:
+    """A valid call of ``local run``, with options changed or (empty) dropped."""
+    source = tmp_path / "photos"
+    source.mkdir(exist_ok=True)
+    options = {
+        "source": str(source),
+        "output": str(tmp_path / "masks"),
+        "model": MODEL,
+        "prompt": "a circle",
+        "log": str(tmp_path / "log"),
+        **changes,
+    }
+    return ["local", "run", *(word for name, value in options.items() if value for word in (f"--{name}", value))]
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"prompt": ""}, "There is nothing to look for. remedy: Give --prompt"),
+        ({"prompt": " "}, "prompt 1"),
+        ({"threshold": "1.5"}, "threshold is 1.5; it is a probability. remedy: Give a number between 0 and 1"),
+        ({"source": "ftp://host/x"}, "unknown scheme 'ftp'"),
+        ({"source": "/no/such/folder"}, "/no/such/folder does not exist"),
+        ({"source": "/no/such/list.csv"}, "/no/such/list.csv does not exist"),
+        ({"source": "s3://"}, "names no bucket"),
+        ({"output": "gs://bucket/x"}, "unknown scheme 'gs'"),
+        ({"model": "/no/such/model"}, "/no/such/model"),
+        ({"model": "hf://nonsense"}, "not of the form hf://org/name@revision"),
+        ({"prompts-file": "/no/such.yaml", "prompt": ""}, "/no/such.yaml does not exist"),
+        ({"prompts-file": "x.yaml"}, "exclude each other"),
+        ({"limit": "-1"}, "limit is -1"),
+        ({"device": "tpu"}, "device is 'tpu'"),
+    ],
+    ids=lambda value: "-".join(value) if isinstance(value, dict) else "",
+)
+def test_mistakes_are_named_at_once(
+    changes: dict[str, str], words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    status, out, err = run(local_run(tmp_path, **changes), capsys)
+    assert status == 1
+    assert words in err
+    assert "Traceback" not in out + err
+
+
+@pytest.mark.parametrize(
+    ("variables", "uri", "words"),
+    [
+        ({}, "s3://no-such-bucket/x", "The bucket 'no-such-bucket' does not exist"),
+        ({}, "s3://{bucket}/list.csv", "list.csv does not exist"),
+        ({"AWS_SECRET_ACCESS_KEY": "wrong"}, "s3://{bucket}/x", "rejects the credentials"),
+        ({"AWS_ACCESS_KEY_ID": "nobody"}, "s3://{bucket}/x", "rejects the credentials"),
+        ({"S3_ENDPOINT": "http://127.0.0.1:9"}, "s3://{bucket}/x", "127.0.0.1:9 could not be reached"),
+    ],
+    ids=["bucket", "key", "secret", "login", "endpoint"],
+)
+def test_trouble_with_the_store_is_named_before_anything_starts(
+    variables: dict[str, str],
+    uri: str,
+    words: str,
+    bucket: str,
+    s3_env: dict[str, str],
+    store: EmbeddedStore,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr("clipseg_kfp.storage.s3.BACKOFF_SECONDS", 0.0)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    status, out, err = run(local_run(tmp_path, source=uri.format(bucket=bucket)), capsys)
+    assert status == 1
+    assert words in err
+    assert "remedy: " in err
+    assert "Traceback" not in out + err
+    assert store.secret_key not in out + err
+
+
+def test_compile_writes_a_package(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    status, out, _ = run(["compile"], capsys)
+    assert status == 0 and "batch-segmentation.yaml" in out
+    committed = ROOT / "pipelines" / "batch_segmentation" / "pipeline.yaml"
+    assert Path("batch-segmentation.yaml").read_text("utf-8") == committed.read_text("utf-8")
+
+
+def test_prompts_check_prints_the_full_form_or_names_the_entry(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    good = tmp_path / "good.yaml"
+    good.write_text("prompts:\n- a cat\n- {name: cup, texts: [a cup, a mug], threshold: 0.4}\n", "utf-8")
+    status, out, _ = run(["prompts", "check", str(good)], capsys)
+    assert status == 0
+    assert [prompt["name"] for prompt in json.loads(out)["prompts"]] == ["a cat", "cup"]
+
+    bad = tmp_path / "bad.yaml"
+    bad.write_text("- a cat\n- {name: cup, texts: [a cup], threshold: 7}\n", "utf-8")
+    status, _, err = run(["prompts", "check", str(bad)], capsys)
+    assert status == 1
+    assert "bad.yaml" in err and "prompt 2" in err and "threshold" in err
+
+
+def test_a_demo_without_its_model_says_what_to_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("clipseg_kfp.demo.run.MODEL", tmp_path / "missing")
+    status, _, err = run(["demo", "--folder", str(tmp_path / "demo")], capsys)
+    assert status == 1
+    assert "hf://CIDAS/clipseg-rd64-refined" in err

@@ -1,0 +1,93 @@
+"""What is committed is what the code makes: compiled packages, component READMEs, metadata."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from clipseg_kfp import catalog
+from clipseg_kfp.compiling import compile_pipeline, pipeline_names
+from clipseg_kfp.components import ALL
+from clipseg_kfp.errors import ParameterError
+
+ROOT = Path(__file__).parents[2]
+REMEDY = "run `make docs` and commit what it writes"
+
+
+@pytest.mark.parametrize("name", pipeline_names())
+def test_committed_package_is_a_fresh_compile(name: str) -> None:
+    committed = ROOT / "pipelines" / name.replace("-", "_") / "pipeline.yaml"
+    assert committed.read_text("utf-8") == compile_pipeline(name), REMEDY
+
+
+@pytest.mark.parametrize("path", sorted(catalog.readmes()), ids=lambda p: f"{p.parent.name}/{p.name}")
+def test_readmes_follow_the_specifications(path: Path) -> None:
+    assert path.read_text("utf-8") == catalog.readmes()[path], REMEDY
+
+
+@pytest.mark.parametrize("component", ALL, ids=lambda c: c.component_spec.name)
+def test_every_component_is_documented_and_thin(component: object) -> None:
+    name = component.component_spec.name.replace("-", "_")  # type: ignore[attr-defined]
+    folder = ROOT / "components" / name
+    metadata = yaml.safe_load((folder / "metadata.yaml").read_text("utf-8"))
+    assert metadata["name"] == name
+    assert metadata["step"] == f"clipseg_kfp.steps.{name}"
+    assert len((folder / "component.py").read_text("utf-8").splitlines()) <= 80
+    for row in (folder / "README.md").read_text("utf-8").splitlines():
+        if row.startswith("| `"):
+            assert row.rstrip(" |").count("|") >= 3 and not row.endswith("|  |"), f"undescribed: {row}"
+
+
+def test_every_parameter_of_the_pipeline_has_a_description_for_the_ui_form() -> None:
+    spec = yaml.safe_load(compile_pipeline("batch-segmentation").split("\n---\n")[0])
+    for name, parameter in spec["root"]["inputDefinitions"]["parameters"].items():
+        assert len(parameter.get("description", "")) > 15, name
+        assert "defaultValue" in parameter, name
+
+
+def test_an_image_of_ones_own_is_set_everywhere_and_nothing_else_changes() -> None:
+    image = "registry.example/team/clipseg-kfp@sha256:" + "0" * 64
+    own, default = (
+        list(yaml.safe_load_all(text))
+        for text in (compile_pipeline("batch-segmentation", image), compile_pipeline("batch-segmentation"))
+    )
+    executors = own[0]["deploymentSpec"]["executors"]
+    assert {executor["container"]["image"] for executor in executors.values()} == {image}
+    for name, executor in default[0]["deploymentSpec"]["executors"].items():
+        executors[name]["container"]["image"] = executor["container"]["image"]
+    assert own == default
+
+
+def test_only_pure_steps_are_cached() -> None:
+    spec = yaml.safe_load(compile_pipeline("batch-segmentation").split("\n---\n")[0])
+    tasks = dict(spec["root"]["dag"]["tasks"])
+    for component in spec["components"].values():
+        tasks.update(component.get("dag", {}).get("tasks", {}))
+    cached = {name for name, task in tasks.items() if task.get("cachingOptions", {}).get("enableCache")}
+    assert cached - {"for-loop-1", "shards"} == {"preprocess-images", "segment-images"}
+
+
+def test_no_secret_and_no_host_of_a_registry_is_in_the_package() -> None:
+    text = compile_pipeline("batch-segmentation")
+    assert "AWS_SECRET_ACCESS_KEY" in text  # the name of the variable, filled from the mounted secret
+    platform = yaml.safe_load(text.split("\n---\n")[1])
+    executors = platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
+    for executor in executors.values():
+        assert executor["secretAsEnv"][0]["secretNameParameter"]["runtimeValue"]["constant"] == (
+            "mlpipeline-minio-artifact"
+        )
+
+
+@pytest.mark.parametrize(
+    ("name", "image", "words"),
+    [
+        ("no-such", "image:1", "Choose from: batch-segmentation"),
+        ("batch-segmentation", " ", "no image reference"),
+        ("batch-segmentation", "a b", "no image reference"),
+    ],
+)
+def test_bad_arguments_are_named(name: str, image: str, words: str) -> None:
+    with pytest.raises(ParameterError, match=words):
+        compile_pipeline(name, image)

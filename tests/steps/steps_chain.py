@@ -1,0 +1,157 @@
+"""Runs the steps one after the other, as the pipeline does."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from clipseg_kfp import records
+from clipseg_kfp.steps import (
+    encode_prompts,
+    evaluate_masks,
+    fetch_dataset,
+    fetch_model,
+    postprocess_masks,
+    preprocess_images,
+    publish_results,
+    segment_images,
+)
+from clipseg_kfp.storage import Folder, open_folder, open_object
+
+
+def picture(seed: int, width: int = 40, height: int = 30, kind: str = "PNG", **options: Any) -> bytes:
+    pixels = np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def mask_picture(mask: NDArray[np.bool_]) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(mask.astype(np.uint8) * np.uint8(255)).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def object_bytes(uri: str) -> bytes:
+    folder, key = open_object(uri)
+    return folder.read(key)
+
+
+@dataclass
+class Run:
+    """What one run of the whole chain left behind."""
+
+    config: str
+    dataset: fetch_dataset.Dataset
+    shards: list[Path]
+    evaluation: evaluate_masks.Evaluation
+    published: publish_results.Published
+    maps: int
+    folder: Folder
+    manifest: dict[str, Any] = field(default_factory=dict)
+
+    def images(self) -> dict[str, dict[str, Any]]:
+        rows = [
+            row for shard in self.shards for row in records.read_parquet(shard / preprocess_images.IMAGES)
+        ]
+        return {row["key"]: row for row in rows}
+
+    def masks(self) -> list[dict[str, Any]]:
+        return [row for shard in self.shards for row in records.read_parquet(shard / postprocess_masks.MASKS)]
+
+    def pixels(self, key: str) -> NDArray[Any]:
+        return np.asarray(Image.open(io.BytesIO(self.folder.read(key))))
+
+
+@dataclass
+class Chain:
+    """Runs the steps one after the other, as the pipeline does."""
+
+    work: Path
+    model: Path
+    source: str
+    output: str
+    views_seen: list[int]
+    hook: Callable[[], None] = lambda: None
+    runs: int = 0
+
+    def __call__(
+        self,
+        prompts: list[Any] | None = None,
+        *,
+        threshold: float = 0.5,
+        run_id: str = "",
+        source: str = "",
+        **options: Any,
+    ) -> Run:
+        self.runs += 1
+        work = self.work / f"run-{self.runs}"
+        dirs = {name: work / name for name in ("model", "prompts", "dataset", "evaluation", "results")}
+        for path in dirs.values():
+            path.mkdir(parents=True)
+        take = {name: options.pop(name) for name in ("shard_size", "limit") if name in options}
+        limits = {n: options.pop(n) for n in ("max_megapixels", "max_megabytes") if n in options}
+        self.views_seen.clear()
+        fetch_model.run(model_uri=str(self.model), target=dirs["model"])
+        config = encode_prompts.run(
+            model=dirs["model"],
+            target=dirs["prompts"],
+            prompts=prompts or ["a circle", "red things"],
+            threshold=threshold,
+        )
+        dataset = fetch_dataset.run(
+            source_uri=source or self.source,
+            output_uri=self.output,
+            config=config,
+            prompts=dirs["prompts"],
+            target=dirs["dataset"],
+            **take,
+        )
+        self.hook()
+        shards = [self.shard(work / shard, shard, dirs, config, limits, options) for shard in dataset.shards]
+        evaluation = evaluate_masks.run(shards=shards, target=dirs["evaluation"])
+        published = publish_results.run(
+            shards=shards,
+            dataset=dirs["dataset"],
+            prompts=dirs["prompts"],
+            evaluation=dirs["evaluation"],
+            target=dirs["results"],
+            output_uri=self.output,
+            config=config,
+            run_id=run_id or f"run {self.runs}",
+            model_uri="file:///tiny",
+        )
+        manifest = json.loads(object_bytes(published.manifest))
+        folder = open_folder(self.output).child(config)
+        maps = sum(self.views_seen)
+        return Run(config, dataset, shards, evaluation, published, maps, folder, manifest)
+
+    def shard(
+        self, work: Path, shard: str, dirs: dict[str, Path], config: str, limits: Any, options: Any
+    ) -> Path:
+        views, maps, masks = (work / name for name in ("views", "maps", "masks"))
+        views.mkdir(parents=True), maps.mkdir(), masks.mkdir()
+        preprocess_images.run(
+            dataset=dirs["dataset"], shard=shard, prompts=dirs["prompts"], target=views, **limits
+        )
+        segment_images.run(
+            views=views, prompts=dirs["prompts"], model=dirs["model"], target=maps, device="cpu"
+        )
+        postprocess_masks.run(
+            views=views,
+            probabilities=maps,
+            prompts=dirs["prompts"],
+            target=masks,
+            output_uri=self.output,
+            config=config,
+            **options,
+        )
+        return masks

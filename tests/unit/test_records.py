@@ -1,0 +1,155 @@
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from clipseg_kfp import records
+
+SCHEMAS = {
+    name: value for name, value in vars(records).items() if isinstance(value, pa.Schema) and name.isupper()
+}
+
+
+def values(kind: pa.DataType) -> st.SearchStrategy[Any]:
+    if pa.types.is_struct(kind):
+        return st.fixed_dictionaries({field.name: values(field.type) for field in kind})
+    if pa.types.is_fixed_size_list(kind):
+        return st.lists(values(kind.value_type), min_size=kind.list_size, max_size=kind.list_size)
+    if pa.types.is_list(kind):
+        return st.lists(values(kind.value_type), max_size=3)
+    if pa.types.is_integer(kind):
+        top = 2 ** (kind.bit_width - 1)
+        return st.integers(-top, top - 1)
+    if pa.types.is_floating(kind):
+        return st.floats(allow_nan=False, width=kind.bit_width)
+    if pa.types.is_large_binary(kind):
+        return st.binary(max_size=20)
+    return st.text(max_size=20)
+
+
+def rows_of(schema: pa.Schema) -> st.SearchStrategy[list[dict[str, Any]]]:
+    row = st.fixed_dictionaries({field.name: values(field.type) | st.none() for field in schema})
+    return st.lists(row, max_size=6)
+
+
+TABLES = st.sampled_from(sorted(SCHEMAS)).flatmap(
+    lambda name: st.tuples(st.just(SCHEMAS[name]), rows_of(SCHEMAS[name]))
+)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("records")
+
+
+@settings(deadline=None, max_examples=80)
+@given(TABLES, st.integers(1, 3))
+def test_round_trip_of_every_schema(
+    folder: Path, table: tuple[pa.Schema, list[dict[str, Any]]], batch: int
+) -> None:
+    schema, rows = table
+    assert records.write_parquet(folder / "t.parquet", schema, iter(rows), batch) == len(rows)
+    assert list(records.read_parquet(folder / "t.parquet")) == rows
+    with records.ArrowWriter(folder / "t.arrow", schema, batch) as writer:
+        for row in rows:
+            writer.append(row)
+    batches = list(records.read_arrow(folder / "t.arrow"))
+    assert [row for part in batches for row in part.to_pylist()] == rows
+    assert all(0 < part.num_rows <= batch for part in batches)
+    assert sorted(path.name for path in folder.iterdir()) == ["t.arrow", "t.parquet"]
+
+
+def test_columns_are_picked(tmp_path: Path) -> None:
+    rows = [{"image": i, "jpeg": b"x"} for i in range(3)]
+    records.write_parquet(tmp_path / "t.parquet", records.PREVIEWS, rows)
+    assert list(records.read_parquet(tmp_path / "t.parquet", ["image"])) == [{"image": i} for i in range(3)]
+
+
+def test_rows_are_drawn_as_they_are_written(tmp_path: Path) -> None:
+    """The writer holds a batch and no more; the reader begins before the end."""
+    waiting = most = 0
+
+    def rows() -> Iterator[dict[str, Any]]:
+        nonlocal waiting, most
+        for i in range(1000):
+            waiting += 1
+            most = max(most, waiting)
+            yield {"image": i, "jpeg": b"x"}
+
+    class Counting(pa.parquet.ParquetWriter):
+        def write_table(self, part: pa.Table, *rest: Any) -> None:
+            nonlocal waiting
+            waiting -= part.num_rows
+            super().write_table(part, *rest)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(records.pq, "ParquetWriter", Counting)
+        assert records.write_parquet(tmp_path / "t.parquet", records.PREVIEWS, rows(), batch=10) == 1000
+    assert most <= 11
+    reader = records.read_parquet(tmp_path / "t.parquet")
+    assert next(reader)["image"] == 0
+
+
+def failing() -> Iterator[dict[str, Any]]:
+    yield {"image": 1, "jpeg": b"x"}
+    raise RuntimeError("the store failed")
+
+
+def test_an_exception_leaves_no_table(tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError, match="the store failed"):
+        records.write_parquet(tmp_path / "t.parquet", records.PREVIEWS, failing(), batch=1)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_exception_leaves_the_old_table(tmp_path: Path) -> None:
+    path = tmp_path / "t.parquet"
+    records.write_parquet(path, records.PREVIEWS, [{"image": 7, "jpeg": b"x"}])
+    with pytest.raises(RuntimeError):
+        records.write_parquet(path, records.PREVIEWS, failing())
+    assert [row["image"] for row in records.read_parquet(path)] == [7]
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_an_exception_leaves_no_arrow_file(tmp_path: Path) -> None:
+    with (
+        pytest.raises(RuntimeError, match="the store failed"),
+        records.ArrowWriter(tmp_path / "t.arrow", records.PREVIEWS, 1) as writer,
+    ):
+        for row in failing():
+            writer.append(row)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("rows_per_batch", [1, 16])
+def test_a_value_of_the_wrong_kind_leaves_no_file(tmp_path: Path, rows_per_batch: int) -> None:
+    bad = {"image": "one", "jpeg": b"x"}
+    with (
+        pytest.raises(pa.ArrowException),
+        records.ArrowWriter(tmp_path / "t.arrow", records.PREVIEWS, rows_per_batch) as writer,
+    ):
+        writer.append(bad)
+    with pytest.raises(pa.ArrowException):
+        records.write_parquet(tmp_path / "t.parquet", records.PREVIEWS, [bad])
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_arrow_file_appears_when_all_is_there(tmp_path: Path) -> None:
+    path = tmp_path / "deep" / "t.arrow"
+    with records.ArrowWriter(path, records.PREVIEWS, 1) as writer:
+        writer.append({"image": 1, "jpeg": b"x"})
+        assert not path.exists()
+    assert path.exists()
+
+
+def test_batches_outlive_the_reader(tmp_path: Path) -> None:
+    with records.ArrowWriter(tmp_path / "t.arrow", records.PREVIEWS, 1) as writer:
+        for i in range(3):
+            writer.append({"image": i, "jpeg": bytes([i]) * 1000})
+    batches = list(records.read_arrow(tmp_path / "t.arrow"))
+    assert [batch.to_pylist()[0]["jpeg"] for batch in batches] == [bytes([i]) * 1000 for i in range(3)]
