@@ -200,6 +200,8 @@ class EmbeddedStore:
         environment = {
             name: value for name, value in os.environ.items() if not name.startswith(("AWS_", "WEED_", "S3_"))
         }
+        # One volume a bucket at first, in place of seven: the disk's free space bounds the number of volumes.
+        environment["WEED_MASTER_VOLUME_GROWTH_COPY_1"] = "1"
         with self.log.open("wb") as log:
             self._process = subprocess.Popen(
                 [program, "-logtostderr=true", "server", *(f"-{k}={v}" for k, v in flags.items())],

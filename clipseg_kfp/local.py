@@ -9,7 +9,6 @@ import json
 import os
 import re
 import secrets
-import sys
 import tempfile
 import threading
 import time
@@ -24,7 +23,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 
 from clipseg_kfp.errors import ClipsegKfpError, ParameterError
 from clipseg_kfp.progress import EVENT_PREFIX, EVENT_VARIABLE
-from clipseg_kfp.storage import open_folder
+from clipseg_kfp.storage import open_folder, open_object
 
 _LINE = re.compile(r"^\s*\[(?P<step>[a-z_]+)\] (?P<text>.*)$")
 _TOOK = re.compile(r"took (?P<seconds>[\d.]+) s$")
@@ -108,19 +107,38 @@ def run_batch(parameters: dict[str, Any], log: Path, console: Console | None = N
         LocalRunError: a step failed.
     """
     from clipseg_kfp.pipelines import batch_segmentation
-    from clipseg_kfp.prompts import parse_prompts
 
-    if not parameters.get("prompts_uri"):
-        parse_prompts(parameters["prompts"])
-    if not 0 < parameters["threshold"] < 1:
-        raise ParameterError(
-            f"threshold is {parameters['threshold']}; it is a probability.", "Give a number between 0 and 1."
-        )
-    for name in ("source_uri", "output_uri"):
-        if not parameters[name]:
-            raise ParameterError(f"{name} is empty.", "Give a folder or s3://bucket/prefix.")
-        open_folder(parameters[name], parameters.get("endpoint", ""))
+    _check(parameters)
     return run_pipeline(batch_segmentation, parameters, log, console)
+
+
+def _check(parameters: dict[str, Any]) -> None:
+    """Does what the first steps would fail at, without their start-up time; the steps check again."""
+    from clipseg_kfp.model import check_uri
+    from clipseg_kfp.prompts import parse_prompts, read_prompts
+    from clipseg_kfp.sources import check_source
+
+    endpoint = parameters.get("endpoint", "")
+    threshold = parameters["threshold"]
+    if not 0 < threshold < 1:
+        raise ParameterError(
+            f"threshold is {threshold}; it is a probability.", "Give a number between 0 and 1."
+        )
+    for name, least in (("limit", 0), ("shard_size", 1), ("batch_size", 1)):
+        if parameters.get(name, least) < least:
+            raise ParameterError(f"{name} is {parameters[name]}.", f"Give {least} or more.")
+    if parameters.get("device", "auto") not in ("auto", "cpu", "cuda"):
+        raise ParameterError(f"device is '{parameters['device']}'.", "Give auto, cpu or cuda.")
+    if uri := parameters.get("prompts_uri"):
+        folder, key = open_object(uri, endpoint)
+        read_prompts(folder.read(key), uri)
+    else:
+        parse_prompts(parameters["prompts"])
+    if not parameters["output_uri"]:
+        raise ParameterError("output_uri is empty.", "Give a folder or s3://bucket/prefix.")
+    open_folder(parameters["output_uri"], endpoint)
+    check_source(parameters["source_uri"], endpoint)
+    check_uri(parameters["model_uri"], endpoint)
 
 
 def _pinned(console: Console | None) -> Console:

@@ -115,6 +115,31 @@ def fetch(uri: str, target: Path, endpoint: str = "") -> Fetched:
     return Fetched(uri, revision or digest, digest, tuple(files), tuple(left_out))
 
 
+def check_uri(uri: str, endpoint: str = "") -> None:
+    """Says at once what ``fetch`` would fail at, as far as that can be seen without fetching.
+
+    Raises:
+        ModelError: a folder or prefix without a configuration.
+        ParameterError: a URI of an unknown form.
+        StorageError: the store failed.
+    """
+    if uri.startswith("hf://"):
+        _parse_hub_uri(uri)
+    elif not uri:
+        raise ParameterError("model_uri is empty.", "Give hf://org/name@revision, s3://… or a folder.")
+    elif open_folder(uri, endpoint).stat("config.json") is None:
+        raise ModelError(
+            f"There is no checkpoint at {uri}.", "Check the URI; config.json must lie right there."
+        )
+
+
+def _parse_hub_uri(uri: str) -> tuple[str, str | None]:
+    match = _HF.match(uri)
+    if not match:
+        raise ParameterError(f"'{uri}' is not of the form hf://org/name@revision.")
+    return match["repo"], match["revision"]
+
+
 def _from_hub(uri: str, target: Path) -> tuple[str, list[str]]:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import (
@@ -125,10 +150,7 @@ def _from_hub(uri: str, target: Path) -> tuple[str, list[str]]:
         RevisionNotFoundError,
     )
 
-    match = _HF.match(uri)
-    if not match:
-        raise ParameterError(f"'{uri}' is not of the form hf://org/name@revision.")
-    repo, revision = match["repo"], match["revision"]
+    repo, revision = _parse_hub_uri(uri)
     try:
         snapshot = Path(snapshot_download(repo, revision=revision, allow_patterns=list(WANTED)))
     except HFValidationError as error:

@@ -31,7 +31,7 @@ def digest(value: Any, length: int = 16) -> str:
 
 
 def spell_out(text: str) -> str:
-    """Writes what is no Unicode, as names in file systems and archives may hold, as ``\\udcff``."""
+    """Writes lone surrogates, which names in file systems and archives may hold, as escapes."""
     return text.encode("utf-8", "backslashreplace").decode()
 
 

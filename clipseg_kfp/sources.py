@@ -83,6 +83,21 @@ def is_single_file(uri: str) -> bool:
     return uri.lower().endswith((*MANIFEST_SUFFIXES, *archives.SUFFIXES, *IMAGE_SUFFIXES))
 
 
+def check_source(uri: str, endpoint: str = "") -> None:
+    """Says at once what ``list_sources`` would fail at: a missing or unreadable place. Reads nothing whole.
+
+    Raises:
+        ParameterError: a URI of an unknown form.
+        StorageError: nothing there, or not readable.
+    """
+    if is_single_file(uri):
+        folder, key = open_object(uri, endpoint)
+        if folder.stat(key) is None:
+            raise StorageError(f"{uri} does not exist.", "Check the URI.")
+    else:
+        next(iter(open_folder(uri, endpoint).entries()), None)
+
+
 def _is_image(key: str) -> bool:
     """Says whether a key may be an image's, by its suffix.
 

@@ -32,8 +32,6 @@ SHAPES: tuple[str, ...] = (
     "star",
     "ring",
     "cross",
-    "heart",
-    "crescent",
 )
 TEXTURES: tuple[str, ...] = ("plain", "striped", "dotted", "checkered")
 
@@ -109,7 +107,7 @@ def phrase(query: Query, rng: np.random.Generator) -> str:
     return noun
 
 
-def draw_scene(seed: int, size: tuple[int, int] = (320, 240), max_objects: int = 6) -> Scene:
+def draw_scene(seed: int, size: tuple[int, int] = (320, 240), max_objects: int = 5) -> Scene:
     """Draws one scene.
 
     Args:
@@ -128,7 +126,7 @@ def draw_scene(seed: int, size: tuple[int, int] = (320, 240), max_objects: int =
     placed: list[tuple[float, float, float]] = []
     short = min(canvas.size)
     for _ in range(int(rng.integers(2, max_objects + 1))):
-        radius = short * rng.uniform(0.11, 0.25)
+        radius = short * rng.uniform(0.15, 0.3)
         for _attempt in range(12):
             x = rng.uniform(radius * 0.8, canvas.width - radius * 0.8)
             y = rng.uniform(radius * 0.8, canvas.height - radius * 0.8)
@@ -181,13 +179,6 @@ def _regular(points: int, inner: float, start: float = -90.0) -> list[tuple[floa
     ]
 
 
-def _heart() -> list[tuple[float, float]]:
-    t = np.linspace(0, math.tau, 48, endpoint=False)
-    x = 16 * np.sin(t) ** 3 / 17
-    y = -(13 * np.cos(t) - 5 * np.cos(2 * t) - 2 * np.cos(3 * t) - np.cos(4 * t)) / 17
-    return list(zip(x.tolist(), y.tolist(), strict=True))
-
-
 _A = 0.36  # half the arm of a cross, in units of its half width
 _OUTLINES: dict[str, list[tuple[float, float]]] = {
     "square": [(-0.82, -0.82), (0.82, -0.82), (0.82, 0.82), (-0.82, 0.82)],
@@ -197,7 +188,6 @@ _OUTLINES: dict[str, list[tuple[float, float]]] = {
         (-_A, -1), (_A, -1), (_A, -_A), (1, -_A), (1, _A), (_A, _A),
         (_A, 1), (-_A, 1), (-_A, _A), (-1, _A), (-1, -_A), (-_A, -_A),
     ],
-    "heart": _heart(),
 }  # fmt: skip
 
 
@@ -222,8 +212,6 @@ def _stencil(
         disc(x, y, radius * 0.92, 255)
         if shape == "ring":
             disc(x, y, radius * 0.48, 0)
-        elif shape == "crescent":
-            disc(x + radius * 0.5 * cos, y + radius * 0.5 * sin, radius * 0.72, 0)
     return stencil
 
 
@@ -241,11 +229,10 @@ def _fill(item: SceneObject, size: tuple[int, int], radius: float, rng: np.rando
     if item.texture == "striped":
         slope, upright = rng.uniform(-1, 1), bool(rng.random() < 0.5)
         for i in range(-columns - rows, columns + rows, 2):
+            start, end = (0.0, i * step), (float(size[0]), i * step + slope * size[0])
             if upright:
-                line = [(i * step, 0), (i * step + slope * size[1], size[1])]
-            else:
-                line = [(0, i * step), (size[0], i * step + slope * size[0])]
-            draw.line(line, fill=other, width=round(step))
+                start, end = (i * step, 0.0), (i * step + slope * size[1], float(size[1]))
+            draw.line([start, end], fill=other, width=round(step))
         return sheet
     for row in range(rows):
         for column in range(columns):

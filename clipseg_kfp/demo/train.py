@@ -182,11 +182,11 @@ def visual_prompt(
 
 @dataclass
 class Batch:
-    """One step's input: B scenes with P prompts each, the last of every scene an image prompt."""
+    """One step: B scenes with P prompts each, the last of every scene an image prompt; E scenes without."""
 
-    pixels: Tensor  # (B, 3, S, S)
-    labels: Tensor  # (B, S, S) object labels
-    attributes: Tensor  # (B, objects + 1, 3): class of each label; 0 is background
+    pixels: Tensor  # (B + E, 3, S, S)
+    labels: Tensor  # (B + E, S, S) object labels
+    attributes: Tensor  # (B + E, objects + 1, 3): class of each label; 0 is background
     texts: list[str]  # B * (P - 1)
     supports: Tensor  # (B, 3, S, S)
     support_names: list[str]  # B: the text that says the same as the support picture
@@ -196,33 +196,46 @@ class Batch:
 MAX_OBJECTS = 6
 
 
-def sample(pool: Pool, rng: np.random.Generator, scenes: int, prompts: int) -> Batch:
-    """Draws a batch: present and absent things in every degree of detail, one support picture a scene."""
+#: What prompts name (shape, color, texture) and how often; shapes are the hard part.
+PROMPT_KINDS = (
+    ((True, False, False), 0.40),
+    ((False, True, False), 0.15),
+    ((False, False, True), 0.12),
+    ((True, True, False), 0.18),
+    ((True, False, True), 0.05),
+    ((False, True, True), 0.05),
+    ((True, True, True), 0.05),
+)
+
+
+def sample(pool: Pool, rng: np.random.Generator, scenes: int, prompts: int, extra: int) -> Batch:
+    """Draws a batch: present and absent things in every degree of detail, one support picture a scene.
+
+    ``extra`` further scenes have no prompts; they train the vision tower through the patch head alone.
+    """
     colors = list(COLORS)
+    kinds, shares = zip(*PROMPT_KINDS, strict=True)
     pixels, supports, names, texts, targets, labels = [], [], [], [], [], []
-    attributes = torch.zeros(scenes, MAX_OBJECTS + 1, 3, dtype=torch.long)
-    for b in range(scenes):
+    attributes = torch.zeros(scenes + extra, MAX_OBJECTS + 1, 3, dtype=torch.long)
+    for b in range(scenes + extra):
         i = int(rng.integers(len(pool.images)))
-        rows, label, image = pool.scenes[i], pool.labels[i], pool.images[i]
-        if rng.random() < 0.5:
-            label, image = label[:, ::-1], image[:, ::-1]
-        if rng.random() < 0.5:
-            label, image = label[::-1], image[::-1]
+        rows = pool.scenes[i]
+        turn, flip = int(rng.integers(4)), bool(rng.random() < 0.5)
+        image, label = (np.rot90(a[:, ::-1] if flip else a, turn) for a in (pool.images[i], pool.labels[i]))
         pixels.append(_jitter(image, rng))
         labels.append(label.copy())
         attributes[b, 1 : len(rows) + 1] = torch.tensor(rows) + 1
+        if b >= scenes:
+            continue
         for _ in range(prompts - 1):
-            draw = rng.random()
             row = rows[rng.integers(len(rows))]
-            if draw > 0.72:  # most of these are not in the scene; many differ from it in one word only
+            if rng.random() > 0.72:  # most of these are not in the scene; many differ in one word only
                 row = (
                     int(rng.integers(len(SHAPES))) if rng.random() < 0.6 else row[0],
                     int(rng.integers(len(colors))) if rng.random() < 0.6 else row[1],
-                    row[2],
+                    int(rng.integers(len(TEXTURES))) if rng.random() < 0.6 else row[2],
                 )
-            keep = rng.random(3) < (0.65, 0.55, 0.22)
-            if not keep.any():
-                keep[rng.integers(2)] = True
+            keep = np.array(kinds[rng.choice(len(kinds), p=shares)])
             texts.append(phrase(_query(row, keep), rng))
             targets.append(_target(rows, label, row, keep))
         row = rows[rng.integers(len(rows))]
@@ -273,6 +286,9 @@ def _normalise(images: list[NDArray[np.float32]]) -> Tensor:
     return torch.from_numpy(np.ascontiguousarray(stacked.transpose(0, 3, 1, 2)))
 
 
+PATCH_WEIGHTS = (0.6, 0.15, 0.25)  # shape, color, texture
+
+
 class PatchHead(nn.Module):
     """The throw-away helper that names shape, colour and texture of each patch."""
 
@@ -291,8 +307,8 @@ class PatchHead(nn.Module):
             classes = attributes[:, :, part].gather(1, coarse.flatten(1))
             onehot = F.one_hot(classes.view_as(coarse), size).permute(0, 3, 1, 2).float()
             mix = F.avg_pool2d(onehot, PATCH // 2).flatten(2).transpose(1, 2)
-            loss = loss - (mix * logits.log_softmax(-1)).sum(-1).mean()
-        return loss / len(self.sizes)
+            loss = loss - PATCH_WEIGHTS[part] * (mix * logits.log_softmax(-1)).sum(-1).mean()
+        return loss
 
 
 def encode(model: CLIPSegForImageSegmentation, pixels: Tensor, blocks: int) -> list[Tensor]:
@@ -312,7 +328,7 @@ def step_loss(
     """BCE plus half a Dice loss over all prompts, and the two helpers."""
     scenes, prompts = batch.targets.shape[:2]
     states = encode(model, batch.pixels, max(model.config.extract_layers) + 1)
-    activations = [states[i].repeat_interleave(prompts, 0) for i in model.config.extract_layers]
+    activations = [states[i][:scenes].repeat_interleave(prompts, 0) for i in model.config.extract_layers]
     tokens = tokenizer(batch.texts + batch.support_names, padding=True, return_tensors="pt")
     text = model.clip.get_text_features(**tokens).pooler_output
     image = model.clip.get_image_features(batch.supports).pooler_output
@@ -334,7 +350,7 @@ def step_loss(
         "iou_text": (inter[:-1].sum() / union[:-1].sum()).item(),
         "iou_image": (inter[-1] / union[-1]).item(),
     }  # fmt: skip
-    return bce + 0.5 * dice + 0.3 * patches + 0.1 * align, figures
+    return bce + 0.5 * dice + patches + 0.1 * align, figures
 
 
 def optimizers(model: nn.Module, head: nn.Module, lr: float) -> list[torch.optim.Optimizer]:
@@ -353,26 +369,27 @@ def optimizers(model: nn.Module, head: nn.Module, lr: float) -> list[torch.optim
 class Sampler(IterableDataset[Batch]):
     """An endless stream of batches; drawn in a worker process, so that training never waits for Python."""
 
-    def __init__(self, pool: Pool, scenes: int, prompts: int) -> None:
+    def __init__(self, pool: Pool, scenes: int, prompts: int, extra: int) -> None:
         super().__init__()
-        self.pool, self.scenes, self.prompts = pool, scenes, prompts
+        self.pool, self.scenes, self.prompts, self.extra = pool, scenes, prompts, extra
 
     def __iter__(self) -> Iterator[Batch]:
         cv2.setNumThreads(1)
         rng = np.random.default_rng(0)
         while True:
-            yield sample(self.pool, rng, self.scenes, self.prompts)
+            yield sample(self.pool, rng, self.scenes, self.prompts, self.extra)
 
 
-def train(
-    out: Path, minutes: float, pool_size: int, scenes: int, prompts: int, lr: float, init: Path | None
-) -> None:
+def train(options: argparse.Namespace) -> None:
     """Trains for a fixed time (the schedule follows the clock), logs, and writes the checkpoint."""
     torch.manual_seed(0)
-    tokenizer = build_tokenizer()
-    model = CLIPSegForImageSegmentation(build_config(tokenizer))
+    out, init, minutes = options.out, options.init, options.minutes
     if init:
+        tokenizer = CLIPTokenizer.from_pretrained(init)
         model = CLIPSegForImageSegmentation.from_pretrained(init, dtype="float32")
+    else:
+        tokenizer = build_tokenizer()
+        model = CLIPSegForImageSegmentation(build_config(tokenizer))
     # transformers' own initialisation of the decoder stalls (deviation near 1)
     fresh: Iterable[Any] = () if init else model.decoder.modules()
     for module in fresh:
@@ -382,16 +399,17 @@ def train(
     head = PatchHead(vision.hidden_size)
     model.train()
     print(f"{sum(p.numel() for p in model.parameters()):,} parameters, vocabulary {len(tokenizer)}")
-    pool = build_pool(pool_size, torch.get_num_threads())
+    pool = build_pool(options.pool, torch.get_num_threads())
     average = {k: v.detach().clone() for k, v in model.state_dict().items()}
-    opts = optimizers(model, head, lr)
+    opts = optimizers(model, head, options.lr)
     peaks = [group["lr"] for opt in opts for group in opt.param_groups]
     out.mkdir(parents=True, exist_ok=True)
     log = (out / "training_log.csv").open("w")
     columns = ["step", "minutes", "bce", "dice", "patch", "align", "iou_text", "iou_image"]
     print(",".join(columns), file=log)
     start, step, recent = time.time(), 0, []
-    batches = iter(DataLoader(Sampler(pool, scenes, prompts), batch_size=None, num_workers=1))
+    sampler = Sampler(pool, options.scenes, options.prompts, options.extra)
+    batches = iter(DataLoader(sampler, batch_size=None, num_workers=1))
     while (done := (time.time() - start) / 60 / minutes) < 1:
         scale = min(1, (step + 1) / 200) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * done)))
         for group, peak in zip((g for o in opts for g in o.param_groups), peaks, strict=True):
@@ -433,15 +451,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, default=Path("examples/demo-model"))
     parser.add_argument("--init", type=Path, help="checkpoint of an interrupted training to go on from")
-    parser.add_argument("--minutes", type=float, default=60)
-    parser.add_argument("--pool", type=int, default=24_000)
-    parser.add_argument("--scenes", type=int, default=16)
+    parser.add_argument("--minutes", type=float, default=120)
+    parser.add_argument("--pool", type=int, default=20_000)
+    parser.add_argument("--scenes", type=int, default=12)
+    parser.add_argument("--extra", type=int, default=28, help="scenes for the patch head alone")
     parser.add_argument("--prompts", type=int, default=4)
     parser.add_argument("--lr", type=float, default=1.2e-3)
-    options = parser.parse_args()
-    train(
-        options.out, options.minutes, options.pool, options.scenes, options.prompts, options.lr, options.init
-    )
+    train(parser.parse_args())
 
 
 if __name__ == "__main__":

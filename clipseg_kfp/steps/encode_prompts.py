@@ -94,7 +94,7 @@ def prompt_rows(folder: Path) -> list[dict[str, Any]]:
 def read_configuration(folder: Path) -> str:
     """Reads the configuration's digest from this step's output.
 
-    It travels in the artifact and not as a parameter: kfp's local runner hands the loop item to every task of a
-    ParallelFor in place of any upstream output parameter (2.17).
+    It travels in the artifact and not as a parameter: kfp's local runner hands the loop item to every task
+    of a ParallelFor in place of any upstream output parameter (2.17).
     """
     return (folder / CONFIGURATION).read_text("ascii")

@@ -25,6 +25,7 @@ from clipseg_kfp.storage import open_folder
 STEP = "postprocess_masks"
 MASKS, GALLERY = "masks.parquet", "gallery.arrow"
 GALLERY_PER_SHARD = 24
+PIXELS_AT_ONCE = 100_000_000
 
 
 @dataclass
@@ -90,7 +91,7 @@ def run(
 
     mask_rows: list[dict[str, Any]] = []
     pictures = 0
-    finished = ordered_map(finish, _work(views, probabilities, rows, size), workers=max(4, 2 * cpu_limit()))
+    finished = ordered_map(finish, _work(views, probabilities, rows, size), workers=_workers(rows))
     with records.ArrowWriter(target / GALLERY, records.GALLERY) as gallery:
         for item in track(STEP, finished, done):
             mask_rows.extend(item.masks)
@@ -104,6 +105,12 @@ def run(
         results.write(part_key(mask_rows), (target / MASKS).read_bytes())
     say(STEP, f"{len(mask_rows):,} masks of {done:,} images")
     return len(mask_rows)
+
+
+def _workers(rows: list[dict[str, Any]]) -> int:
+    """Images worked on at once: as many as fit about 1.3 GB, at 13 bytes a pixel."""
+    largest = max((row["width"] * row["height"] for row in rows), default=0)
+    return max(1, min(max(4, 2 * cpu_limit()), PIXELS_AT_ONCE // max(largest, 1)))
 
 
 def part_key(mask_rows: list[dict[str, Any]]) -> str:

@@ -63,7 +63,11 @@ def local_run(tmp_path: Path, **changes: str) -> list[str]:
         "log": str(tmp_path / "log"),
         **changes,
     }
-    return ["local", "run", *(word for name, value in options.items() if value for word in (f"--{name}", value))]
+    return [
+        "local",
+        "run",
+        *(word for name, value in options.items() if value for word in (f"--{name}", value)),
+    ]
 
 
 @pytest.mark.parametrize(
@@ -71,7 +75,10 @@ def local_run(tmp_path: Path, **changes: str) -> list[str]:
     [
         ({"prompt": ""}, "There is nothing to look for. remedy: Give --prompt"),
         ({"prompt": " "}, "prompt 1"),
-        ({"threshold": "1.5"}, "threshold is 1.5; it is a probability. remedy: Give a number between 0 and 1"),
+        (
+            {"threshold": "1.5"},
+            "threshold is 1.5; it is a probability. remedy: Give a number between 0 and 1",
+        ),
         ({"source": "ftp://host/x"}, "unknown scheme 'ftp'"),
         ({"source": "/no/such/folder"}, "/no/such/folder does not exist"),
         ({"source": "/no/such/list.csv"}, "/no/such/list.csv does not exist"),
