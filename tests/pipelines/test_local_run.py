@@ -104,7 +104,7 @@ def test_an_empty_folder_ends_well(tmp_path: Path) -> None:
 def test_a_failing_step_ends_the_run_with_its_own_words_and_no_manifest(tmp_path: Path) -> None:
     source = tmp_path / "in"
     fill(str(source), scenes=1)
-    long_text = "a circle " * 40  # only the model's tokenizer can tell that this is too long
+    long_prompt = {"name": "long", "texts": ["a circle " * 40]}  # only the model's tokenizer can tell that this is too long
     with pytest.raises(LocalRunError, match=r"encode_prompts: prompts: prompt 1 .*tokens") as caught:
         run(
             tmp_path,
