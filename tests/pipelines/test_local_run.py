@@ -104,14 +104,9 @@ def test_an_empty_folder_ends_well(tmp_path: Path) -> None:
 def test_a_failing_step_ends_the_run_with_its_own_words_and_no_manifest(tmp_path: Path) -> None:
     source = tmp_path / "in"
     fill(str(source), scenes=1)
-    long_prompt = {"name": "long", "texts": ["a circle " * 40]}  # only the model's tokenizer can tell that this is too long
+    # only the model's tokenizer can tell that this is too long
+    prompts = [{"name": "long", "texts": ["a circle " * 40]}]
     with pytest.raises(LocalRunError, match=r"encode_prompts: prompts: prompt 1 .*tokens") as caught:
-        run(
-            tmp_path,
-            str(source),
-            str(tmp_path / "out"),
-            prompts=[{"name": "long", "texts": [long_text]}],
-            run_id="bad",
-        )
+        run(tmp_path, str(source), str(tmp_path / "out"), prompts=prompts, run_id="bad")
     assert "Shorten it." in caught.value.remedy and str(tmp_path / "log") in caught.value.remedy
     assert not list((tmp_path / "out").rglob("manifest.json"))
