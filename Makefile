@@ -2,30 +2,39 @@
 PYTHON ?= python3.11
 VENV ?= .venv
 BIN := $(VENV)/bin
-# Passed to every pip install, for example an index of one's own: PIP_ARGS="--extra-index-url URL"
+# Passed to every pip install, for example an index with a CPU build of torch: PIP_ARGS="--extra-index-url URL"
 PIP_ARGS ?=
-MODEL ?=
-PROMPTS ?=
-IMAGE ?=
+PIP := $(BIN)/python -m pip --disable-pip-version-check install -q $(PIP_ARGS)
+# Through the environment, so that quotes in a value mean nothing to the shell.
+export MODEL ?=
+export PROMPTS ?=
+export IMAGE ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all lint types compile docs demo-model wheel locks clean
+.PHONY: help demo test lint types compile docs demo-model picture wheel locks clean
 
 help: ## Show this help
 	@grep -hE '^[a-z-]+:.*?## ' $(MAKEFILE_LIST) | awk 'BEGIN {FS = ":.*?## "} {printf "  make %-12s %s\n", $$1, $$2}'
 
-$(VENV)/.demo: locks/demo.txt pyproject.toml
-	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install -q --disable-pip-version-check $(PIP_ARGS) -r locks/demo.txt
-	$(BIN)/python -m pip install -q --disable-pip-version-check --no-deps --no-build-isolation -e .
+$(VENV)/.made:
+	@$(PYTHON) -m venv --clear $(VENV) || { rm -rf $(VENV); \
+		echo "make: $(PYTHON) with venv is needed (Debian: apt install python3.11-venv), or name one: PYTHON=…" >&2; \
+		exit 1; }
 	@touch $@
 
-$(VENV)/.test: locks/test.txt $(VENV)/.demo
-	$(BIN)/python -m pip install -q --disable-pip-version-check $(PIP_ARGS) -r locks/test.txt
+$(VENV)/.demo: $(VENV)/.made locks/demo.txt pyproject.toml
+	@echo "Installing into $(VENV); the first time takes some minutes."
+	@$(PIP) -r locks/demo.txt
+	@$(PIP) --no-deps --no-build-isolation -e .
+	@touch $@
+
+$(VENV)/.test: $(VENV)/.demo locks/test.txt
+	@echo "Installing what the tests need."
+	@$(PIP) -r locks/test.txt
 	@touch $@
 
 demo: $(VENV)/.demo ## Run the whole pipeline on sample images, no cluster needed (MODEL=…, PROMPTS="a cat,a cup")
-	@$(BIN)/clipseg-kfp demo --model "$(MODEL)" --prompts "$(PROMPTS)"
+	@$(BIN)/clipseg-kfp demo --model "$$MODEL" --prompts "$$PROMPTS"
 
 test: $(VENV)/.test ## Run the tests
 	$(BIN)/python -m pytest
@@ -38,19 +47,23 @@ types: $(VENV)/.test ## Check types
 	$(BIN)/mypy
 
 compile: $(VENV)/.demo ## Write batch-segmentation.yaml for the Kubeflow UI (IMAGE=registry/name@sha256:…)
-	@$(BIN)/clipseg-kfp compile $(if $(IMAGE),--image "$(IMAGE)")
+	@$(BIN)/clipseg-kfp compile $(if $(IMAGE),--image "$$IMAGE")
 
 docs: $(VENV)/.demo ## Rewrite component READMEs and committed pipeline packages
 	$(BIN)/python -m clipseg_kfp.catalog
 
-demo-model: $(VENV)/.demo ## Train the demo model anew (over an hour on two cores)
+demo-model: $(VENV)/.demo ## Train the demo model anew (two hours on two cores)
 	$(BIN)/python -m clipseg_kfp.demo.train --out examples/demo-model
 
+picture: $(VENV)/.demo ## Redraw the README's picture from the last demo
+	$(BIN)/python -m clipseg_kfp.demo.picture
+
 wheel: $(VENV)/.test ## Build the wheel into dist/
-	$(BIN)/python -m pip wheel -q --no-deps --no-build-isolation -w dist .
+	rm -rf build dist
+	$(BIN)/python -m pip --disable-pip-version-check wheel -q --no-deps --no-build-isolation -w dist .
 
 locks: $(VENV)/.test ## Resolve the locks anew
 	sh locks/resolve.sh $(BIN)
 
 clean: ## Remove what was built or run (the environment stays)
-	rm -rf .demo dist build *.egg-info .pytest_cache .mypy_cache .ruff_cache
+	rm -rf .demo dist build *.egg-info .pytest_cache .mypy_cache .ruff_cache batch-segmentation.yaml clipseg-kfp.log

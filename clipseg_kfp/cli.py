@@ -13,7 +13,7 @@ from rich.console import Console
 
 from clipseg_kfp import __version__
 from clipseg_kfp.errors import ClipsegKfpError, ParameterError
-from clipseg_kfp.image import DEFAULT_IMAGE
+from clipseg_kfp.container import DEFAULT_IMAGE
 
 app = typer.Typer(
     help="Segments whole buckets of images by prompts with CLIPSeg, on Kubeflow Pipelines or right here.",

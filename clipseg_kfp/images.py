@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import codecs
 import io
+import math
 import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import PurePosixPath
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -64,6 +68,69 @@ class ImageRejectedError(Exception):
         super().__init__(f"{code}: {detail}")
 
 
+class OpenedImage:
+    """An image of which only the header has been read; ``decode`` does the rest, once.
+
+    Attributes:
+        width: as stored; the upright image may be turned.
+        height: as stored.
+    """
+
+    def __init__(self, image: Image.Image, data: bytes, kind: str, name: str) -> None:
+        """Made by ``open_image``."""
+        self.width, self.height = image.size
+        self._image: Image.Image | None = image
+        self._mode, self._data, self._kind, self._name = image.mode, data, kind, name
+
+    @property
+    def peak_bytes(self) -> int:
+        """What ``decode`` takes at its peak, at most: decoder's buffers, pixels and their converted copy."""
+        wide = self._kind in ("WEBP", "GIF") or self._mode not in ("1", "L", "RGB")
+        return self.width * self.height * (16 if wide else 12)
+
+    def decode(self) -> Image.Image:
+        """Decodes the pixels.
+
+        Returns:
+            An upright 8-bit RGB image without metadata.
+
+        Raises:
+            ImageRejectedError: for whatever is wrong with the bytes; nothing else is raised.
+        """
+        image, self._image = self._image, None
+        if image is None:
+            raise RuntimeError("An opened image is decoded once.")
+        with _rejecting(self._data, self._kind, self._name):
+            image.load()
+            method = _UPRIGHT.get(_orientation(image))
+            parts = [image]
+            del image  # so that each copy of the pixels goes as soon as the next one is made
+            rgb = _to_rgb(parts)
+            rgb = rgb.transpose(method) if method is not None else rgb
+            rgb.info.clear()  # or a later save would embed a profile that no longer applies
+            return rgb
+
+
+def open_image(data: bytes, name: str = "") -> OpenedImage:
+    """Reads the header of an image; see ``decode_image``.
+
+    Args:
+        data: the whole file.
+        name: the file's name or key; it only words the rejection of what is no image.
+
+    Raises:
+        ImageRejectedError: for whatever is wrong with the bytes; nothing else is raised.
+    """
+    if not data:
+        raise ImageRejectedError("empty", "The file has no bytes.")
+    for kind in _FORMATS:
+        with _rejecting(data, kind, name):
+            image = _open(data, kind)
+            if image is not None:
+                return OpenedImage(image, data, kind, name)
+    raise _no_image(data, name)
+
+
 def decode_image(data: bytes, name: str = "", max_pixels: int = 50_000_000) -> Image.Image:
     """Decodes the first frame of a JPEG, PNG, WebP, TIFF, BMP or GIF file.
 
@@ -85,28 +152,20 @@ def decode_image(data: bytes, name: str = "", max_pixels: int = 50_000_000) -> I
     Raises:
         ImageRejectedError: for whatever is wrong with the bytes; nothing else is raised.
     """
-    if not data:
-        raise ImageRejectedError("empty", "The file has no bytes.")
-    kind = ""
+    opened = open_image(data, name)
+    if opened.width * opened.height > max_pixels:
+        raise ImageRejectedError(
+            "too_large",
+            f"The header says {opened.width} x {opened.height} pixels; the limit is {max_pixels:,} pixels.",
+        )
+    return opened.decode()
+
+
+@contextmanager
+def _rejecting(data: bytes, kind: str, name: str) -> Iterator[None]:
+    """Turns whatever a reader raises into a rejection."""
     try:
-        for kind in _FORMATS:
-            image = _open(data, kind)
-            if image is not None:
-                break
-        else:
-            raise _no_image(data, name)
-        width, height = image.size
-        if width * height > max_pixels:
-            raise ImageRejectedError(
-                "too_large",
-                f"The header says {width} x {height} pixels; the limit is {max_pixels:,} pixels.",
-            )
-        image.load()
-        rgb = _to_rgb(image)
-        method = _UPRIGHT.get(_orientation(image))
-        rgb = rgb.transpose(method) if method is not None else rgb
-        rgb.info.clear()  # or a later save would embed a profile that no longer applies
-        return rgb
+        yield
     except ImageRejectedError:
         raise
     except (Image.DecompressionBombError, MemoryError) as error:
@@ -157,8 +216,11 @@ def decode_mask(data: bytes, name: str = "") -> NDArray[np.bool_]:
 
 def preview_jpeg(image: Image.Image, long_side: int = 512) -> bytes:
     """Returns an RGB image as a JPEG of at most ``long_side`` pixels a side; never enlarges."""
-    small = image.copy()
-    small.thumbnail((long_side, long_side), Image.Resampling.LANCZOS)
+    scale = long_side / max(image.size)
+    small = image
+    if scale < 1:
+        width, height = (max(1, round(side * scale)) for side in image.size)
+        small = image.resize((width, height), Image.Resampling.LANCZOS, reducing_gap=2.0)
     buffer = io.BytesIO()
     small.save(buffer, "JPEG", quality=85, optimize=True)
     return buffer.getvalue()
@@ -184,20 +246,26 @@ def _orientation(image: Image.Image) -> int:
         return 1
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
+def _to_rgb(parts: list[Image.Image]) -> Image.Image:
+    """Converts the one image of the list, and takes it out so that its pixels can go early."""
+    image = parts.pop()
     profile = image.info.get("icc_profile")
     if image.mode[0] in "IF":
         image = _eight_bit_gray(image)
     gray = image.mode in ("1", "L", "LA", "La")
     alpha = None
     if image.has_transparency_data:
-        image = image.convert("LA" if image.mode == "La" else "RGBA").convert("RGBA")
+        if image.mode == "La":
+            image = image.convert("LA")
+        if image.mode != "RGBA":
+            image = image.convert("RGBA")
         alpha = image.getchannel("A")
     if image.mode not in _PROFILE_MODES.values():
         image = image.convert("L" if gray else "RGB")
     rgb = _to_srgb(image, profile)
     if alpha is None:
         return rgb
+    del image
     canvas = Image.new("RGB", rgb.size, "white")
     canvas.paste(rgb, mask=alpha)
     return canvas
@@ -226,23 +294,47 @@ def _to_srgb(image: Image.Image, profile: bytes | None) -> Image.Image:
 
 def _eight_bit_gray(image: Image.Image) -> Image.Image:
     """Scales modes I;16*, I and F to L; ``convert`` would clip at 255."""
-    values = np.asarray(image)
-    if image.mode.startswith("I;16"):
-        bits, inverted = 16, False
-        if isinstance(image, TiffImagePlugin.TiffImageFile):
-            bits = min(16, image.tag_v2.get(TiffImagePlugin.BITSPERSAMPLE, (16,))[0])
-            inverted = image.tag_v2.get(TiffImagePlugin.PHOTOMETRIC_INTERPRETATION) == 0
-        steps = np.minimum(np.arange(65536) / (2**bits - 1), 1)
-        table = np.round(255 * (1 - steps if inverted else steps)).astype(np.uint8)
-        return Image.fromarray(table[values])
-    finite = values[np.isfinite(values)]
-    low, high = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 0.0)
+    scale = _scale_of_16_bits(image) if image.mode.startswith("I;16") else _scale_of_32_bits(image)
+    gray = Image.new("L", image.size)
+    for top, band in _bands(image):
+        gray.paste(Image.fromarray(scale(band)), (0, top))
+    return gray
+
+
+def _scale_of_16_bits(image: Image.Image) -> Callable[[NDArray[Any]], NDArray[np.uint8]]:
+    bits, inverted = 16, False
+    if isinstance(image, TiffImagePlugin.TiffImageFile):
+        bits = min(16, image.tag_v2.get(TiffImagePlugin.BITSPERSAMPLE, (16,))[0])
+        inverted = image.tag_v2.get(TiffImagePlugin.PHOTOMETRIC_INTERPRETATION) == 0
+    steps = np.minimum(np.arange(65536) / (2**bits - 1), 1)
+    table = np.round(255 * (1 - steps if inverted else steps)).astype(np.uint8)
+    return lambda values: np.asarray(table[values])
+
+
+def _scale_of_32_bits(image: Image.Image) -> Callable[[NDArray[Any]], NDArray[np.uint8]]:
+    low, high = math.inf, -math.inf
+    for _, band in _bands(image):
+        finite = band[np.isfinite(band)]
+        if finite.size:
+            low, high = min(low, float(finite.min())), max(high, float(finite.max()))
+    low, high = (low, high) if low <= high else (0.0, 0.0)
     tops = (1.0, 255.0, 65535.0) if image.mode == "F" else (255.0, 65535.0)
     top = next((t for t in tops if low >= 0 and high <= t), None)
     low, high = (low, high) if top is None else (0.0, top)
-    scaled = np.clip(values.astype(np.float32), low, high) - np.float32(low)
-    scaled *= np.float32(255 / max(high - low, 1e-30))
-    return Image.fromarray(np.round(np.nan_to_num(scaled)).clip(0, 255).astype(np.uint8))
+
+    def scale(values: NDArray[Any]) -> NDArray[np.uint8]:
+        scaled = np.clip(values.astype(np.float32), low, high) - np.float32(low)
+        scaled *= np.float32(255 / max(high - low, 1e-30))
+        return np.round(np.nan_to_num(scaled)).clip(0, 255).astype(np.uint8)
+
+    return scale
+
+
+def _bands(image: Image.Image) -> Iterator[tuple[int, NDArray[Any]]]:
+    """Rows of a large image by the million pixels, each with its place: arrays of it all would be copies."""
+    rows = max(1, 1_000_000 // image.width)
+    for top in range(0, image.height, rows):
+        yield top, np.asarray(image.crop((0, top, image.width, min(top + rows, image.height))))
 
 
 def _failure(data: bytes, kind: str, name: str, error: Exception) -> ImageRejectedError:

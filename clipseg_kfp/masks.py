@@ -91,11 +91,17 @@ class LabelMap:
     """Collects prompts one by one into a map of the most probable label of each pixel.
 
     Labels are category ids (1, 2, …); 0 is background, where no prompt reaches its threshold.
+
+    Args:
+        width: of the image.
+        height: of the image.
+        count: how many prompts there are; decides the kind of PNG, so that all images of a run have one.
     """
 
-    def __init__(self, width: int, height: int) -> None:
+    def __init__(self, width: int, height: int, count: int) -> None:
         self._best = np.zeros((height, width), np.float32)
-        self.labels = np.zeros((height, width), np.uint16)
+        self._wide = count > 255
+        self.labels = np.zeros((height, width), np.uint16 if self._wide else np.uint8)
 
     def add(self, category: int, mask: Mask, probability: NDArray[np.float32]) -> None:
         """Gives a prompt the pixels of its mask where it is the most probable so far."""
@@ -104,11 +110,10 @@ class LabelMap:
         self._best[wins] = probability[wins]
 
     def png(self) -> bytes:
-        """A palette PNG; with more than 255 labels a 16-bit grayscale PNG."""
-        top = int(self.labels.max())
-        if top > 255:
+        """A palette PNG; with more than 255 prompts a 16-bit grayscale PNG."""
+        if self._wide:
             return _png(self.labels)
-        image = Image.fromarray(self.labels.astype(np.uint8), mode="P")
+        image = Image.fromarray(self.labels, mode="P")
         image.putpalette(b"\0\0\0" + palette(255).tobytes())
         buffer = io.BytesIO()
         image.save(buffer, "PNG", compress_level=3)

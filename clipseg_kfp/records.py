@@ -9,6 +9,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+#: Rows that are Python objects at one time; a row of MASKS may hold 100 KB of run lengths.
+ROWS_AT_ONCE = 1024
+
 GROUND_TRUTH = pa.struct([("prompt", pa.string()), ("uri", pa.string())])
 
 #: fetch_dataset: one row an image.
@@ -123,7 +126,9 @@ QUARANTINE = pa.schema(
 )
 
 
-def write_parquet(path: Path, schema: pa.Schema, rows: Iterable[dict[str, Any]], batch: int = 4096) -> int:
+def write_parquet(
+    path: Path, schema: pa.Schema, rows: Iterable[dict[str, Any]], batch: int = ROWS_AT_ONCE
+) -> int:
     """Writes rows as a stream under a temporary name, then renames; returns their number."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(path.name + ".part")
@@ -143,7 +148,7 @@ def write_parquet(path: Path, schema: pa.Schema, rows: Iterable[dict[str, Any]],
 def read_parquet(path: Path, columns: list[str] | None = None) -> Iterator[dict[str, Any]]:
     """Streams the rows of a table."""
     with pq.ParquetFile(path) as table:
-        for batch in table.iter_batches(batch_size=4096, columns=columns):
+        for batch in table.iter_batches(batch_size=ROWS_AT_ONCE, columns=columns):
             yield from batch.to_pylist()
 
 

@@ -14,21 +14,25 @@ that the run did; images that an earlier committed run had done are counted as s
 from __future__ import annotations
 
 import datetime as dt
+import hashlib
 import io
 import json
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
 
-from clipseg_kfp.errors import StorageError
+from clipseg_kfp.errors import ObjectChangedError, ParameterError, StorageError
 from clipseg_kfp.naming import digest, safe_segment
 from clipseg_kfp.storage import Folder
 
 #: Raised whenever the same inputs would give other pixels, so that old results are not taken for new ones.
 ALGORITHM = 1
 MANIFEST = "manifest.json"
+QUARANTINE = "quarantine.parquet"
 
 CONTENT_TYPES = {
     ".png": "image/png",
@@ -39,15 +43,15 @@ CONTENT_TYPES = {
 }
 
 
-def configuration_digest(
-    *, model: str, prompts: list[dict[str, Any]], embeddings: bytes, settings: dict[str, Any]
-) -> str:
+def configuration_digest(*, model: str, prompts: list[dict[str, Any]], settings: dict[str, Any]) -> str:
     """Names everything that decides a pixel of a mask.
 
+    Embeddings are left out: their last bits differ from one kind of CPU to another, and with them every
+    result would get a new name. Model and texts decide them.
+
     Args:
-        model: digest of the checkpoint.
-        prompts: name and threshold of each prompt, in order.
-        embeddings: the float32 embedding table's bytes.
+        model: digest of the checkpoint, tokenizer included.
+        prompts: name, texts and threshold of each prompt, in order.
         settings: parameters of preprocessing and post-processing.
 
     Returns:
@@ -58,7 +62,6 @@ def configuration_digest(
             "algorithm": ALGORITHM,
             "model": model,
             "prompts": prompts,
-            "embeddings": digest(embeddings, 32),
             "settings": settings,
         }
     )
@@ -105,20 +108,45 @@ class Results:
 
     def write(self, key: str, data: bytes) -> None:
         """Writes an object below the configuration's folder, with the content type of its suffix."""
-        suffix = key[key.rfind(".") :]
-        self.folder.write(key, data, CONTENT_TYPES.get(suffix, "application/octet-stream"))
+        self.folder.write(key, data, _content_type(key))
+
+    def upload(self, key: str, path: Path) -> None:
+        """Copies a local file below the configuration's folder, as a stream."""
+        self.folder.upload(key, path, _content_type(key))
 
     def add_to_run(self, run: str, name: str, data: bytes) -> None:
         """Writes a file of a run and remembers it for the manifest."""
-        self.write(f"runs/{safe_segment(run)}/{name}", data)
+        self.write(_run_key(run, name), data)
         self._files[name] = {"name": name, "bytes": len(data), "sha256": digest(data, 64)}
+
+    def add_file_to_run(self, run: str, name: str, path: Path) -> None:
+        """Copies a local file to a run, as a stream, and remembers it for the manifest."""
+        with path.open("rb") as stream:
+            sha256 = hashlib.file_digest(stream, "sha256").hexdigest()
+            size = stream.tell()
+        self.upload(_run_key(run, name), path)
+        self._files[name] = {"name": name, "bytes": size, "sha256": sha256}
+
+    def manifest(self, run: str) -> dict[str, Any] | None:
+        """Reads the manifest of a committed run; ``None`` where there is no such run."""
+        key = _run_key(run, MANIFEST)
+        if self.folder.stat(key) is None:
+            return None
+        manifest: dict[str, Any] = json.loads(self.folder.read(key))
+        return manifest
+
+    def name_taken(self, run: str) -> ParameterError:
+        """The error for a run whose name another committed run has."""
+        return ParameterError(
+            f"The run '{run}' exists already under {self.folder.uri}.",
+            "Name another run_id, or leave it empty.",
+        )
 
     def created(self, run: str) -> str:
         """When the run was committed, or the time now: a repeated attempt writes what is there already."""
-        key = f"runs/{safe_segment(run)}/{MANIFEST}"
         if self._created is None:
-            there = self.folder.stat(key)
-            self._created = str(json.loads(self.folder.read(key))["created"]) if there else now()
+            there = self.manifest(run)
+            self._created = str(there["created"]) if there else now()
         return self._created
 
     def commit(self, run: str, counts: Counts, body: dict[str, Any]) -> str:
@@ -146,8 +174,12 @@ class Results:
             **body,
             "files": sorted(self._files.values(), key=lambda entry: str(entry["name"])),
         }
-        key = f"runs/{safe_segment(run)}/{MANIFEST}"
-        self.write(key, json_bytes(manifest))
+        self.write(_run_key(run, MANIFEST), json_bytes(manifest))
+        return self.point_to(run)
+
+    def point_to(self, run: str) -> str:
+        """Names a committed run in ``latest.json``; returns its manifest's URI."""
+        key = _run_key(run, MANIFEST)
         self.write("latest.json", json_bytes({"run": run, "manifest": key}))
         return self.folder.locate(key)
 
@@ -159,14 +191,38 @@ class Results:
 
     def finished(self) -> set[tuple[str, str]]:
         """Returns (key, version) of every image that a committed run has done."""
-        parts = {part for manifest in self.manifests() for part in manifest.get("parts", [])}
-        done: set[tuple[str, str]] = set()
-        for part in sorted(parts):
-            table = pq.read_table(io.BytesIO(self.folder.read(part)), columns=["key", "version"])
-            # a row a (image, prompt): group before it becomes Python objects
-            for row in table.group_by(["key", "version"]).aggregate([]).to_pylist():
-                done.add((row["key"], row["version"]))
-        return done
+        return self.history()[0]
+
+    def history(self) -> tuple[set[tuple[str, str]], set[tuple[str, str]]]:
+        """Returns (key, version) of the images that committed runs have done, and that they quarantined."""
+        done: set[str] = set()
+        quarantined: set[str] = set()
+        for manifest in self.manifests():
+            done.update(manifest.get("parts", []))
+            if manifest["counts"]["quarantined"] and any(
+                file["name"] == QUARANTINE for file in manifest["files"]
+            ):
+                quarantined.add(_run_key(manifest["run"], QUARANTINE))
+        finished = {image for name in sorted(done) for image in self._images(name)}
+        failed: set[tuple[str, str]] = set()
+        for name in sorted(quarantined):
+            with suppress(ObjectChangedError):  # tidied up: it decides nothing but an order
+                failed |= self._images(name)
+        return finished, failed - finished
+
+    def _images(self, name: str) -> set[tuple[str, str]]:
+        table = pq.read_table(io.BytesIO(self.folder.read(name)), columns=["key", "version"])
+        # some have a row a (image, prompt): group before it becomes Python objects
+        rows = table.group_by(["key", "version"]).aggregate([]).to_pylist()
+        return {(row["key"], row["version"]) for row in rows}
+
+
+def _run_key(run: str, name: str) -> str:
+    return f"runs/{safe_segment(run)}/{name}"
+
+
+def _content_type(key: str) -> str:
+    return CONTENT_TYPES.get(key[key.rfind(".") :], "application/octet-stream")
 
 
 def json_bytes(value: Any) -> bytes:

@@ -6,6 +6,7 @@ import io
 import json
 import posixpath
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import PurePosixPath
 from urllib.parse import quote
@@ -18,11 +19,14 @@ from clipseg_kfp.concurrency import ordered_map
 from clipseg_kfp.errors import ParameterError, StorageError
 from clipseg_kfp.images import IMAGE_SUFFIXES
 from clipseg_kfp.naming import spell_out
+from clipseg_kfp.progress import say
 from clipseg_kfp.storage import Entry, Folder, open_folder, open_object
 
 MANIFEST_SUFFIXES = (".csv", ".jsonl", ".ndjson", ".parquet")
-MAX_MANIFEST_BYTES = 2 << 30
+MAX_MANIFEST_BYTES = 128 << 20  # a table takes several times its file's size in memory
 STAT_THREADS = 16
+STEP = "fetch_dataset"  # which lists sources, and whose log tells what was left out
+LAYOUT = "masks/<prompt>/<same name>"
 
 
 @dataclass(frozen=True)
@@ -50,16 +54,23 @@ class Source:
         return {**vars(self), "ground_truth": truth}
 
 
-def list_sources(uri: str, staging: Folder, endpoint: str = "") -> Iterator[Source]:
+def _nothing(_: str) -> bool:
+    return False
+
+
+def list_sources(
+    uri: str, staging: Folder, endpoint: str = "", own: Callable[[str], bool] = _nothing
+) -> Iterator[Source]:
     """Streams the images of a data set.
 
     Args:
         uri: ``s3://bucket/prefix``, a folder, a manifest file (CSV, JSONL, Parquet) or a zip or tar archive.
         staging: where the members of an archive are laid out.
         endpoint: S3 endpoint URL, as for ``open_folder``.
+        own: tells the URIs of what this suite wrote, which do not count as images that are left out.
 
     Raises:
-        ParameterError: a manifest without the needed columns, or an unsafe archive.
+        ParameterError: a manifest without the needed columns or with a bad row, or an unsafe archive.
         StorageError: nothing there, or not readable.
     """
     if not uri:
@@ -68,7 +79,7 @@ def list_sources(uri: str, staging: Folder, endpoint: str = "") -> Iterator[Sour
         )
     lower = uri.lower()
     if not is_single_file(uri):
-        yield from _from_folder(open_folder(uri, endpoint))
+        yield from _from_folder(open_folder(uri, endpoint), own=own)
     elif lower.endswith(MANIFEST_SUFFIXES):
         yield from _from_manifest(uri, endpoint)
     elif lower.endswith(archives.SUFFIXES):
@@ -112,23 +123,31 @@ def _is_image(key: str) -> bool:
 
 
 def _from_folder(
-    folder: Folder, shown: str = "", name: Callable[[str], str] = lambda key: key
+    folder: Folder,
+    shown: str = "",
+    name: Callable[[str], str] = lambda key: key,
+    own: Callable[[str], bool] = _nothing,
 ) -> Iterator[Source]:
     """All images below a folder.
 
     Where it has both ``images/`` and ``masks/<prompt>/``, the pictures below the latter are ground truth for
-    the image of the same relative path (whatever the suffix of either).
+    the image of the same relative path (whatever the suffix of either). Images beside the two folders are
+    left out then, and counted.
 
     Args:
         folder: to list.
         shown: what people see in place of the folder's URI.
         name: gives the key that people know for a key of the folder.
+        own: tells the URIs of what this suite wrote.
     """
     masks = _masks_by_image(folder, name)
-    prefix = "images/" if masks else ""
-    for entry in folder.entries(prefix):
+    left_out = 0
+    for entry in folder.entries():
         key = name(entry.key)
         if not _is_image(key):
+            continue
+        if masks and not key.startswith("images/"):
+            left_out += not key.startswith("masks/") and not own(folder.locate(entry.key))
             continue
         stem = posixpath.splitext(key.removeprefix("images/"))[0]
         yield Source(
@@ -139,18 +158,28 @@ def _from_folder(
             size=entry.size,
             ground_truth=tuple(masks.get(stem, ())),
         )
+    if left_out:
+        say(STEP, f"left out {left_out:,} images outside images/, since there is ground truth below masks/")
 
 
 def _masks_by_image(folder: Folder, name: Callable[[str], str]) -> dict[str, list[GroundTruth]]:
     if next(iter(folder.entries("images/")), None) is None:
         return {}
     found: dict[str, list[GroundTruth]] = {}
+    loose = 0
     for entry in folder.entries("masks/"):
         key = name(entry.key)
         prompt, slash, rest = key.removeprefix("masks/").partition("/")
-        if slash and _is_image(key):
+        if not _is_image(key):
+            continue
+        if slash:
             stem = posixpath.splitext(rest)[0]
             found.setdefault(stem, []).append(GroundTruth(spell_out(prompt), folder.locate(entry.key)))
+        else:
+            loose += 1
+    if loose:
+        fate = "left out" if found else "taken for images"
+        say(STEP, f"{loose:,} pictures directly below masks/ are {fate}; ground truth lies at {LAYOUT}")
     return found
 
 
@@ -168,24 +197,26 @@ def _from_manifest(uri: str, endpoint: str) -> Iterator[Source]:
     home, name_there = open_object(uri, endpoint)
     manifest = home.locate(name_there)  # absolute: later steps may run in another folder
     groups = table.groupby("uri", sort=False)
-    wanted: Iterable[tuple[str, tuple[GroundTruth, ...]]] = (
-        (
-            str(value),
-            tuple(
-                GroundTruth(str(row.prompt), _absolute(str(row.mask_uri), manifest))
-                for row in group.itertuples()
-                if row.mask_uri and row.prompt
-            ),
-        )
-        for value, group in groups
+
+    def truths(group: pd.DataFrame) -> Iterator[GroundTruth]:
+        for row in group.itertuples():
+            if row.mask_uri:
+                place = _absolute(str(row.mask_uri), manifest)
+                with _naming_row(uri, int(str(row.Index)) + 1):
+                    open_object(place, endpoint)
+                yield GroundTruth(str(row.prompt), place)
+
+    wanted: Iterable[tuple[str, int, tuple[GroundTruth, ...]]] = (
+        (str(value), int(group.index[0]) + 1, tuple(truths(group))) for value, group in groups
     )
 
-    def look(item: tuple[str, tuple[GroundTruth, ...]]) -> Source:
-        value, truth = item
+    def look(item: tuple[str, int, tuple[GroundTruth, ...]]) -> Source:
+        value, row, truth = item
         place = _absolute(value, manifest)
-        folder, key = open_object(place, endpoint)
-        # A missing object stays in the listing: reading it puts it into quarantine, by name.
-        entry = folder.stat(key) or Entry(key, 0, "")
+        with _naming_row(uri, row):
+            folder, key = open_object(place, endpoint)
+            # A missing object stays in the listing: reading it puts it into quarantine, by name.
+            entry = folder.stat(key) or Entry(key, 0, "")
         name = value.partition("://")[2] or value
         return Source(place, name.lstrip("/"), folder.locate(key), entry.version, entry.size, truth)
 
@@ -194,6 +225,15 @@ def _from_manifest(uri: str, endpoint: str) -> Iterator[Source]:
         # "/a.jpg" beside "a.jpg": keys name results, so the later one takes its whole URI
         yield source if source.key not in seen else replace(source, key=source.uri)
         seen.add(source.key)
+
+
+@contextmanager
+def _naming_row(manifest: str, row: int) -> Iterator[None]:
+    """Says where a URI stands that cannot be used."""
+    try:
+        yield
+    except ParameterError as error:
+        raise ParameterError(f"The manifest {manifest}, row {row}: {error.message}", error.remedy) from error
 
 
 def _absolute(value: str, manifest: str) -> str:
@@ -255,4 +295,13 @@ def _read_manifest(uri: str, endpoint: str) -> pd.DataFrame:
             f"The manifest {uri} has a mask_uri without a prompt in row {int(alone[0]) + 1}.",
             "Name the prompt that the mask belongs to.",
         )
-    return table
+    masks = table[table["mask_uri"] != ""].drop_duplicates()
+    twice = masks.index[masks.duplicated(["uri", "prompt"])]
+    if len(twice):
+        row = int(twice[0])
+        raise ParameterError(
+            f"The manifest {uri} has a second mask for the prompt '{table['prompt'][row]}' and the same image "
+            f"in row {row + 1}.",
+            "Give one mask for each image and prompt.",
+        )
+    return table.drop_duplicates()

@@ -11,21 +11,18 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import shutil
 import time
-from collections.abc import Iterable, Iterator
-from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.utils.data import DataLoader, IterableDataset
+from torch.utils.data import DataLoader
 from transformers import (
     CLIPSegConfig,
     CLIPSegForImageSegmentation,
@@ -34,13 +31,11 @@ from transformers import (
     ViTImageProcessorPil,
 )
 
-from clipseg_kfp.demo.scenes import COLORS, SHAPES, TEXTURES, Query, Scene, draw_scene, phrase
+from clipseg_kfp.demo.batches import IMAGE_SIZE, MEAN, STD, Batch, Sampler, build_pool
+from clipseg_kfp.demo.scenes import COLORS, SHAPES, TEXTURES, Query, phrase
 
-IMAGE_SIZE = 160
 PATCH = 16
-MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-BACKGROUND_FACTOR = 0.1  # the paper's best visual prompt: background x 0.1, blur, crop with context
-TRAIN_SEEDS = 10_000_000  # training scenes take seeds from here on; everything below is held out
+LOGGED = ("step", "minutes", "bce", "dice", "patch", "align", "iou_text", "iou_image")
 
 
 def build_tokenizer() -> CLIPTokenizer:
@@ -71,7 +66,7 @@ def build_tokenizer() -> CLIPTokenizer:
 
 
 def build_config(tokenizer: CLIPTokenizer) -> CLIPSegConfig:
-    """The demo architecture: about 1.8 M parameters; text prompts need four of its five vision blocks."""
+    """The demo architecture: about 1.6 M parameters; text prompts need four of its five vision blocks."""
     return CLIPSegConfig(
         text_config={
             "vocab_size": len(tokenizer),
@@ -109,181 +104,6 @@ def build_processor(tokenizer: CLIPTokenizer) -> CLIPSegProcessor:
     processor: Any = CLIPSegProcessor
     built: CLIPSegProcessor = processor(image_processor=image_processor, tokenizer=tokenizer)
     return built
-
-
-@dataclass
-class Pool:
-    """Drawn scenes, ready to sample from.
-
-    Attributes:
-        images: uint8 (N, S, S, 3).
-        labels: uint8 (N, S, S); ``i + 1`` marks the i-th object of the scene.
-        scenes: the objects of each scene as rows of (shape, color, texture) indices.
-        by_kind: (shape, color) indices to the (scene, object) pairs that show one well.
-    """
-
-    images: NDArray[np.uint8]
-    labels: NDArray[np.uint8]
-    scenes: list[list[tuple[int, int, int]]]
-    by_kind: dict[tuple[int, int], list[tuple[int, int]]]
-
-
-def _draw(seed: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8], list[tuple[int, int, int]]]:
-    rng = np.random.default_rng([seed, 1])
-    size = (int(rng.integers(180, 320)), int(rng.integers(180, 280)))
-    scene: Scene = draw_scene(seed, size)
-    target = (IMAGE_SIZE, IMAGE_SIZE)
-    image = np.asarray(scene.image.resize(target, 2))
-    labels = np.asarray(cv2.resize(scene.labels, target, interpolation=cv2.INTER_NEAREST), np.uint8)
-    rows = [
-        (SHAPES.index(o.shape), list(COLORS).index(o.color), TEXTURES.index(o.texture)) for o in scene.objects
-    ]
-    return image, labels, rows
-
-
-def build_pool(count: int, workers: int) -> Pool:
-    """Draws the training scenes (about 10 ms each and core)."""
-    images = np.empty((count, IMAGE_SIZE, IMAGE_SIZE, 3), np.uint8)
-    labels = np.empty((count, IMAGE_SIZE, IMAGE_SIZE), np.uint8)
-    scenes: list[list[tuple[int, int, int]]] = []
-    by_kind: dict[tuple[int, int], list[tuple[int, int]]] = {}
-    with ProcessPoolExecutor(workers) as executor:
-        seeds = range(TRAIN_SEEDS, TRAIN_SEEDS + count)
-        for i, (image, label, rows) in enumerate(executor.map(_draw, seeds, chunksize=64)):
-            images[i], labels[i] = image, label
-            scenes.append(rows)
-            counts = np.bincount(label.ravel(), minlength=len(rows) + 1)
-            for j, (shape, color, _texture) in enumerate(rows):
-                if counts[j + 1] > 500:
-                    by_kind.setdefault((shape, color), []).append((i, j))
-    return Pool(images, labels, scenes, by_kind)
-
-
-def visual_prompt(
-    image: NDArray[np.uint8], mask: NDArray[np.bool_], rng: np.random.Generator
-) -> NDArray[np.uint8]:
-    """A support picture of the masked thing: engineered as in the paper (section 3.5), or a plain crop."""
-    ys, xs = np.nonzero(mask)
-    margin = int(0.1 * max(np.ptp(ys), np.ptp(xs))) + int(rng.integers(0, 6))
-    top, bottom = max(0, ys.min() - margin), min(mask.shape[0], ys.max() + margin + 1)
-    left, right = max(0, xs.min() - margin), min(mask.shape[1], xs.max() + margin + 1)
-    crop = image[top:bottom, left:right].astype(np.float32)
-    inside = mask[top:bottom, left:right, None].astype(np.float32)
-    if rng.random() < 0.7:
-        soft = cv2.GaussianBlur(crop, (15, 15), 3)
-        crop = crop * inside + BACKGROUND_FACTOR * soft * (1 - inside)
-    side = max(crop.shape[:2])
-    square = np.zeros((side, side, 3), np.float32)
-    y, x = (side - crop.shape[0]) // 2, (side - crop.shape[1]) // 2
-    square[y : y + crop.shape[0], x : x + crop.shape[1]] = crop
-    resized = cv2.resize(square, (IMAGE_SIZE, IMAGE_SIZE), interpolation=cv2.INTER_LINEAR)
-    return np.clip(resized, 0, 255).astype(np.uint8)
-
-
-@dataclass
-class Batch:
-    """One step: B scenes with P prompts each, the last of every scene an image prompt; E scenes without."""
-
-    pixels: Tensor  # (B + E, 3, S, S)
-    labels: Tensor  # (B + E, S, S) object labels
-    attributes: Tensor  # (B + E, objects + 1, 3): class of each label; 0 is background
-    texts: list[str]  # B * (P - 1)
-    supports: Tensor  # (B, 3, S, S)
-    support_names: list[str]  # B: the text that says the same as the support picture
-    targets: Tensor  # (B, P, S, S)
-
-
-MAX_OBJECTS = 6
-
-
-#: What prompts name (shape, color, texture) and how often; shapes are the hard part.
-PROMPT_KINDS = (
-    ((True, False, False), 0.40),
-    ((False, True, False), 0.15),
-    ((False, False, True), 0.12),
-    ((True, True, False), 0.18),
-    ((True, False, True), 0.05),
-    ((False, True, True), 0.05),
-    ((True, True, True), 0.05),
-)
-
-
-def sample(pool: Pool, rng: np.random.Generator, scenes: int, prompts: int, extra: int) -> Batch:
-    """Draws a batch: present and absent things in every degree of detail, one support picture a scene.
-
-    ``extra`` further scenes have no prompts; they train the vision tower through the patch head alone.
-    """
-    colors = list(COLORS)
-    kinds, shares = zip(*PROMPT_KINDS, strict=True)
-    pixels, supports, names, texts, targets, labels = [], [], [], [], [], []
-    attributes = torch.zeros(scenes + extra, MAX_OBJECTS + 1, 3, dtype=torch.long)
-    for b in range(scenes + extra):
-        i = int(rng.integers(len(pool.images)))
-        rows = pool.scenes[i]
-        turn, flip = int(rng.integers(4)), bool(rng.random() < 0.5)
-        image, label = (np.rot90(a[:, ::-1] if flip else a, turn) for a in (pool.images[i], pool.labels[i]))
-        pixels.append(_jitter(image, rng))
-        labels.append(label.copy())
-        attributes[b, 1 : len(rows) + 1] = torch.tensor(rows) + 1
-        if b >= scenes:
-            continue
-        for _ in range(prompts - 1):
-            row = rows[rng.integers(len(rows))]
-            if rng.random() > 0.72:  # most of these are not in the scene; many differ in one word only
-                row = (
-                    int(rng.integers(len(SHAPES))) if rng.random() < 0.6 else row[0],
-                    int(rng.integers(len(colors))) if rng.random() < 0.6 else row[1],
-                    int(rng.integers(len(TEXTURES))) if rng.random() < 0.6 else row[2],
-                )
-            keep = np.array(kinds[rng.choice(len(kinds), p=shares)])
-            texts.append(phrase(_query(row, keep), rng))
-            targets.append(_target(rows, label, row, keep))
-        row = rows[rng.integers(len(rows))]
-        if rng.random() < 0.2:
-            row = (int(rng.integers(len(SHAPES))), int(rng.integers(len(colors))), 0)
-        shown = pool.by_kind[(row[0], row[1])]
-        j, k = shown[rng.integers(len(shown))]
-        support = visual_prompt(pool.images[j], pool.labels[j] == k + 1, rng)
-        supports.append(_jitter(np.rot90(support, int(rng.integers(4))), rng))
-        both = np.array([True, True, False])
-        names.append(phrase(_query(row, both), rng))
-        targets.append(_target(rows, label, row, both))
-    size = (scenes, prompts, IMAGE_SIZE, IMAGE_SIZE)
-    return Batch(
-        _normalise(pixels), torch.from_numpy(np.stack(labels)), attributes, texts,
-        _normalise(supports), names, torch.from_numpy(np.stack(targets)).view(size).float(),
-    )  # fmt: skip
-
-
-def _query(row: tuple[int, int, int], keep: NDArray[np.bool_]) -> Query:
-    return Query(
-        SHAPES[row[0]] if keep[0] else None,
-        list(COLORS)[row[1]] if keep[1] else None,
-        TEXTURES[row[2]] if keep[2] else None,
-    )
-
-
-def _target(
-    rows: list[tuple[int, int, int]],
-    label: NDArray[np.uint8],
-    wanted: tuple[int, int, int],
-    keep: NDArray[np.bool_],
-) -> NDArray[np.bool_]:
-    table = np.zeros(256, bool)
-    for i, row in enumerate(rows):
-        table[i + 1] = all(row[a] == wanted[a] for a in range(3) if keep[a])
-    return table[label]
-
-
-def _jitter(image: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.float32]:
-    gain = rng.uniform(0.85, 1.15) * rng.uniform(0.96, 1.04, 3)
-    return (image * gain.astype(np.float32)).clip(0, 255)
-
-
-def _normalise(images: list[NDArray[np.float32]]) -> Tensor:
-    stacked: Any = np.stack(images) / np.float32(255)
-    stacked = (stacked - np.array(MEAN, np.float32)) / np.array(STD, np.float32)
-    return torch.from_numpy(np.ascontiguousarray(stacked.transpose(0, 3, 1, 2)))
 
 
 PATCH_WEIGHTS = (0.6, 0.15, 0.25)  # shape, color, texture
@@ -366,32 +186,20 @@ def optimizers(model: nn.Module, head: nn.Module, lr: float) -> list[torch.optim
     ]
 
 
-class Sampler(IterableDataset[Batch]):
-    """An endless stream of batches; drawn in a worker process, so that training never waits for Python."""
-
-    def __init__(self, pool: Pool, scenes: int, prompts: int, extra: int) -> None:
-        super().__init__()
-        self.pool, self.scenes, self.prompts, self.extra = pool, scenes, prompts, extra
-
-    def __iter__(self) -> Iterator[Batch]:
-        cv2.setNumThreads(1)
-        rng = np.random.default_rng(0)
-        while True:
-            yield sample(self.pool, rng, self.scenes, self.prompts, self.extra)
-
-
 def train(options: argparse.Namespace) -> None:
-    """Trains for a fixed time (the schedule follows the clock), logs, and writes the checkpoint."""
+    """Trains, logs, and writes the checkpoint; what is in ``--out`` is replaced at the end only.
+
+    Checkpoints on the way lie beside it in ``<out>.training``; ``--init`` goes on from one.
+    """
     torch.manual_seed(0)
-    out, init, minutes = options.out, options.init, options.minutes
-    if init:
-        tokenizer = CLIPTokenizer.from_pretrained(init)
-        model = CLIPSegForImageSegmentation.from_pretrained(init, dtype="float32")
+    if options.init:
+        tokenizer = CLIPTokenizer.from_pretrained(options.init)
+        model = CLIPSegForImageSegmentation.from_pretrained(options.init, dtype="float32")
     else:
         tokenizer = build_tokenizer()
         model = CLIPSegForImageSegmentation(build_config(tokenizer))
     # transformers' own initialisation of the decoder stalls (deviation near 1)
-    fresh: Iterable[Any] = () if init else model.decoder.modules()
+    fresh: Iterable[Any] = () if options.init else model.decoder.modules()
     for module in fresh:
         if hasattr(module, "reset_parameters"):
             module.reset_parameters()
@@ -400,42 +208,48 @@ def train(options: argparse.Namespace) -> None:
     model.train()
     print(f"{sum(p.numel() for p in model.parameters()):,} parameters, vocabulary {len(tokenizer)}")
     pool = build_pool(options.pool, torch.get_num_threads())
+    sampler = Sampler(pool, options.scenes, options.prompts, options.extra)
+    batches = iter(DataLoader(sampler, batch_size=None, num_workers=1))
     average = {k: v.detach().clone() for k, v in model.state_dict().items()}
     opts = optimizers(model, head, options.lr)
     peaks = [group["lr"] for opt in opts for group in opt.param_groups]
-    out.mkdir(parents=True, exist_ok=True)
-    log = (out / "training_log.csv").open("w")
-    columns = ["step", "minutes", "bce", "dice", "patch", "align", "iou_text", "iou_image"]
-    print(",".join(columns), file=log)
-    start, step, recent = time.time(), 0, []
-    sampler = Sampler(pool, options.scenes, options.prompts, options.extra)
-    batches = iter(DataLoader(sampler, batch_size=None, num_workers=1))
-    while (done := (time.time() - start) / 60 / minutes) < 1:
-        scale = min(1, (step + 1) / 200) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * done)))
-        for group, peak in zip((g for o in opts for g in o.param_groups), peaks, strict=True):
-            group["lr"] = peak * scale
-        loss, figures = step_loss(model, head, tokenizer, next(batches))
-        for opt in opts:
-            opt.zero_grad()
-        torch.autograd.backward(loss)
-        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        for opt in opts:
-            opt.step()
-        step += 1
-        recent.append(figures)
-        decay = min(0.998, step / (step + 20))
-        with torch.no_grad():
-            for key, value in model.state_dict().items():
-                average[key].lerp_(value, 1 - decay) if value.is_floating_point() else None
-        if step % 100 == 0:
-            means = [float(np.mean([f[c] for f in recent])) for c in columns[2:]]
-            recent = []
-            line = [str(step), f"{(time.time() - start) / 60:.2f}", *(f"{m:.4f}" for m in means)]
-            print(",".join(line), file=log, flush=True)
-            print(" ".join(f"{c}={v}" for c, v in zip(columns, line, strict=True)), flush=True)
-        if step % 1000 == 0:
-            save(model, average, tokenizer, out)
-    save(model, average, tokenizer, out)
+    working = options.out.with_name(options.out.name + ".training")
+    working.mkdir(parents=True, exist_ok=True)
+    start, recent = time.time(), []
+    with (working / "training_log.csv").open("w") as log:
+        print(",".join(LOGGED), file=log)
+        for step in range(1, options.steps + 1):
+            done = step / options.steps
+            scale = min(1, step / 200) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * done)))
+            for group, peak in zip((g for o in opts for g in o.param_groups), peaks, strict=True):
+                group["lr"] = peak * scale
+            loss, figures = step_loss(model, head, tokenizer, next(batches))
+            for opt in opts:
+                opt.zero_grad()
+            torch.autograd.backward(loss)
+            nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            for opt in opts:
+                opt.step()
+            blend(average, model, 1 - min(0.998, step / (step + 20)))
+            recent.append(figures)
+            if step % 100 == 0:
+                means = [float(np.mean([f[c] for f in recent])) for c in LOGGED[2:]]
+                recent = []
+                line = [str(step), f"{(time.time() - start) / 60:.2f}", *(f"{m:.4f}" for m in means)]
+                print(",".join(line), file=log, flush=True)
+                print(" ".join(f"{c}={v}" for c, v in zip(LOGGED, line, strict=True)), flush=True)
+            if step % 1000 == 0:
+                save(model, average, tokenizer, working)
+    save(model, average, tokenizer, working)
+    shutil.copytree(working, options.out, dirs_exist_ok=True)
+
+
+def blend(average: dict[str, Tensor], model: nn.Module, share: float) -> None:
+    """Moves the running average of the weights, which is what gets saved, by a share towards the model's."""
+    with torch.no_grad():
+        for key, value in model.state_dict().items():
+            if value.is_floating_point():
+                average[key].lerp_(value, share)
 
 
 def save(
@@ -451,7 +265,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, default=Path("examples/demo-model"))
     parser.add_argument("--init", type=Path, help="checkpoint of an interrupted training to go on from")
-    parser.add_argument("--minutes", type=float, default=120)
+    parser.add_argument("--steps", type=int, default=9_000)
     parser.add_argument("--pool", type=int, default=20_000)
     parser.add_argument("--scenes", type=int, default=12)
     parser.add_argument("--extra", type=int, default=28, help="scenes for the patch head alone")

@@ -42,6 +42,7 @@ def build_report(
     quarantine: list[dict[str, Any]],
     gallery: Iterable[dict[str, Any]],
     created: str,
+    quarantine_total: int | None = None,
 ) -> Report:
     """Puts a report together.
 
@@ -52,9 +53,10 @@ def build_report(
         metrics: content of ``metrics.json``.
         body: the manifest's own fields (source, model, prompts).
         masks: the run's ``masks.parquet``.
-        quarantine: rows of ``records.IMAGES``.
+        quarantine: rows of ``records.QUARANTINE``; the first are shown.
         gallery: rows of ``records.GALLERY``; the first are taken.
         created: when the run was committed, ISO 8601.
+        quarantine_total: how many rows there are, where ``quarantine`` holds the first of them only.
     """
     pictures = {(row["key"], row["version"]): row for row in islice(gallery, GALLERY_ITEMS)}
     sums: dict[str, _Sum] = {prompt["name"]: _Sum() for prompt in body["prompts"]}
@@ -77,7 +79,7 @@ def build_report(
         quarantine=tuple(
             QuarantineRow(row["key"], row["reason"], row["detail"]) for row in quarantine[:QUARANTINE_ROWS]
         ),
-        quarantine_total=len(quarantine),
+        quarantine_total=len(quarantine) if quarantine_total is None else quarantine_total,
         gallery=tuple(
             GalleryItem(
                 key=row["key"],

@@ -5,8 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from clipseg_kfp import prompts as prompt_sets
 from clipseg_kfp import records
 from clipseg_kfp.errors import ParameterError
@@ -39,7 +37,7 @@ def run(
         endpoint: S3 endpoint URL.
 
     Returns:
-        The configuration's digest: model, embeddings and every parameter that changes a pixel.
+        The configuration's digest: model, prompts and every parameter that changes a pixel.
 
     Raises:
         ParameterError: a bad threshold or prompt set; names the entry.
@@ -63,8 +61,9 @@ def run(
     (target / FACTS).write_bytes(json_bytes(facts.to_json()))
     config = configuration_digest(
         model=facts.digest,
-        prompts=[{"name": p.name, "threshold": p.threshold} for p in resolved.prompts],
-        embeddings=np.ascontiguousarray(embeddings).tobytes(),
+        prompts=[
+            {"name": p.name, "texts": list(p.texts), "threshold": p.threshold} for p in resolved.prompts
+        ],
         settings={},
     )
     (target / CONFIGURATION).write_text(config, "ascii")

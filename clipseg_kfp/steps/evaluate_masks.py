@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -18,15 +19,18 @@ from clipseg_kfp.errors import ObjectChangedError
 from clipseg_kfp.images import ImageRejectedError, decode_mask
 from clipseg_kfp.masks import decode_rle
 from clipseg_kfp.metrics import Confusion
+from clipseg_kfp.naming import safe_segment
 from clipseg_kfp.progress import say, track
 from clipseg_kfp.results import json_bytes
 from clipseg_kfp.steps.postprocess_masks import MASKS
 from clipseg_kfp.steps.preprocess_images import IMAGES
-from clipseg_kfp.storage import open_object
+from clipseg_kfp.storage import ObjectTooLargeError, open_object
 
 STEP = "evaluate_masks"
 TABLE, METRICS = "evaluation.parquet", "metrics.json"
-FETCH_THREADS = 8
+FETCH_THREADS = 4
+MAX_TRUTH_BYTES = 100_000_000
+FIGURES = 50  # prompts with a figure of their own in Kubeflow; metrics.json has all
 
 
 @dataclass
@@ -50,12 +54,16 @@ class Evaluation:
         return float(np.mean(values)) if values else None
 
     def figures(self) -> dict[str, float]:
-        """The numbers for Kubeflow's table of metrics; empty without ground truth."""
+        """The numbers for Kubeflow's table of metrics; empty without ground truth.
+
+        Totals, and the first prompts under names that are plain ASCII.
+        """
         if self.mean_iou is None:
             return {}
         whole = self.to_json()
         totals = {name: float(whole[name]) for name in ("mean_iou", "iou_fg", "iou_bin")}
-        return totals | {f"iou {name}": confusion.iou for name, confusion in self.prompts.items()}
+        prompts = islice(self.prompts.items(), FIGURES)
+        return totals | {f"iou_{safe_segment(name)}": confusion.iou for name, confusion in prompts}
 
     def to_json(self) -> dict[str, Any]:
         """The content of ``metrics.json``."""
@@ -147,8 +155,8 @@ def _evaluate_shard(shard: Path, evaluation: Evaluation, endpoint: str) -> int:
         row, uri = pair
         folder, key = open_object(uri, endpoint)
         try:
-            return row, decode_mask(folder.read(key), key)
-        except (ImageRejectedError, ObjectChangedError) as error:
+            return row, decode_mask(folder.read(key, limit=MAX_TRUTH_BYTES), key)
+        except (ImageRejectedError, ObjectChangedError, ObjectTooLargeError) as error:
             return row, f"{uri}: {error}"
 
     compared = 0

@@ -54,6 +54,7 @@ def run(
     target: Path,
     shard_size: int = 100,
     limit: int = 0,
+    run_id: str = "",
     endpoint: str = "",
 ) -> Dataset:
     """Writes ``shards/<name>.parquet`` (``records.SOURCES``) and ``summary.json`` into ``target``.
@@ -65,14 +66,16 @@ def run(
         prompts: encode_prompts' output.
         target: output folder.
         shard_size: images a shard; raised where there would be more than 50 shards.
-        limit: the most new images to take; 0 takes all.
+        limit: the most images to take; 0 takes all. Those that no run has seen come first, and behind them
+            those that an earlier run quarantined.
+        run_id: name of this run, where the user chose one; a committed run of that name is an error.
         endpoint: S3 endpoint URL.
 
     Returns:
         Counts and shard names.
 
     Raises:
-        ParameterError: a bad size, limit or source.
+        ParameterError: a bad size, limit or source, or the run exists already.
         StorageError: the source or the output cannot be read.
     """
     if shard_size < 1:
@@ -81,6 +84,8 @@ def run(
         raise ParameterError(f"limit is {limit}.", "Give 0 for all images, or a positive number.")
     output = open_folder(output_uri, endpoint)
     results = Results(output, config)
+    if run_id and results.manifest(run_id) is not None:
+        raise results.name_taken(run_id)
     # Says what the digest stands for; and an output that cannot be written shows here, not after the
     # inference.
     results.write(
@@ -93,21 +98,27 @@ def run(
             }
         ),
     )
-    finished = results.finished()
+    finished, failed = results.history()
     own = _own_files(source_uri, output, endpoint)
-    skipped = left_out = 0
+    skipped = left_out = tried_again = 0
     total = hashlib.sha256()
 
     def fresh() -> Iterator[Source]:
-        nonlocal skipped, left_out
-        for source in list_sources(source_uri, output.child("staging"), endpoint):
+        nonlocal skipped, left_out, tried_again
+        again: list[Source] = []  # held back, so that bad images never use up the limit
+        for source in list_sources(source_uri, output.child("staging"), endpoint, own):
             if own(source.uri):
                 left_out += 1
                 continue
             if (source.key, source.version) in finished:
                 skipped += 1
+            elif (source.key, source.version) in failed:
+                again.append(source)
             else:
                 yield source
+        for source in again:
+            tried_again += 1
+            yield source
 
     def rows() -> Iterator[dict[str, Any]]:
         for source in islice(fresh(), limit or None):
@@ -122,8 +133,11 @@ def run(
     (target / SUMMARY).write_bytes(json_bytes(asdict(dataset)))
     if left_out:
         say(STEP, f"left out {left_out:,} files of earlier results, which lie below the images")
+    if tried_again:
+        say(STEP, f"{tried_again:,} images that were quarantined before are tried again")
     if new:
-        say(STEP, f"{source_uri}: {new:,} new images in {len(shards)} shards, {skipped:,} done before")
+        images = f"{new - tried_again:,} new images"
+        say(STEP, f"{source_uri}: {images}, {skipped:,} done before; {len(shards)} shards")
     elif skipped:
         say(STEP, f"{source_uri}: nothing new, all {skipped:,} images are done under this configuration")
     else:

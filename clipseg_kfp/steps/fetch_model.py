@@ -28,5 +28,7 @@ def run(*, model_uri: str, target: Path, endpoint: str = "") -> model.Fetched:
     facts = model.read_facts(target)
     for name in fetched.left_out:
         say(STEP, f"left out {name}: loading it could run code")
+    if model_uri.startswith("hf://") and "@" not in model_uri:
+        say(STEP, f"{model_uri} is not pinned; {model_uri}@{fetched.revision} gives this model for good")
     say(STEP, f"{model_uri}: {facts.image_size} px, digest {fetched.digest}, revision {fetched.revision}")
     return fetched

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -25,7 +28,7 @@ from clipseg_kfp.storage import open_folder
 STEP = "postprocess_masks"
 MASKS, GALLERY = "masks.parquet", "gallery.arrow"
 GALLERY_PER_SHARD = 24
-PIXELS_AT_ONCE = 100_000_000
+PIXELS_AT_ONCE = 60_000_000
 
 
 @dataclass
@@ -79,6 +82,7 @@ def run(
     Raises:
         StorageError: the output cannot be written.
     """
+    cv2.setNumThreads(1)  # the pool below uses the cores
     results = Results(open_folder(output_uri, endpoint), config)
     rows = list(records.read_parquet(views / IMAGES))
     table = prompt_rows(prompts)
@@ -89,34 +93,61 @@ def run(
     def finish(work: _Work) -> _Done:
         return _finish(work, results, table, colors, label_maps=label_maps, overlays=overlays)
 
-    mask_rows: list[dict[str, Any]] = []
-    pictures = 0
     finished = ordered_map(finish, _work(views, probabilities, rows, size), workers=_workers(rows))
-    with records.ArrowWriter(target / GALLERY, records.GALLERY) as gallery:
+    part = PartName()
+
+    def mask_rows() -> Iterator[dict[str, Any]]:
+        pictures = 0
         for item in track(STEP, finished, done):
-            mask_rows.extend(item.masks)
             if item.overlay and pictures < GALLERY_PER_SHARD:
                 names = {name: item.row[name] for name in ("key", "version")}
                 gallery.append({**names, "preview": item.preview, "overlay": item.overlay})
                 pictures += 1
-    records.write_parquet(target / MASKS, records.MASKS, mask_rows)
+            for row in item.masks:
+                part.add(row)
+                yield row
+
+    with records.ArrowWriter(target / GALLERY, records.GALLERY) as gallery:
+        count = records.write_parquet(target / MASKS, records.MASKS, mask_rows())
     records.write_parquet(target / IMAGES, records.IMAGES, rows)
-    if mask_rows:
-        results.write(part_key(mask_rows), (target / MASKS).read_bytes())
-    say(STEP, f"{len(mask_rows):,} masks of {done:,} images")
-    return len(mask_rows)
+    if count:
+        results.upload(part.key, target / MASKS)
+    say(STEP, f"{count:,} masks of {done:,} images")
+    return count
 
 
 def _workers(rows: list[dict[str, Any]]) -> int:
-    """Images worked on at once: as many as fit about 1.3 GB, at 13 bytes a pixel."""
+    """Images worked on at once: as many as fit about 1.1 GB.
+
+    A pixel takes up to 18 bytes: two float32 maps (the prompt's and the best so far), the probabilities
+    inside the mask, a label of 2 bytes, and the mask as such, column-major, as a picture and as a selection.
+    """
     largest = max((row["width"] * row["height"] for row in rows), default=0)
     return max(1, min(max(4, 2 * cpu_limit()), PIXELS_AT_ONCE // max(largest, 1)))
 
 
-def part_key(mask_rows: list[dict[str, Any]]) -> str:
-    """Names a shard's part after the rows it holds."""
-    content = [[row["key"], row["version"], row["prompt"], row["mask_sha256"]] for row in mask_rows]
-    return f"parts/{digest(content)}.parquet"
+class PartName:
+    """Names a shard's part after the rows it holds, taken one by one and in order.
+
+    Attributes:
+        rows: how many there were.
+    """
+
+    COLUMNS = ("key", "version", "prompt", "mask_sha256")
+
+    def __init__(self) -> None:
+        self._total = hashlib.sha256()
+        self.rows = 0
+
+    def add(self, row: dict[str, Any]) -> None:
+        """Takes the next row of ``records.MASKS``; of its columns only ``COLUMNS`` matter."""
+        self._total.update(json.dumps([row[name] for name in self.COLUMNS]).encode() + b"\n")
+        self.rows += 1
+
+    @property
+    def key(self) -> str:
+        """The part's key below the configuration's folder."""
+        return f"parts/{self._total.hexdigest()[:16]}.parquet"
 
 
 def _work(views: Path, probabilities: Path, rows: list[dict[str, Any]], size: int) -> Iterator[_Work]:
@@ -151,7 +182,7 @@ def _finish(
     width, height = row["width"], row["height"]
     place = image_folder(row["key"], row["version"])
     names = distinct_segments(prompt["name"] for prompt in prompts)
-    labels = masks.LabelMap(width, height) if label_maps else None
+    labels = masks.LabelMap(width, height, len(prompts)) if label_maps else None
     layers, mask_rows = [], []
     for i, (prompt, small) in enumerate(zip(prompts, work.maps, strict=True)):
         # One full-resolution map at a time: a 50-megapixel source has 200 MB of them for each prompt.

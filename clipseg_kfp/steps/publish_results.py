@@ -10,15 +10,17 @@ from typing import Any
 from clipseg_kfp import __version__, coco, records
 from clipseg_kfp.progress import say
 from clipseg_kfp.report import build_report, render_report
-from clipseg_kfp.results import Counts, Results, json_bytes
+from clipseg_kfp.report.build import QUARANTINE_ROWS
+from clipseg_kfp.results import QUARANTINE, Counts, Results, json_bytes
 from clipseg_kfp.steps.encode_prompts import prompt_rows, read_facts_of
 from clipseg_kfp.steps.evaluate_masks import metrics_of
 from clipseg_kfp.steps.fetch_dataset import Dataset, read_summary
-from clipseg_kfp.steps.postprocess_masks import GALLERY, MASKS, part_key
+from clipseg_kfp.steps.postprocess_masks import GALLERY, MASKS, PartName
 from clipseg_kfp.steps.preprocess_images import IMAGES
 from clipseg_kfp.storage import open_folder
 
 STEP = "publish_results"
+FILES = ("masks.parquet", "annotations.coco.json", "metrics.json", QUARANTINE, "report.html")
 
 
 @dataclass(frozen=True)
@@ -61,7 +63,7 @@ def run(
         target: folder for working files.
         output_uri: where results go.
         config: the configuration's digest.
-        run_id: names the run in the results; every attempt of a run must use the same.
+        run_id: names the run in the results; every attempt of a run must use the same, and no other run.
         model_uri: recorded in the manifest.
         endpoint: S3 endpoint URL.
 
@@ -69,27 +71,37 @@ def run(
         Where the manifest lies, and the counts.
 
     Raises:
+        ParameterError: another run of that name is committed; it stays as it is.
         StorageError: the counts do not add up, or the output cannot be written; the run does not exist then.
     """
     target.mkdir(parents=True, exist_ok=True)
     output = open_folder(output_uri, endpoint)
     results = Results(output, config)
     listing = read_summary(dataset)
+    parts = _parts(shards)
+    committed = results.manifest(run_id)
+    if committed and (committed["dataset_digest"], committed["parts"]) != (listing.digest, parts):
+        raise results.name_taken(run_id)
     metrics = metrics_of(evaluation)
     table = prompt_rows(prompts)
     facts = read_facts_of(prompts)
 
     masks_path, coco_path = target / "masks.parquet", target / "annotations.coco.json"
     masks = records.write_parquet(masks_path, records.MASKS, _rows(shards, MASKS))
-    quarantine = [row for row in _rows(shards, IMAGES) if row["status"] == "quarantined"]
-    records.write_parquet(
-        target / "quarantine.parquet",
-        records.QUARANTINE,
-        ({name: row[name] for name in records.QUARANTINE.names} for row in quarantine),
-    )
+    quarantine: list[dict[str, Any]] = []  # the first rows: report and log show no more
+
+    def quarantined_rows() -> Iterator[dict[str, Any]]:
+        for row in _rows(shards, IMAGES):
+            if row["status"] == "quarantined":
+                kept = {name: row[name] for name in records.QUARANTINE.names}
+                if len(quarantine) < QUARANTINE_ROWS:
+                    quarantine.append(kept)
+                yield kept
+
+    quarantined = records.write_parquet(target / QUARANTINE, records.QUARANTINE, quarantined_rows())
     done_images = (row for row in _rows(shards, IMAGES) if row["status"] == "done")
     done = coco.write(coco_path, done_images, _rows(shards, MASKS), [p["name"] for p in table])
-    counts = Counts(listing.listed, done, listing.skipped, len(quarantine), masks)
+    counts = Counts(listing.listed, done, listing.skipped, quarantined, masks)
     counts.check()
     metrics = {"counts": vars(counts), **metrics}
     (target / "metrics.json").write_bytes(json_bytes(metrics))
@@ -100,7 +112,7 @@ def run(
         "model": {"uri": model_uri, **facts.to_json()},
         "prompts": [{**prompt, "category_id": i} for i, prompt in enumerate(table, start=1)],
         "software": {"clipseg-kfp": __version__},
-        "parts": _parts(shards),
+        "parts": parts,
     }
     report = render_report(
         build_report(
@@ -113,18 +125,16 @@ def run(
             quarantine,
             _gallery(shards),
             results.created(run_id),
+            quarantined,
         )
     )
     (target / "report.html").write_text(report, "utf-8")
-    for name in (
-        "masks.parquet",
-        "annotations.coco.json",
-        "metrics.json",
-        "quarantine.parquet",
-        "report.html",
-    ):
-        results.add_to_run(run_id, name, (target / name).read_bytes())
-    manifest = results.commit(run_id, counts, body)
+    if committed:  # by an attempt of this run that was not heard of: its files stay, byte by byte
+        manifest = results.point_to(run_id)
+    else:
+        for name in FILES:
+            results.add_file_to_run(run_id, name, target / name)
+        manifest = results.commit(run_id, counts, body)
     _tell(counts, listing, quarantine, manifest)
     return Published(manifest, counts, metrics["mean_iou"], report)
 
@@ -137,9 +147,11 @@ def _rows(shards: Sequence[Path], name: str) -> Iterator[dict[str, Any]]:
 def _parts(shards: Sequence[Path]) -> list[str]:
     keys = []
     for shard in shards:
-        columns = ["key", "version", "prompt", "mask_sha256"]
-        if rows := list(records.read_parquet(shard / MASKS, columns=columns)):
-            keys.append(part_key(rows))
+        part = PartName()
+        for row in records.read_parquet(shard / MASKS, columns=list(part.COLUMNS)):
+            part.add(row)
+        if part.rows:
+            keys.append(part.key)
     return keys
 
 
@@ -159,6 +171,6 @@ def _tell(counts: Counts, listing: Dataset, quarantine: list[dict[str, Any]], ma
         say(STEP, f"quarantined {row['key']}: {row['reason']}, {row['detail']}")
     if not counts.listed:
         say(STEP, f"there are no images at {listing.source_uri}; the run is committed, and empty")
-    elif counts.skipped == counts.listed:
-        say(STEP, "nothing new: everything was done before under this configuration")
+    elif not counts.done and counts.skipped:
+        say(STEP, f"nothing new: {counts.skipped:,} images were done before under this configuration")
     say(STEP, f"committed {manifest}")

@@ -1,5 +1,12 @@
 """Object stores and plain folders behind one small interface."""
 
-from clipseg_kfp.storage.base import Entry, Folder, open_folder, open_object, split_object_uri
+from clipseg_kfp.storage.base import (
+    Entry,
+    Folder,
+    ObjectTooLargeError,
+    open_folder,
+    open_object,
+    split_object_uri,
+)
 
-__all__ = ["Entry", "Folder", "open_folder", "open_object", "split_object_uri"]
+__all__ = ["Entry", "Folder", "ObjectTooLargeError", "open_folder", "open_object", "split_object_uri"]

@@ -8,9 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import unquote
 
-from clipseg_kfp.errors import ParameterError
+from clipseg_kfp.errors import ParameterError, StorageError
 
 SCHEMES = "s3://bucket/prefix, file:///folder or a plain path"
+
+
+class ObjectTooLargeError(StorageError):
+    """An object has more bytes than its reader accepts."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +63,8 @@ class Folder(ABC):
 
         Raises:
             ObjectChangedError: the object is gone or has another version.
-            StorageError: everything else, a larger object included.
+            ObjectTooLargeError: it has more bytes than ``limit``.
+            StorageError: everything else.
         """
 
     @abstractmethod
@@ -69,6 +74,10 @@ class Folder(ABC):
     @abstractmethod
     def write(self, key: str, data: bytes, content_type: str = "application/octet-stream") -> None:
         """Writes an object in one piece: readers see the old state or the new one, never a part."""
+
+    @abstractmethod
+    def upload(self, key: str, path: Path, content_type: str = "application/octet-stream") -> None:
+        """Copies a local file to an object, as a stream; readers see it whole or not at all."""
 
     @abstractmethod
     def child(self, key: str) -> Folder:

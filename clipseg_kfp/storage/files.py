@@ -8,10 +8,12 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from io import BytesIO
 from pathlib import Path
+from typing import BinaryIO
 
 from clipseg_kfp.errors import ObjectChangedError, ParameterError, StorageError
-from clipseg_kfp.storage.base import Entry, Folder
+from clipseg_kfp.storage.base import Entry, Folder, ObjectTooLargeError
 
 _PART = ".part-"
 
@@ -81,7 +83,7 @@ class FileFolder(Folder):
         with _reported(path), path.open("rb") as stream:
             data = stream.read() if limit is None else stream.read(limit + 1)
         if limit is not None and len(data) > limit:
-            raise StorageError(f"{path} is larger than the limit of {limit:,} bytes.")
+            raise ObjectTooLargeError(f"{path} is larger than the limit of {limit:,} bytes.")
         if version is not None and hashlib.sha256(data).hexdigest()[:32] != version:
             raise ObjectChangedError(f"{path} was replaced after it had been listed.", "Run again.")
         return data
@@ -96,6 +98,16 @@ class FileFolder(Folder):
 
     def write(self, key: str, data: bytes, content_type: str = "") -> None:
         """Writes a file in one piece, and the folders above it."""
+        self._put(key, BytesIO(data))
+
+    def upload(self, key: str, path: Path, content_type: str = "") -> None:
+        """Copies a file as a stream, and makes the folders above it."""
+        with _reported(path):
+            content = path.open("rb")
+        with content:
+            self._put(key, content)
+
+    def _put(self, key: str, content: BinaryIO) -> None:
         path = self._path(key)
         with _reported(path):
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -103,7 +115,7 @@ class FileFolder(Folder):
             handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=_PART)
             try:
                 with os.fdopen(handle, "wb") as stream:
-                    stream.write(data)
+                    shutil.copyfileobj(content, stream)
                 Path(temporary).chmod(0o644)
                 Path(temporary).replace(path)
             except BaseException:

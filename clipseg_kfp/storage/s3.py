@@ -28,7 +28,7 @@ from minio.credentials.providers import (
 from minio.error import InvalidResponseError, MinioException, S3Error, ServerError
 
 from clipseg_kfp.errors import ClipsegKfpError, ObjectChangedError, ParameterError, StorageError
-from clipseg_kfp.storage.base import Entry, Folder
+from clipseg_kfp.storage.base import Entry, Folder, ObjectTooLargeError
 
 ATTEMPTS = 5
 BACKOFF_SECONDS, BACKOFF_LIMIT = 0.5, 8.0  # the longest first wait, doubled each time up to the limit
@@ -156,13 +156,13 @@ class S3Folder(Folder):
             with self._opened(key, version) as response:
                 length = int(response.headers.get("Content-Length", 0))
                 if limit is not None and length > limit:
-                    raise StorageError(
+                    raise ObjectTooLargeError(
                         f"{self.locate(key)} has {length:,} bytes, more than the limit of {limit:,}."
                     )
                 # As stored, whatever Content-Encoding says: sizes and digests then mean the same bytes.
                 data = response.read(None if limit is None else limit + 1, decode_content=False)
             if limit is not None and len(data) > limit:  # a store that did not tell the length
-                raise StorageError(f"{self.locate(key)} is larger than the limit of {limit:,} bytes.")
+                raise ObjectTooLargeError(f"{self.locate(key)} is larger than the limit of {limit:,} bytes.")
             return data
 
         try:
@@ -213,6 +213,20 @@ class S3Folder(Folder):
             )
 
         self._attempts(call, key)
+
+    def upload(self, key: str, path: Path, content_type: str = "application/octet-stream") -> None:
+        """Copies a file; a large one in parts, which nobody sees before the last is there."""
+
+        def call() -> None:
+            self.client.fput_object(self.bucket, self.prefix + key, str(path), content_type)
+
+        try:
+            self._attempts(call, key)
+        except OSError as error:  # the network's own come as StorageError
+            raise StorageError(
+                f"{path}: {error.strerror or error}, while it was copied to {self.locate(key)}.",
+                "Check the path and permissions.",
+            ) from error
 
     def child(self, key: str) -> S3Folder:
         """A longer prefix of the same bucket."""

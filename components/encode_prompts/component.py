@@ -2,14 +2,14 @@
 
 from kfp import dsl
 
-from clipseg_kfp.image import DEFAULT_IMAGE
+from clipseg_kfp.container import DEFAULT_IMAGE
 
 
 @dsl.component(base_image=DEFAULT_IMAGE, install_kfp_package=False)
 def encode_prompts(  # type: ignore[no-untyped-def]
     model: dsl.Input[dsl.Model],
     prompts: list,  # type: ignore[type-arg]
-    table: dsl.Output[dsl.Dataset],
+    encoded_prompts: dsl.Output[dsl.Dataset],
     prompts_uri: str = "",
     threshold: float = 0.5,
     endpoint: str = "",
@@ -22,8 +22,8 @@ def encode_prompts(  # type: ignore[no-untyped-def]
         prompts_uri: A JSON or YAML prompt file instead.
         threshold: Probability from which a pixel belongs to a mask, for prompts without their own.
         endpoint: URL of the S3 endpoint; empty takes S3_ENDPOINT from the environment.
-        table: One conditional embedding a prompt, what later steps need to know of the model, and the
-            configuration: a digest of the model, the embeddings and every parameter that changes a pixel.
+        encoded_prompts: One conditional embedding a prompt, what later steps need to know of the model,
+            and the configuration: a digest of the model, the prompts and every parameter that changes a pixel.
     """
     from pathlib import Path
 
@@ -31,9 +31,9 @@ def encode_prompts(  # type: ignore[no-untyped-def]
     from clipseg_kfp.steps import running
 
     with running(step.STEP):
-        table.metadata["configuration"] = step.run(
+        encoded_prompts.metadata["configuration"] = step.run(
             model=Path(model.path),
-            target=Path(table.path),
+            target=Path(encoded_prompts.path),
             prompts=prompts,
             prompts_uri=prompts_uri,
             threshold=threshold,

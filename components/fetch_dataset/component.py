@@ -4,17 +4,18 @@ from typing import List  # noqa: UP035 - KFP reads this form
 
 from kfp import dsl
 
-from clipseg_kfp.image import DEFAULT_IMAGE
+from clipseg_kfp.container import DEFAULT_IMAGE
 
 
 @dsl.component(base_image=DEFAULT_IMAGE, install_kfp_package=False)
 def fetch_dataset(
     source_uri: str,
     output_uri: str,
-    table: dsl.Input[dsl.Dataset],
+    encoded_prompts: dsl.Input[dsl.Dataset],
     dataset: dsl.Output[dsl.Dataset],
     shard_size: int = 100,
     limit: int = 0,
+    run_id: str = "",
     endpoint: str = "",
 ) -> List[str]:  # noqa: UP006
     """Lists the images of a data set, leaves out what is done already, and splits the rest into shards.
@@ -22,8 +23,9 @@ def fetch_dataset(
     Args:
         source_uri: s3://bucket/prefix, a folder, a manifest file (CSV, JSONL, Parquet), a zip or tar archive.
         output_uri: Where results go; committed runs there tell what is done.
-        table: From encode_prompts; tells the configuration, under which results are laid and looked up.
+        encoded_prompts: From encode_prompts; names the configuration.
         shard_size: Images a shard; more where there would be over 50 shards.
+        run_id: Name of this run, if it has one of its own; a committed run of that name is an error.
         limit: The most new images to take; 0 takes all.
         endpoint: URL of the S3 endpoint; empty takes S3_ENDPOINT from the environment.
         dataset: A table of images for each shard, and a summary.
@@ -42,11 +44,12 @@ def fetch_dataset(
         found = step.run(
             source_uri=source_uri,
             output_uri=output_uri,
-            config=read_configuration(Path(table.path)),
-            prompts=Path(table.path),
+            config=read_configuration(Path(encoded_prompts.path)),
+            prompts=Path(encoded_prompts.path),
             target=Path(dataset.path),
             shard_size=shard_size,
             limit=limit,
+            run_id=run_id,
             endpoint=endpoint,
         )
         dataset.metadata.update(asdict(found))

@@ -2,7 +2,7 @@
 
 from kfp import dsl
 
-from clipseg_kfp.image import DEFAULT_IMAGE
+from clipseg_kfp.container import DEFAULT_IMAGE
 
 
 @dsl.component(base_image=DEFAULT_IMAGE, install_kfp_package=False)

@@ -2,14 +2,14 @@
 
 from kfp import dsl
 
-from clipseg_kfp.image import DEFAULT_IMAGE
+from clipseg_kfp.container import DEFAULT_IMAGE
 
 
 @dsl.component(base_image=DEFAULT_IMAGE, install_kfp_package=False)
 def postprocess_masks(  # type: ignore[no-untyped-def]
     views: dsl.Input[dsl.Dataset],
     probabilities: dsl.Input[dsl.Dataset],
-    table: dsl.Input[dsl.Dataset],
+    encoded_prompts: dsl.Input[dsl.Dataset],
     output_uri: str,
     masks: dsl.Output[dsl.Dataset],
     label_maps: bool = True,
@@ -21,7 +21,7 @@ def postprocess_masks(  # type: ignore[no-untyped-def]
     Args:
         views: From preprocess_images.
         probabilities: From segment_images.
-        table: From encode_prompts.
+        encoded_prompts: From encode_prompts.
         output_uri: Where results go.
         label_maps: Write a palette map of the most probable prompt for each image.
         overlays: Write a preview with all masks painted in for each image.
@@ -38,10 +38,10 @@ def postprocess_masks(  # type: ignore[no-untyped-def]
         masks.metadata["masks"] = step.run(
             views=Path(views.path),
             probabilities=Path(probabilities.path),
-            prompts=Path(table.path),
+            prompts=Path(encoded_prompts.path),
             target=Path(masks.path),
             output_uri=output_uri,
-            config=read_configuration(Path(table.path)),
+            config=read_configuration(Path(encoded_prompts.path)),
             label_maps=label_maps,
             overlays=overlays,
             endpoint=endpoint,

@@ -2,14 +2,14 @@
 
 from kfp import dsl
 
-from clipseg_kfp.image import DEFAULT_IMAGE
+from clipseg_kfp.container import DEFAULT_IMAGE
 
 
 @dsl.component(base_image=DEFAULT_IMAGE, install_kfp_package=False)
 def preprocess_images(  # type: ignore[no-untyped-def]
     dataset: dsl.Input[dsl.Dataset],
     shard: str,
-    table: dsl.Input[dsl.Dataset],
+    encoded_prompts: dsl.Input[dsl.Dataset],
     views: dsl.Output[dsl.Dataset],
     max_megapixels: float = 50.0,
     max_megabytes: float = 100.0,
@@ -22,7 +22,7 @@ def preprocess_images(  # type: ignore[no-untyped-def]
     Args:
         dataset: From fetch_dataset.
         shard: Name of the shard.
-        table: From encode_prompts; tells the model's input size.
+        encoded_prompts: From encode_prompts; tells the model's input size.
         max_megapixels: Larger images go to quarantine, judged by their header.
         max_megabytes: Larger objects go to quarantine.
         endpoint: URL of the S3 endpoint; empty takes S3_ENDPOINT from the environment.
@@ -37,7 +37,7 @@ def preprocess_images(  # type: ignore[no-untyped-def]
         views.metadata["views"] = step.run(
             dataset=Path(dataset.path),
             shard=shard,
-            prompts=Path(table.path),
+            prompts=Path(encoded_prompts.path),
             target=Path(views.path),
             max_megapixels=max_megapixels,
             max_megabytes=max_megabytes,

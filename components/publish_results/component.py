@@ -4,14 +4,14 @@ from typing import List  # noqa: UP035 - KFP reads this form
 
 from kfp import dsl
 
-from clipseg_kfp.image import DEFAULT_IMAGE
+from clipseg_kfp.container import DEFAULT_IMAGE
 
 
 @dsl.component(base_image=DEFAULT_IMAGE, install_kfp_package=False)
 def publish_results(
     masks: dsl.Input[List[dsl.Dataset]],  # noqa: UP006
     dataset: dsl.Input[dsl.Dataset],
-    table: dsl.Input[dsl.Dataset],
+    encoded_prompts: dsl.Input[dsl.Dataset],
     evaluation: dsl.Input[dsl.Dataset],
     output_uri: str,
     job_id: str,
@@ -26,7 +26,7 @@ def publish_results(
     Args:
         masks: From postprocess_masks, of all shards.
         dataset: From fetch_dataset.
-        table: From encode_prompts.
+        encoded_prompts: From encode_prompts.
         evaluation: From evaluate_masks.
         output_uri: Where results go.
         job_id: Names the run where run_id is empty.
@@ -50,11 +50,11 @@ def publish_results(
         published = step.run(
             shards=[Path(shard.path) for shard in masks],
             dataset=Path(dataset.path),
-            prompts=Path(table.path),
+            prompts=Path(encoded_prompts.path),
             evaluation=Path(evaluation.path),
             target=Path(folder),
             output_uri=output_uri,
-            config=read_configuration(Path(table.path)),
+            config=read_configuration(Path(encoded_prompts.path)),
             run_id=run_id or job_id,
             model_uri=model_uri,
             endpoint=endpoint,

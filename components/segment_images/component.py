@@ -2,13 +2,13 @@
 
 from kfp import dsl
 
-from clipseg_kfp.image import DEFAULT_IMAGE
+from clipseg_kfp.container import DEFAULT_IMAGE
 
 
 @dsl.component(base_image=DEFAULT_IMAGE, install_kfp_package=False)
 def segment_images(  # type: ignore[no-untyped-def]
     views: dsl.Input[dsl.Dataset],
-    table: dsl.Input[dsl.Dataset],
+    encoded_prompts: dsl.Input[dsl.Dataset],
     model: dsl.Input[dsl.Model],
     probabilities: dsl.Output[dsl.Dataset],
     batch_size: int = 4,
@@ -18,7 +18,7 @@ def segment_images(  # type: ignore[no-untyped-def]
 
     Args:
         views: From preprocess_images.
-        table: From encode_prompts.
+        encoded_prompts: From encode_prompts.
         model: From fetch_model.
         batch_size: Views encoded at once.
         device: auto, cpu or cuda.
@@ -32,7 +32,7 @@ def segment_images(  # type: ignore[no-untyped-def]
     with running(step.STEP):
         probabilities.metadata["maps"] = step.run(
             views=Path(views.path),
-            prompts=Path(table.path),
+            prompts=Path(encoded_prompts.path),
             model=Path(model.path),
             target=Path(probabilities.path),
             batch_size=batch_size,

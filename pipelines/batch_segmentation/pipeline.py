@@ -12,7 +12,7 @@ from clipseg_kfp.components import (
     publish_results,
     segment_images,
 )
-from clipseg_kfp.pipelines.settings import settle
+from clipseg_kfp.pipelines.settings import STORAGE_SECRET, allow_private_models, settle
 
 DEFAULT_MODEL = "hf://CIDAS/clipseg-rd64-refined"
 #: The store that Kubeflow brings along (SeaweedFS since 2.16).
@@ -40,6 +40,7 @@ def batch_segmentation(
     max_megabytes: float = 100.0,
     run_id: str = "",
     endpoint: str = CLUSTER_ENDPOINT,
+    storage_secret: str = STORAGE_SECRET,
 ) -> str:
     """Segments every image of a bucket by prompts.
 
@@ -49,25 +50,28 @@ def batch_segmentation(
         output_uri: Where masks, tables and reports go: s3://bucket/prefix.
         prompts: What to look for, as a JSON list: ["a cat", "a cup"], or objects with name, texts, threshold.
         prompts_uri: A JSON or YAML prompt file instead of the list.
-        model_uri: Checkpoint: hf://org/name@revision, s3://bucket/prefix. Safetensors only.
+        model_uri: Checkpoint, safetensors only: hf://org/name@revision (pin it), or s3://bucket/prefix.
         threshold: Probability from which a pixel belongs to a mask, between 0 and 1.
         shard_size: Images a parallel branch; at most 50 branches are made.
-        limit: The most new images to take in this run; 0 takes all.
-        label_maps: Write a palette map of the most probable prompt for each image.
-        overlays: Write a preview with the masks painted in for each image.
+        limit: The most new images to take in this run; 0 takes all of them.
+        label_maps: Write a palette map of the most probable prompt for each new image.
+        overlays: Write a preview with the masks painted in for each new image.
         batch_size: Images encoded at once.
-        device: auto, cpu or cuda.
+        device: auto or cpu; cuda needs an accelerator on the inference task.
         max_megapixels: Larger images go to quarantine.
         max_megabytes: Larger files go to quarantine.
         run_id: Name of this run in the results; empty takes Kubeflow's run ID.
         endpoint: URL of the S3 endpoint; empty takes S3_ENDPOINT from the pods' environment, else AWS.
+        storage_secret: Kubernetes secret with the keys accesskey and secretkey for the store.
 
     Returns:
         URI of the run's manifest.
     """
     model = fetch_model(model_uri=model_uri, endpoint=endpoint)
-    # Whatever can be replaced in place (a checkpoint, a prompt file, a bucket's content) is never cached.
-    settle(model, cpu="1", memory="2Gi", caching=False)
+    # Whatever can be replaced in place (a checkpoint, a prompt file, a bucket's content) is never cached;
+    # what spares repeated work is that done images are skipped. Pure steps may be cached.
+    settle(model, storage_secret, cpu="1", memory="2Gi", caching=False)
+    allow_private_models(model)
     encoded = encode_prompts(
         model=model.outputs["model"],
         prompts=prompts,
@@ -75,54 +79,55 @@ def batch_segmentation(
         threshold=threshold,
         endpoint=endpoint,
     )
-    settle(encoded, cpu="2", memory="4Gi", caching=False)
-    table = encoded.outputs["table"]
+    settle(encoded, storage_secret, cpu="2", memory="4Gi", caching=False)
+    encoded_prompts = encoded.outputs["encoded_prompts"]
     listing = fetch_dataset(
         source_uri=source_uri,
         output_uri=output_uri,
-        table=table,
+        encoded_prompts=encoded_prompts,
         shard_size=shard_size,
         limit=limit,
         endpoint=endpoint,
+        run_id=run_id,
     )
-    settle(listing, cpu="1", memory="1Gi", caching=False)
+    settle(listing, storage_secret, cpu="1", memory="1Gi", caching=False)
 
     with dsl.ParallelFor(listing.outputs["Output"], name="shards", parallelism=8) as shard:
         views = preprocess_images(
             dataset=listing.outputs["dataset"],
             shard=shard,
-            table=table,
+            encoded_prompts=encoded_prompts,
             max_megapixels=max_megapixels,
             max_megabytes=max_megabytes,
             endpoint=endpoint,
         )
-        settle(views, cpu="2", memory="2Gi", caching=True)
+        settle(views, storage_secret, cpu="2", memory="2Gi", caching=True)
         inference = segment_images(
             views=views.outputs["views"],
-            table=table,
+            encoded_prompts=encoded_prompts,
             model=model.outputs["model"],
             batch_size=batch_size,
             device=device,
         )
-        settle(inference, cpu="2", memory="4Gi", caching=True)
+        settle(inference, storage_secret, cpu="2", memory="4Gi", caching=True)
         finished = postprocess_masks(
             views=views.outputs["views"],
             probabilities=inference.outputs["probabilities"],
-            table=table,
+            encoded_prompts=encoded_prompts,
             output_uri=output_uri,
             label_maps=label_maps,
             overlays=overlays,
             endpoint=endpoint,
         )
         # Not cached: its masks are in the bucket, which may have been emptied since.
-        settle(finished, cpu="2", memory="2Gi", caching=False)
+        settle(finished, storage_secret, cpu="2", memory="2Gi", caching=False)
 
     evaluation = evaluate_masks(masks=dsl.Collected(finished.outputs["masks"]), endpoint=endpoint)
-    settle(evaluation, cpu="1", memory="1Gi", caching=False)
+    settle(evaluation, storage_secret, cpu="1", memory="1Gi", caching=False)
     published = publish_results(
         masks=dsl.Collected(finished.outputs["masks"]),
         dataset=listing.outputs["dataset"],
-        table=table,
+        encoded_prompts=encoded_prompts,
         evaluation=evaluation.outputs["evaluation"],
         output_uri=output_uri,
         job_id=dsl.PIPELINE_JOB_ID_PLACEHOLDER,
@@ -130,5 +135,5 @@ def batch_segmentation(
         model_uri=model_uri,
         endpoint=endpoint,
     )
-    settle(published, cpu="1", memory="2Gi", caching=False)
+    settle(published, storage_secret, cpu="1", memory="2Gi", caching=False)
     return published.outputs["Output"]  # type: ignore[no-any-return]

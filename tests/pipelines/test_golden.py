@@ -69,15 +69,15 @@ def test_only_pure_steps_are_cached() -> None:
     assert cached - {"for-loop-1", "shards"} == {"preprocess-images", "segment-images"}
 
 
-def test_no_secret_and_no_host_of_a_registry_is_in_the_package() -> None:
+def test_credentials_come_from_the_secret_that_the_parameter_names() -> None:
     text = compile_pipeline("batch-segmentation")
     assert "AWS_SECRET_ACCESS_KEY" in text  # the name of the variable, filled from the mounted secret
-    platform = yaml.safe_load(text.split("\n---\n")[1])
-    executors = platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
-    for executor in executors.values():
-        assert executor["secretAsEnv"][0]["secretNameParameter"]["runtimeValue"]["constant"] == (
-            "mlpipeline-minio-artifact"
-        )
+    spec, platform = yaml.safe_load_all(text)
+    for executor in spec["deploymentSpec"]["executors"].values():
+        assert "env" not in executor["container"], "a literal value in the environment"
+    for executor in platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"].values():
+        names = [secret["secretNameParameter"] for secret in executor["secretAsEnv"]]
+        assert names[0]["componentInputParameter"].endswith("storage_secret")
 
 
 @pytest.mark.parametrize(

@@ -90,6 +90,7 @@ class Chain:
         threshold: float = 0.5,
         run_id: str = "",
         source: str = "",
+        check_run_id: bool = True,
         **options: Any,
     ) -> Run:
         self.runs += 1
@@ -113,6 +114,7 @@ class Chain:
             config=config,
             prompts=dirs["prompts"],
             target=dirs["dataset"],
+            run_id=run_id if check_run_id else "",
             **take,
         )
         self.hook()

@@ -147,6 +147,23 @@ def test_another_configuration_does_all_again(chain: Chain, change: dict[str, An
     assert second.maps == 2
 
 
+def test_the_last_bits_of_embeddings_do_not_name_a_configuration(
+    chain: Chain, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They differ from one kind of CPU to another; the results would all get new names."""
+    from clipseg_kfp import prompts
+
+    put(chain, {"a.png": GOOD["a.png"]})
+    first = chain()
+    embed_texts = prompts.embed_texts
+    monkeypatch.setattr(
+        prompts, "embed_texts", lambda *given: np.nextafter(embed_texts(*given), np.float32(9))
+    )
+    second = chain()
+    assert second.config == first.config
+    assert counts(second) == (1, 0, 1, 0)
+
+
 def test_an_equal_configuration_is_the_same(chain: Chain) -> None:
     put(chain, {"a.png": GOOD["a.png"]})
     first = chain(["a circle"], threshold=0.3)
@@ -227,6 +244,51 @@ def test_publishing_twice_changes_nothing(chain: Chain, monkeypatch: pytest.Monk
     assert contents(chain.output) == before
 
 
+@pytest.mark.parametrize("chain", ["folder", "s3"], indirect=True)
+@pytest.mark.parametrize("at_once", [True, False])
+@pytest.mark.parametrize("changed", [True, False])
+def test_a_name_is_for_one_run(chain: Chain, at_once: bool, changed: bool) -> None:
+    """The listing says so before any inference, the end where the listing did not know the name."""
+    put(chain, {"a.png": picture(1), "bad.png": b""})
+    chain(run_id="nightly")
+    before = contents(chain.output)
+    if changed:
+        put(chain, {"b.png": picture(2)})
+    with pytest.raises(ParameterError, match=r"The run 'nightly' exists already under .*another run_id"):
+        chain(run_id="nightly", check_run_id=at_once)
+    assert bool(chain.views_seen) == (changed and not at_once)
+    after = contents(chain.output)
+    assert {key: after[key] for key in before} == before
+    assert not any("/runs/" in key for key in set(after) - set(before))
+    assert counts(chain()) == ((3, 1, 1, 1) if changed else (2, 0, 1, 1))
+
+
+def test_a_name_may_come_back_under_another_configuration(chain: Chain) -> None:
+    put(chain, {"a.png": picture(1)})
+    assert chain(run_id="one").config != chain(["blue things"], run_id="one").config
+
+
+def test_an_attempt_that_ended_before_latest_is_mended(chain: Chain) -> None:
+    from clipseg_kfp.steps import publish_results
+
+    put(chain, GOOD)
+    run = chain(run_id="one")
+    before = contents(chain.output)
+    Path(chain.output, run.config, "latest.json").unlink()
+    work = chain.work / "run-1"
+    publish_results.run(
+        shards=run.shards,
+        dataset=work / "dataset",
+        prompts=work / "prompts",
+        evaluation=work / "evaluation",
+        target=work / "results",
+        output_uri=chain.output,
+        config=run.config,
+        run_id="one",
+    )
+    assert contents(chain.output) == before
+
+
 def test_a_run_without_a_shard_is_not_committed(chain: Chain) -> None:
     from clipseg_kfp.steps import publish_results
 
@@ -267,6 +329,36 @@ def test_a_limit_takes_new_images(chain: Chain) -> None:
     assert counts(chain(limit=2)) == (4, 2, 2, 0)
     assert counts(chain(limit=2)) == (5, 1, 4, 0)
     assert counts(chain(limit=2)) == (5, 0, 5, 0)
+
+
+@pytest.mark.parametrize("chain", ["folder", "s3"], indirect=True)
+def test_bad_images_never_use_up_the_limit(chain: Chain, capsys: pytest.CaptureFixture[str]) -> None:
+    put(chain, {"1.png": b"", "2.png": b"bad", "3.png": picture(3), "4.png": picture(4)})
+    assert counts(chain(limit=2)) == (2, 0, 0, 2)
+    assert counts(chain(limit=1)) == (1, 1, 0, 0)
+    assert counts(chain(limit=3)) == (4, 1, 1, 2)  # what is new comes first, then what was bad
+    capsys.readouterr()
+    assert counts(chain()) == (4, 0, 2, 2)
+    said = capsys.readouterr().out
+    assert "2 images that were quarantined before are tried again" in said
+    assert "nothing new: 2 images were done before" in said
+    put(chain, {"1.png": picture(1)})
+    assert counts(chain(limit=1)) == (3, 1, 2, 0)  # replaced, so new again
+
+
+def test_many_bad_images_are_counted_and_the_first_are_shown(
+    chain: Chain, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from clipseg_kfp.steps import publish_results
+
+    monkeypatch.setattr(publish_results, "QUARANTINE_ROWS", 2)
+    put(chain, {f"{i}.png": b"" for i in range(5)})
+    run = chain(shard_size=3)
+    assert counts(run) == (5, 0, 0, 5)
+    base = run.published.manifest.rpartition("/")[0]
+    table = pq.read_table(io.BytesIO(object_bytes(f"{base}/quarantine.parquet")))
+    assert sorted(table["key"].to_pylist()) == [f"{i}.png" for i in range(5)]
+    assert sum(f"{i}.png" in run.published.report for i in range(5)) == 2
 
 
 @pytest.fixture
@@ -367,7 +459,7 @@ def test_perfect_ground_truth(chain: Chain) -> None:
     assert run.published.mean_iou == 1
     assert run.evaluation.to_json()["pairs"] == 4
     assert run.evaluation.figures() == {
-        "mean_iou": 1, "iou_fg": 1, "iou_bin": 1, "iou a circle": 1, "iou red things": 1,
+        "mean_iou": 1, "iou_fg": 1, "iou_bin": 1, "iou_a~20circle": 1, "iou_red~20things": 1,
     }  # fmt: skip
     table = list(records.read_parquet(chain.work / "run-2/evaluation/evaluation.parquet"))
     assert [(row["prompt"], row["images"], row["iou"]) for row in table] == [
@@ -410,6 +502,31 @@ def test_ground_truth_that_cannot_be_used(chain: Chain, capsys: pytest.CaptureFi
     output = capsys.readouterr().out
     assert "ground truth for 'unknown class'" in output
     assert "ground truth left out: " in output
+
+
+def test_ground_truth_above_the_limit_is_left_out(chain: Chain, monkeypatch: pytest.MonkeyPatch) -> None:
+    from clipseg_kfp.steps import evaluate_masks
+
+    truth = mask_picture(np.zeros((30, 40), bool))
+    put(chain, {"images/a.png": GOOD["a.png"], "images/b.png": picture(9), "masks/a circle/a.png": truth})
+    put(chain, {"masks/a circle/b.png": truth + bytes(99)})
+    monkeypatch.setattr(evaluate_masks, "MAX_TRUTH_BYTES", len(truth))
+    run = chain()
+    assert run.evaluation.prompts["a circle"].images == 1
+    (problem,) = run.evaluation.unusable
+    assert "b.png is larger than the limit" in problem
+
+
+def test_figures_for_kubeflow_are_few_and_plain() -> None:
+    from clipseg_kfp.metrics import Confusion
+    from clipseg_kfp.steps.evaluate_masks import Evaluation
+
+    found = Evaluation({f"{i:03d} ü/x": Confusion(tp=1) for i in range(80)})
+    names = list(found.figures())
+    assert names[:3] == ["mean_iou", "iou_fg", "iou_bin"]
+    assert len(names) == 53
+    assert names[3] == "iou_000~20~C3~BC~2Fx"
+    assert len(found.to_json()["per_prompt"]) == 80
 
 
 def test_missing_ground_truth_of_a_manifest(chain: Chain) -> None:

@@ -168,6 +168,26 @@ def test_a_failed_write_leaves_the_old_file(folder: FileFolder, monkeypatch: pyt
     assert folder.read("x") == b"old"
 
 
+def test_uploads(folder: FileFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = tmp_path / "source"
+    source.write_bytes(b"x" * 3_000_000)
+    folder.upload("up/a b.bin", source, "application/x-test")
+    assert folder.read("up/a b.bin") == source.read_bytes()
+    assert (tmp_path / "up/a b.bin").stat().st_mode & 0o777 == 0o644
+    with pytest.raises(StorageError, match="none does not exist"):
+        folder.upload("up/none", tmp_path / "none")
+    with pytest.raises(ParameterError, match="leaves the folder"):
+        folder.upload("../x", source)
+
+    def full(self: Path, target: Path) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "replace", full)
+    with pytest.raises(StorageError, match="y: No space left on device"):
+        folder.upload("up/y", source)
+    assert [path.name for path in (tmp_path / "up").iterdir()] == ["a b.bin"]
+
+
 def test_uris(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     odd = tmp_path / "a b#1?ü%41"

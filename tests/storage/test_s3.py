@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -55,6 +56,20 @@ def test_empty_and_large_objects(folder: S3Folder, tmp_path: Path) -> None:
     entry = folder.stat("large")
     assert entry is not None and "-" not in entry.version
     assert folder.read("large", entry.version) == large
+
+
+@pytest.mark.parametrize("size", [0, 1000, 12 << 20])
+def test_uploads(folder: S3Folder, tmp_path: Path, size: int) -> None:
+    """The last one goes in three parts."""
+    source = tmp_path / "source"
+    source.write_bytes(os.urandom(size))
+    folder.upload("up/a b.bin", source, "application/x-test")
+    assert folder.read("up/a b.bin") == source.read_bytes()
+    assert [(entry.key, entry.size) for entry in folder.entries()] == [("up/a b.bin", size)]
+    found = folder.client.stat_object(folder.bucket, folder.prefix + "up/a b.bin")
+    assert found.content_type == "application/x-test"
+    with pytest.raises(StorageError, match=r"none: No such file.* copied to s3://.*up/none"):
+        folder.upload("up/none", tmp_path / "none")
 
 
 def test_a_long_listing_loses_and_doubles_nothing(folder: S3Folder) -> None:

@@ -118,7 +118,7 @@ def test_mask_png_opens_everywhere(fill: str) -> None:
 def test_the_label_is_the_most_probable_prompt_of_those_that_found_something() -> None:
     first = np.array([[0.9, 0.6, 0.4, 0.2]], np.float32)
     second = np.array([[0.8, 0.7, 0.4, 0.9]], np.float32)
-    labels = LabelMap(4, 1)
+    labels = LabelMap(4, 1, 2)
     labels.add(1, first >= 0.5, first)
     labels.add(2, second >= 0.5, second)
     assert labels.labels.tolist() == [[1, 2, 0, 2]]
@@ -129,7 +129,7 @@ def test_labels_are_an_argmax_over_masked_probabilities() -> None:
     thresholds = np.array([0.2, 0.9, 0.5, 0.99, 0.7], np.float32)[:, None, None]
     masked = np.where(maps >= thresholds, maps, 0)
     expected = np.where(masked.max(0) > 0, masked.argmax(0) + 1, 0)
-    labels = LabelMap(30, 20)
+    labels = LabelMap(30, 20, 5)
     for i, probability in enumerate(maps):
         labels.add(i + 1, probability >= thresholds[i], probability)
     assert (labels.labels == expected).all()
@@ -141,13 +141,16 @@ def test_labels_are_an_argmax_over_masked_probabilities() -> None:
         assert colors[1:6].tolist() == palette(5).tolist()
 
 
-@pytest.mark.parametrize("category", [255, 256, 1000])
-def test_label_maps_hold_any_number_of_labels(category: int) -> None:
-    labels = LabelMap(3, 2)
+@pytest.mark.parametrize(("count", "mode"), [(1, "P"), (255, "P"), (256, "I;16"), (1000, "I;16")])
+@pytest.mark.parametrize("found", ["first", "last"])
+def test_the_number_of_prompts_decides_the_kind_of_label_map(count: int, mode: str, found: str) -> None:
+    """Not what one image happens to show: a run's label maps are all of one kind."""
+    category = 1 if found == "first" else count
+    labels = LabelMap(3, 2, count)
     one = np.ones((2, 3), np.float32)
     labels.add(category, np.eye(2, 3, dtype=bool), one)
     with Image.open(io.BytesIO(labels.png())) as image:
-        assert image.size == (3, 2)
+        assert (image.mode, image.size) == (mode, (3, 2))
         assert (np.asarray(image) == np.eye(2, 3) * category).all()
 
 

@@ -106,6 +106,48 @@ def test_another_attempt_writes_the_same_manifest(output: str, monkeypatch: pyte
     assert [m["created"][:4] for m in sorted(other.manifests(), key=lambda m: m["run"])] == ["2027", "2026"]
 
 
+def test_a_runs_manifest(output: str) -> None:
+    store = Results(open_folder(output), "c0")
+    store.write("configuration.json", b"{}")
+    assert store.manifest("run 1/x") is None
+    store.commit("run 1/x", COUNTS, {"parts": []})
+    found = Results(open_folder(output), "c0").manifest("run 1/x")
+    assert found is not None and (found["run"], found["parts"]) == ("run 1/x", [])
+    assert store.manifest("run") is None
+    assert Results(open_folder(output), "c1").manifest("run 1/x") is None
+
+
+def test_a_file_of_a_run_is_the_same_as_its_bytes(output: str, tmp_path: Path) -> None:
+    data = bytes(range(256)) * 30_000
+    (tmp_path / "file").write_bytes(data)
+    store = Results(open_folder(output), "c0")
+    store.add_file_to_run("run", "a.parquet", tmp_path / "file")
+    store.add_to_run("run", "b.parquet", data)
+    store.commit("run", COUNTS, {})
+    manifest = store.manifest("run")
+    assert manifest is not None
+    one, two = manifest["files"]
+    assert {**one, "name": ""} == {**two, "name": ""}
+    assert store.folder.read("runs/run/a.parquet") == data
+
+
+def test_quarantined_images_are_remembered_until_they_are_done(output: str, tmp_path: Path) -> None:
+    rows = [
+        {**dict.fromkeys(records.QUARANTINE.names), "key": key, "version": "1"} for key in ("a.jpg", "b.jpg")
+    ]
+    records.write_parquet(tmp_path / "quarantine.parquet", records.QUARANTINE, rows)
+    store = Results(open_folder(output), "c0")
+    store.add_file_to_run("x/y", "quarantine.parquet", tmp_path / "quarantine.parquet")
+    store.write("configuration.json", b"{}")
+    assert store.history() == (set(), set())  # not committed
+    store.commit("x/y", Counts(2, 0, 0, 2), {"parts": []})
+    assert store.history() == (set(), {("a.jpg", "1"), ("b.jpg", "1")})
+    part = write_part(output, "p1", [("a.jpg", "1")], tmp_path)
+    later = Results(open_folder(output), "c0")
+    later.commit("later", Counts(1, 1), {"parts": [part]})
+    assert later.history() == ({("a.jpg", "1")}, {("b.jpg", "1")})
+
+
 def test_only_committed_runs_count_as_finished(output: str, tmp_path: Path) -> None:
     first = write_part(output, "p1", [("a.jpg", "1"), ("b ü.jpg", "1")], tmp_path)
     store = Results(open_folder(output), "c0")
@@ -124,17 +166,21 @@ def test_only_committed_runs_count_as_finished(output: str, tmp_path: Path) -> N
 def test_a_configuration_changes_with_each_of_its_ingredients(monkeypatch: pytest.MonkeyPatch) -> None:
     base: dict[str, Any] = {
         "model": "m",
-        "prompts": [{"name": "cat", "threshold": 0.5}, {"name": "dog", "threshold": 0.5}],
-        "embeddings": b"\0" * 8,
+        "prompts": [
+            {"name": "cat", "texts": ["a cat"], "threshold": 0.5},
+            {"name": "dog", "texts": ["a dog", "a hound"], "threshold": 0.5},
+        ],
         "settings": {"tiles": 1},
     }
+    cat, dog = base["prompts"]
     changes: list[dict[str, Any]] = [
         {"model": "n"},
-        {"prompts": [{"name": "cat", "threshold": 0.4}, {"name": "dog", "threshold": 0.5}]},
-        {"prompts": [{"name": "Cat", "threshold": 0.5}, {"name": "dog", "threshold": 0.5}]},
+        {"prompts": [{**cat, "threshold": 0.4}, dog]},
+        {"prompts": [{**cat, "name": "Cat"}, dog]},
+        {"prompts": [{**cat, "texts": ["a kitten"]}, dog]},
+        {"prompts": [cat, {**dog, "texts": ["a dog"]}]},
         {"prompts": base["prompts"][::-1]},
         {"prompts": base["prompts"][:1]},
-        {"embeddings": b"\0" * 7 + b"\1"},
         {"settings": {"tiles": 2}},
         {"settings": {}},
     ]
@@ -146,10 +192,6 @@ def test_a_configuration_changes_with_each_of_its_ingredients(monkeypatch: pytes
 
 
 def test_a_configuration_is_the_same_for_equal_ingredients() -> None:
-    one = configuration_digest(
-        model="m", prompts=[{"a": 1, "b": 2}], embeddings=b"x", settings={"c": 1, "d": 2}
-    )
-    two = configuration_digest(
-        model="m", prompts=[{"b": 2, "a": 1}], embeddings=b"x", settings={"d": 2, "c": 1}
-    )
+    one = configuration_digest(model="m", prompts=[{"a": 1, "b": 2}], settings={"c": 1, "d": 2})
+    two = configuration_digest(model="m", prompts=[{"b": 2, "a": 1}], settings={"d": 2, "c": 1})
     assert one == two

@@ -73,6 +73,29 @@ def test_images_and_masks_folders(place: str) -> None:
     assert content(found["images/deep/er/b.PNG"].ground_truth[0].uri) == b"mask of b"
 
 
+def test_what_is_left_out_beside_ground_truth_is_said(place: str, capsys: pytest.CaptureFixture[str]) -> None:
+    put(place, FILES | {"b.jpg": b"b", "more/c.jpg": b"c", "own/d.png": b"d"})
+    list(list_sources(place, open_folder("/nowhere"), own=lambda uri: "/own/" in uri))
+    said = capsys.readouterr().out
+    assert "[fetch_dataset] left out 2 images outside images/" in said
+    assert "1 pictures directly below masks/ are left out; ground truth lies at masks/<prompt>/<same" in said
+
+
+def test_masks_without_a_prompts_folder_are_said_to_be_images(
+    place: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    put(place, {"images/a.jpg": b"a", "masks/a.png": b"m", "masks/b.png": b"m"})
+    assert set(listing(place)) == {"images/a.jpg", "masks/a.png", "masks/b.png"}
+    said = capsys.readouterr().out
+    assert "2 pictures directly below masks/ are taken for images; ground truth lies at masks/<p" in said
+
+
+def test_nothing_is_said_where_nothing_is_left_out(place: str, capsys: pytest.CaptureFixture[str]) -> None:
+    put(place, {"images/a.jpg": b"a", "masks/cat/a.png": b"m", "notes.txt": b"text"})
+    listing(place)
+    assert capsys.readouterr().out == ""
+
+
 def test_versions_are_those_that_reading_checks(place: str) -> None:
     folder = put(place, {"a.jpg": b"one", "b.jpg": b"two"})
     for key, source in listing(place).items():
@@ -227,6 +250,18 @@ def test_equal_keys_in_a_manifest_stay_apart(tmp_path: Path) -> None:
         ("m.csv", b"path,prompt\na.jpg,cat\n", r"m\.csv has no column 'uri' \(it has: path, prompt\)"),
         ("m.csv", b"uri,prompt\na.jpg,\n  ,\n", r"m\.csv has no uri in row 2"),
         ("m.csv", b"uri,mask_uri,prompt\na.jpg,,\nb.jpg,m.png,\n", "mask_uri without a prompt in row 2"),
+        (
+            "m.csv",
+            b"uri,mask_uri,prompt\na.jpg,1.png,cat\na.jpg,2.png,dog\na.jpg,1.png,cat\na.jpg,2.png,cat\n",
+            "second mask for the prompt 'cat' and the same image in row 4.*one mask",
+        ),
+        ("m.csv", b"uri\n/a.jpg\ngs://b/a.jpg\n", r"m\.csv, row 2: .*unknown scheme 'gs'.*Use s3"),
+        (
+            "m.csv",
+            b"uri,mask_uri,prompt\n/a.jpg,,\n/a.jpg,ftp://b/m.png,cat\n",
+            r"m\.csv, row 2: .*unknown scheme 'ftp'",
+        ),
+        ("m.csv", b"uri\n/a.jpg\ns3://bucket/x/\n", r"m\.csv, row 2: .*an object is needed"),
         ("m.csv", b"", r"m\.csv cannot be read"),
         ("m.csv", b'uri\n"a.jpg\n', r"m\.csv cannot be read"),
         ("m.csv", b"uri\n\xff\xfe.jpg\n", r"m\.csv cannot be read"),
@@ -240,6 +275,20 @@ def test_bad_manifests_are_named(tmp_path: Path, name: str, data: bytes, message
     (tmp_path / name).write_bytes(data)
     with pytest.raises(ParameterError, match=message):
         listing(str(tmp_path / name))
+
+
+def test_a_row_that_comes_twice_counts_once(tmp_path: Path) -> None:
+    put(str(tmp_path), {"a.jpg": b"a", "m.csv": b"uri,mask_uri,prompt\n" + b"a.jpg,m.png,cat\n" * 2})
+    assert truth_of(listing(f"{tmp_path}/m.csv")) == {"a.jpg": ["cat"]}
+
+
+def test_a_manifest_that_is_too_large(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from clipseg_kfp import sources
+
+    monkeypatch.setattr(sources, "MAX_MANIFEST_BYTES", 9)
+    (tmp_path / "m.csv").write_bytes(b"uri\na.jpg\n")
+    with pytest.raises(StorageError, match=r"m\.csv is larger than the limit of 9 bytes"):
+        listing(f"{tmp_path}/m.csv")
 
 
 def test_manifest_without_rows_has_no_images(tmp_path: Path) -> None:
