@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import signal
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,8 +15,8 @@ import typer
 from rich.console import Console
 
 from clipseg_kfp import __version__
-from clipseg_kfp.errors import ClipsegKfpError, ParameterError
 from clipseg_kfp.container import DEFAULT_IMAGE
+from clipseg_kfp.errors import ClipsegKfpError, ParameterError
 
 app = typer.Typer(
     help="Segments whole buckets of images by prompts with CLIPSeg, on Kubeflow Pipelines or right here.",
@@ -64,7 +67,8 @@ def demo(
     """
     from clipseg_kfp.demo.run import run_demo
 
-    run_demo(folder, model=model, prompts=prompts)
+    with _interruptible():
+        run_demo(folder, model=model, prompts=prompts)
 
 
 @local_app.command("run")
@@ -79,9 +83,24 @@ def local_run(
     shard_size: Annotated[int, typer.Option(help="Images a shard; two shards run at once.")] = 500,
     batch_size: Annotated[int, typer.Option(help="Images encoded at once.")] = 4,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    max_megapixels: Annotated[float, typer.Option(help="Larger images go to quarantine.")] = 50.0,
+    max_megabytes: Annotated[float, typer.Option(help="Larger files go to quarantine.")] = 100.0,
+    label_maps: Annotated[
+        bool, typer.Option(help="Write a palette map of the most probable prompt for each new image.")
+    ] = True,
+    overlays: Annotated[
+        bool, typer.Option(help="Write a preview with the masks painted in for each new image.")
+    ] = True,
     run_id: Annotated[str, typer.Option(help="Name of the run in the results; empty takes the time.")] = "",
     endpoint: Endpoint = "",
     log: Annotated[Path, typer.Option(help="File for the whole log.")] = Path("clipseg-kfp.log"),
+    work: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder for intermediate files, emptied at the end; about 0.12 MB an image and prompt at "
+            "352 pixels. Without it, the system's temporary folder."
+        ),
+    ] = None,
 ) -> None:
     """Runs the batch-segmentation pipeline on this machine, on folders or s3:// URIs.
 
@@ -102,25 +121,31 @@ def local_run(
     if prompt and prompts_file:
         raise ParameterError("--prompt and --prompts-file exclude each other.")
     console = Console()
-    finished = run_batch(
-        {
-            "source_uri": source,
-            "output_uri": output,
-            "model_uri": model,
-            "prompts": prompt or [],
-            "prompts_uri": prompts_file,
-            "threshold": threshold,
-            "limit": limit,
-            "shard_size": shard_size,
-            "batch_size": batch_size,
-            "device": device,
-            "run_id": run_id or new_run_id(),
-            "endpoint": endpoint,
-        },
-        log,
-        console,
-    )
-    show(read_run(finished.manifest, endpoint), console)
+    with _interruptible():
+        finished = run_batch(
+            {
+                "source_uri": source,
+                "output_uri": output,
+                "model_uri": model,
+                "prompts": prompt or [],
+                "prompts_uri": prompts_file,
+                "threshold": threshold,
+                "limit": limit,
+                "shard_size": shard_size,
+                "batch_size": batch_size,
+                "device": device,
+                "max_megapixels": max_megapixels,
+                "max_megabytes": max_megabytes,
+                "label_maps": label_maps,
+                "overlays": overlays,
+                "run_id": run_id or new_run_id(),
+                "endpoint": endpoint,
+            },
+            log,
+            console,
+            work,
+        )
+        show(read_run(finished.manifest, endpoint), console)
 
 
 @local_app.command("store")
@@ -144,6 +169,7 @@ def local_store(
         print("The store runs. In another terminal:\n")
         for name, value in store.environment().items():
             print(f"  export {name}={value}")
+        print("  unset AWS_SESSION_TOKEN")
         print(f"\nData lie in {data}. Ctrl-C stops the store.", flush=True)
         try:
             signal.pause()
@@ -196,14 +222,43 @@ def main(arguments: list[str] | None = None) -> Any:
     try:
         return app(arguments)
     except ClipsegKfpError as error:
-        console = Console(stderr=True, soft_wrap=True)
-        console.print(f"error: {error.message}", style="bold red", markup=False, highlight=False)
-        if error.remedy:
-            console.print(f"  remedy: {error.remedy}", markup=False, highlight=False)
+        _complain(error.message, error.remedy)
         sys.exit(1)
+    except OSError as error:
+        _complain(*_words(error))
+        sys.exit(1)
+
+
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """Says what Ctrl-C leaves behind; typer would end without a word."""
+    try:
+        yield
     except KeyboardInterrupt:
-        print("\nStopped. What was written stays; running again goes on from there.", file=sys.stderr)
-        sys.exit(130)
+        print(
+            "\nStopped. The run is not committed: no manifest names the masks that it wrote. They stay "
+            "in the output, and a new run makes them again.",
+            file=sys.stderr,
+        )
+        raise typer.Exit(130) from None
+
+
+def _words(error: OSError) -> tuple[str, str]:
+    """What is wrong with a path, and what to do about it."""
+    where = f"{error.filename}: " if error.filename else ""
+    remedies = {
+        errno.ENOSPC: "Free some space, or name a place on another disk.",
+        errno.ENOENT: "Check the path; make its folder first.",
+    }
+    refused = "Check the path and its permissions, or name another one."
+    return f"{where}{error.strerror or error}", remedies.get(error.errno or 0, refused)
+
+
+def _complain(message: str, remedy: str) -> None:
+    console = Console(stderr=True, soft_wrap=True)
+    console.print(f"error: {message}", style="bold red", markup=False, highlight=False)
+    if remedy:
+        console.print(f"  remedy: {remedy}", markup=False, highlight=False)
 
 
 if __name__ == "__main__":

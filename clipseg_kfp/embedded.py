@@ -116,7 +116,10 @@ class EmbeddedStore:
         )
 
     def environment(self, identity: Identity | None = None) -> dict[str, str]:
-        """The environment variables with which every S3 client finds this store."""
+        """The environment variables with which every S3 client finds this store.
+
+        AWS_SESSION_TOKEN must not be set beside them: it would be sent along, and belongs to other keys.
+        """
         login = identity or self.owner
         return {
             "S3_ENDPOINT": self.endpoint,
@@ -126,10 +129,20 @@ class EmbeddedStore:
         }
 
     def make_bucket(self, name: str) -> None:
-        """Creates a bucket; one that exists stays as it is."""
+        """Creates a bucket; one that exists stays as it is.
+
+        Raises:
+            ClipsegKfpError: the name cannot be used, or the store refuses it.
+        """
         client = self.client()
-        if not client.bucket_exists(name):
-            client.make_bucket(name)
+        try:
+            if not client.bucket_exists(name):
+                client.make_bucket(name)
+        except (ValueError, MinioException) as error:  # minio-py's own check, or the store's
+            raise ClipsegKfpError(
+                f"The bucket '{name}' cannot be made: {error}.",
+                "Use 3 to 63 lower-case letters, digits, hyphens and dots.",
+            ) from error
 
     def start(self) -> None:
         """Starts the server and waits until it answers and accepts writes.

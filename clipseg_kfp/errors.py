@@ -33,6 +33,10 @@ class ObjectChangedError(StorageError):
     """An object was replaced or removed between listing and reading."""
 
 
+class ObjectUnreadableError(StorageError):
+    """The store refuses one object; others may well be read."""
+
+
 class ModelError(ClipsegKfpError):
     """A checkpoint that is missing, unsafe or unsupported."""
 

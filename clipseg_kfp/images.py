@@ -85,8 +85,8 @@ class OpenedImage:
     @property
     def peak_bytes(self) -> int:
         """What ``decode`` takes at its peak, at most: decoder's buffers, pixels and their converted copy."""
-        wide = self._kind in ("WEBP", "GIF") or self._mode not in ("1", "L", "RGB")
-        return self.width * self.height * (16 if wide else 12)
+        plain = self._kind != "GIF" and self._mode in ("1", "L", "RGB")
+        return self.width * self.height * (20 if self._kind == "WEBP" else 12 if plain else 16)
 
     def decode(self) -> Image.Image:
         """Decodes the pixels.

@@ -6,9 +6,11 @@ import contextlib
 import datetime as dt
 import io
 import json
+import math
 import os
 import re
 import secrets
+import signal
 import tempfile
 import threading
 import time
@@ -27,7 +29,6 @@ from clipseg_kfp.storage import open_folder, open_object
 
 _LINE = re.compile(r"^\s*\[(?P<step>[a-z_]+)\] (?P<text>.*)$")
 _TOOK = re.compile(r"took (?P<seconds>[\d.]+) s$")
-_PROBLEM = re.compile(r"^\s*(error: |  remedy: )")
 
 
 class LocalRunError(ClipsegKfpError):
@@ -50,7 +51,11 @@ class LocalRun:
 
 
 def run_pipeline(
-    pipeline: Callable[..., Any], parameters: dict[str, Any], log: Path, console: Console | None = None
+    pipeline: Callable[..., Any],
+    parameters: dict[str, Any],
+    log: Path,
+    console: Console | None = None,
+    work: Path | None = None,
 ) -> LocalRun:
     """Runs a pipeline of this suite.
 
@@ -59,6 +64,7 @@ def run_pipeline(
         parameters: the pipeline's.
         log: file for the whole log.
         console: where progress is shown.
+        work: folder for what the steps hand on; ``None`` takes the system's temporary folder. It is emptied.
 
     Raises:
         LocalRunError: a step failed; the message is the step's own.
@@ -66,11 +72,14 @@ def run_pipeline(
     from kfp import local
 
     log.parent.mkdir(parents=True, exist_ok=True)
+    if work is not None:
+        work.mkdir(parents=True, exist_ok=True)
     with (
-        tempfile.TemporaryDirectory(prefix="clipseg-kfp-") as root,
+        tempfile.TemporaryDirectory(prefix="clipseg-kfp-", dir=work) as root,
         log.open("w", encoding="utf-8") as stream,
         _Screen(stream, _pinned(console)) as screen,
         _environment({EVENT_VARIABLE: "events"} if screen.live else {}),
+        _ending_steps(),
     ):
         # Secrets, limits and caching are for clusters; kfp warns of each.
         warnings.filterwarnings("ignore", message="Task .* have no effect in the current local runner")
@@ -94,13 +103,16 @@ def new_run_id() -> str:
     return f"{dt.datetime.now(dt.UTC):%Y%m%dT%H%M%SZ}-{secrets.token_hex(2)}"
 
 
-def run_batch(parameters: dict[str, Any], log: Path, console: Console | None = None) -> LocalRun:
+def run_batch(
+    parameters: dict[str, Any], log: Path, console: Console | None = None, work: Path | None = None
+) -> LocalRun:
     """Runs ``batch-segmentation``; what can be seen to be wrong is said before anything starts.
 
     Args:
         parameters: the pipeline's.
         log: file for the whole log.
         console: where progress is shown.
+        work: as for ``run_pipeline``.
 
     Raises:
         ParameterError: bad prompts or threshold, or a URI of an unknown form.
@@ -109,7 +121,7 @@ def run_batch(parameters: dict[str, Any], log: Path, console: Console | None = N
     from clipseg_kfp.pipelines import batch_segmentation
 
     _check(parameters)
-    return run_pipeline(batch_segmentation, parameters, log, console)
+    return run_pipeline(batch_segmentation, parameters, log, console, work)
 
 
 def _check(parameters: dict[str, Any]) -> None:
@@ -127,6 +139,9 @@ def _check(parameters: dict[str, Any]) -> None:
     for name, least in (("limit", 0), ("shard_size", 1), ("batch_size", 1)):
         if parameters.get(name, least) < least:
             raise ParameterError(f"{name} is {parameters[name]}.", f"Give {least} or more.")
+    for name in ("max_megapixels", "max_megabytes"):
+        if not 0 < parameters.get(name, 1.0) < math.inf:
+            raise ParameterError(f"{name} is {parameters[name]}.", "Give a positive number.")
     if parameters.get("device", "auto") not in ("auto", "cpu", "cuda"):
         raise ParameterError(f"device is '{parameters['device']}'.", "Give auto, cpu or cuda.")
     if uri := parameters.get("prompts_uri"):
@@ -166,6 +181,55 @@ def _environment(values: dict[str, str]) -> Iterator[None]:
                 os.environ[name] = value
 
 
+@contextlib.contextmanager
+def _ending_steps() -> Iterator[None]:
+    """Ends the steps' processes on an interrupt; kfp would leave them, and start those that wait.
+
+    On a terminal Ctrl-C reaches them anyway; a signal to this process alone does not.
+    """
+    others, finished = _descendants(os.getpid()), threading.Event()  # a store, for one
+
+    def end_all() -> None:
+        number, deadline = signal.SIGTERM, time.monotonic() + 3
+        while not finished.wait(0.05):
+            if time.monotonic() > deadline:
+                number = signal.SIGKILL
+            for process in _descendants(os.getpid()) - others:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(process, number)
+
+    def on_signal(number: int, frame: Any) -> None:
+        threading.Thread(target=end_all, daemon=True).start()
+        then = before[number]
+        if callable(then):
+            then(number, frame)
+        else:
+            raise KeyboardInterrupt
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        for number in before:
+            signal.signal(number, on_signal)
+        yield
+    finally:
+        finished.set()
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _descendants(process: int) -> set[int]:
+    """Processes below a process; none where the system does not tell (it is not Linux)."""
+    found: set[int] = set()
+    for path in Path("/proc").glob(f"{process}/task/*/children"):
+        with contextlib.suppress(OSError):
+            for child in map(int, path.read_text().split()):
+                found |= {child} | _descendants(child)
+    return found
+
+
 @dataclass
 class _Bar:
     task: TaskID
@@ -182,7 +246,8 @@ class _Screen(io.TextIOBase):
     def __init__(self, log: TextIO, console: Console) -> None:
         self.live = console.is_terminal
         self.seconds: dict[str, float] = {}
-        self.problems: list[str] = []
+        self.problems: list[str] = []  # the first error, and what to do about it
+        self._in_problem = False
         self._log, self._console, self._lock = log, console, threading.Lock()
         self._bars: dict[str, _Bar] = {}
         self._progress = Progress(
@@ -223,14 +288,18 @@ class _Screen(io.TextIOBase):
             return
         self._log.write(_plain(line) + "\n")
         self._log.flush()
-        if _PROBLEM.match(line) or stripped.startswith(("error: ", "remedy: ")):
+        first = stripped.startswith("error: ") and not self.problems
+        self._in_problem = first or (self._in_problem and stripped.startswith("remedy: "))
+        if self._in_problem:
             self.problems.append(stripped)
         elif match := _LINE.match(line):
             if took := _TOOK.match(match["text"]):
                 seconds = self.seconds.get(match["step"], 0.0) + float(took["seconds"])
                 self.seconds[match["step"]] = round(seconds, 1)
             else:
-                self._console.print(f"{match['step']:<18}", match["text"], markup=False, highlight=False)
+                self._console.print(
+                    f"{match['step']:<18}", match["text"], markup=False, highlight=False, soft_wrap=True
+                )
 
     def _event(self, event: dict[str, Any]) -> None:
         name = event["step"]

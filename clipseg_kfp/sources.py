@@ -300,7 +300,7 @@ def _read_manifest(uri: str, endpoint: str) -> pd.DataFrame:
     if len(twice):
         row = int(twice[0])
         raise ParameterError(
-            f"The manifest {uri} has a second mask for the prompt '{table['prompt'][row]}' and the same image "
+            f"The manifest {uri} has a second mask of '{table['prompt'][row]}' for the same image "
             f"in row {row + 1}.",
             "Give one mask for each image and prompt.",
         )

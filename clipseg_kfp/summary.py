@@ -57,30 +57,40 @@ def read_run(manifest_uri: str, endpoint: str = "") -> RunSummary:
 def show(run: RunSummary, console: Console) -> None:
     """Prints counts, agreement with ground truth, the quarantine, and where everything lies."""
     counts = run.manifest["counts"]
-    table = Table(title=f"Run {run.manifest['run']}", title_justify="left", show_header=False)
+    table = Table(show_header=False)
     table.add_column(style="bold")
     table.add_column(justify="right")
     for name in ("listed", "done", "skipped", "quarantined", "masks"):
         table.add_row(name, f"{counts[name]:,}")
     if run.metrics["mean_iou"] is not None:
         table.add_row("mean IoU", f"{run.metrics['mean_iou']:.3f}")
+
+    def titled(title: str, table: Table) -> None:  # a table's own title wraps at the table's width
+        console.print(title, style="italic", soft_wrap=True, highlight=False, markup=False)
+        console.print(table)
+
     console.print()
-    console.print(table)
+    titled(f"Run {run.manifest['run']}", table)
     if run.metrics["per_prompt"]:
-        console.print(_agreement(run.metrics["per_prompt"]))
+        titled("Agreement with ground truth", _agreement(run.metrics["per_prompt"]))
     if run.quarantine:
-        console.print(_set_aside(run.quarantine))
+        titled("Quarantined", _set_aside(run.quarantine))
     if not counts["listed"]:
         console.print("There were no images.")
-    elif counts["skipped"] == counts["listed"]:
-        console.print("Nothing new: every image was done before under this configuration.")
+    elif not counts["done"] and counts["skipped"]:
+        left = f" {counts['quarantined']:,} still cannot be used." if counts["quarantined"] else ""
+        console.print(
+            f"Nothing new: {counts['skipped']:,} images were done before under this configuration.{left}",
+            soft_wrap=True,
+            highlight=False,
+        )
     place = run.uri.rpartition("/runs/")[0]
     for label, uri in (("masks", f"{place}/masks/"), ("tables and report", run.uri.rpartition("/")[0] + "/")):
         console.print(f"{label}: {uri}", soft_wrap=True, highlight=False, markup=False)
 
 
 def _agreement(prompts: dict[str, Any]) -> Table:
-    table = Table(title="Agreement with ground truth", title_justify="left")
+    table = Table()
     for name in ("prompt", "IoU", "precision", "recall", "images"):
         table.add_column(name, justify="left" if name == "prompt" else "right")
     for name, row in prompts.items():
@@ -90,7 +100,7 @@ def _agreement(prompts: dict[str, Any]) -> Table:
 
 
 def _set_aside(rows: list[dict[str, Any]], most: int = 20) -> Table:
-    table = Table(title="Quarantined", title_justify="left")
+    table = Table()
     for name in ("image", "reason", "what is wrong"):
         table.add_column(name, overflow="fold")
     for row in rows[:most]:

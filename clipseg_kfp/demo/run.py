@@ -52,6 +52,7 @@ def run_demo(folder: Path, model: str = "", prompts: str = "") -> dict[str, Any]
     with EmbeddedStore(folder / "store") as store:
         store.make_bucket(BUCKET)
         os.environ.update(store.environment())
+        os.environ.pop("AWS_SESSION_TOKEN", None)  # belongs to other keys, and would be sent with these
         console.print(f"Object store at {store.endpoint}, data in {folder / 'store'}", highlight=False)
         loaded = _load(open_folder(SOURCE))
         console.print(f"{loaded} sample files put into {SOURCE}" if loaded else f"{SOURCE} is loaded already")

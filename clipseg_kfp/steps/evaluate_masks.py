@@ -15,7 +15,7 @@ from PIL import Image
 
 from clipseg_kfp import records
 from clipseg_kfp.concurrency import ordered_map
-from clipseg_kfp.errors import ObjectChangedError
+from clipseg_kfp.errors import ObjectChangedError, ObjectUnreadableError
 from clipseg_kfp.images import ImageRejectedError, decode_mask
 from clipseg_kfp.masks import decode_rle
 from clipseg_kfp.metrics import Confusion
@@ -156,7 +156,7 @@ def _evaluate_shard(shard: Path, evaluation: Evaluation, endpoint: str) -> int:
         folder, key = open_object(uri, endpoint)
         try:
             return row, decode_mask(folder.read(key, limit=MAX_TRUTH_BYTES), key)
-        except (ImageRejectedError, ObjectChangedError, ObjectTooLargeError) as error:
+        except (ImageRejectedError, ObjectChangedError, ObjectTooLargeError, ObjectUnreadableError) as error:
             return row, f"{uri}: {error}"
 
     compared = 0

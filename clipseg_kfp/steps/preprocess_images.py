@@ -3,22 +3,50 @@
 from __future__ import annotations
 
 import math
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from clipseg_kfp import records
 from clipseg_kfp.concurrency import ordered_map
-from clipseg_kfp.errors import ObjectChangedError, ParameterError
-from clipseg_kfp.images import ImageRejectedError, decode_image, preview_jpeg, to_model_input
+from clipseg_kfp.errors import ObjectChangedError, ObjectUnreadableError, ParameterError
+from clipseg_kfp.images import ImageRejectedError, open_image, preview_jpeg, to_model_input
 from clipseg_kfp.naming import spell_out
 from clipseg_kfp.progress import say, track
 from clipseg_kfp.resources import cpu_limit
 from clipseg_kfp.steps.encode_prompts import read_facts_of
-from clipseg_kfp.storage import open_object
+from clipseg_kfp.storage import ObjectTooLargeError, open_object
 
 STEP = "preprocess_images"
 IMAGES, VIEWS, PREVIEWS = "images.parquet", "views.arrow", "previews.arrow"
+
+#: What all threads together may hold, so that large images wait for each other and a pod of 2 GiB does.
+PIXEL_BYTES, FILE_BYTES = 900_000_000, 300_000_000
+
+
+class Budget:
+    """Bytes that threads share; one that wants more than there are at all gets them all, alone."""
+
+    def __init__(self, total: int) -> None:
+        self._total, self._free = total, total
+        self._changed = threading.Condition()
+
+    @contextmanager
+    def taken(self, cost: int) -> Iterator[None]:
+        """Waits until so many bytes are free and holds them while the context is open."""
+        cost = min(cost, self._total)
+        with self._changed:
+            self._changed.wait_for(lambda: self._free >= cost)
+            self._free -= cost
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._free += cost
+                self._changed.notify_all()
 
 
 @dataclass
@@ -57,14 +85,16 @@ def run(
 
     Raises:
         ParameterError: a limit that is not positive.
-        StorageError: the store fails as a whole; a single bad object never does this.
+        StorageError: a missing bucket, refused credentials or a store out of reach; a single bad object
+            never does this.
     """
-    if not (0 < max_megapixels < math.inf and 0 < max_megabytes < math.inf):
-        raise ParameterError(
-            f"max_megapixels ({max_megapixels}) and max_megabytes ({max_megabytes}) must be positive numbers."
-        )
+    for name, value in (("max_megapixels", max_megapixels), ("max_megabytes", max_megabytes)):
+        if not 0 < value < math.inf:
+            raise ParameterError(f"{name} is {value}.", "Give a positive number.")
     size = read_facts_of(prompts).image_size
     sources = list(records.read_parquet(dataset / "shards" / f"{shard}.parquet"))
+
+    pixel_bytes, file_bytes = Budget(PIXEL_BYTES), Budget(FILE_BYTES)
 
     def prepare(source: dict[str, Any]) -> _Prepared:
         row = {**source, "status": "done", "reason": "", "detail": "", "width": 0, "height": 0,
@@ -72,27 +102,34 @@ def run(
         try:
             if not source["version"]:
                 raise ObjectChangedError(f"{source['uri']} does not exist.")
-            folder, key = open_object(source["uri"], endpoint)
             if source["size"] > max_megabytes * 1e6:
                 raise ImageRejectedError(
-                    "too_large", f"{source['size']:,} bytes are more than {max_megabytes:g} MB"
+                    "too_large",
+                    f"The file has {source['size'] / 1e6:,.2f} MB; "
+                    f"max_megabytes allows {max_megabytes:g} and can be raised.",
                 )
-            data = folder.read(key, version=source["version"])
-            image = decode_image(data, source["key"], max_pixels=int(max_megapixels * 1e6))
-        except (ImageRejectedError, ObjectChangedError) as error:
-            code, detail = (
-                (error.code, error.detail)
-                if isinstance(error, ImageRejectedError)
-                else ("changed", error.message)
-            )
-            return _Prepared({**row, "status": "quarantined", "reason": code, "detail": spell_out(detail)})
-        row.update(width=image.width, height=image.height)
-        return _Prepared(
-            row,
-            to_model_input(image, size).tobytes(),
-            preview_jpeg(image),
-            (0, 0, image.width, image.height),
-        )
+            # Always in this order, or two threads could wait for each other.
+            with file_bytes.taken(source["size"]):
+                opened = open_image(_read(source, endpoint, max_megabytes), source["key"])
+                if opened.width * opened.height > max_megapixels * 1e6:
+                    raise ImageRejectedError(
+                        "too_large",
+                        f"The header says {opened.width} x {opened.height} pixels, "
+                        f"{opened.width * opened.height / 1e6:,.2f} million; "
+                        f"max_megapixels allows {max_megapixels:g} and can be raised.",
+                    )
+                with pixel_bytes.taken(opened.peak_bytes):
+                    image = opened.decode()
+                    row.update(width=image.width, height=image.height)
+                    pixels, preview = to_model_input(image, size).tobytes(), preview_jpeg(image)
+                    del image  # before others may take its place
+        except ImageRejectedError as error:
+            return _set_aside(row, error.code, error.detail)
+        except ObjectChangedError as error:
+            return _set_aside(row, "changed", error.message)
+        except ObjectUnreadableError as error:
+            return _set_aside(row, "unreadable", str(error))
+        return _Prepared(row, pixels, preview, (0, 0, row["width"], row["height"]))
 
     rows: list[dict[str, Any]] = []
     views = 0
@@ -111,3 +148,19 @@ def run(
             rows.append(item.row)
     records.write_parquet(target / IMAGES, records.IMAGES, rows)
     return views
+
+
+def _read(source: dict[str, Any], endpoint: str, max_megabytes: float) -> bytes:
+    folder, key = open_object(source["uri"], endpoint)
+    try:
+        return folder.read(key, version=source["version"], limit=int(max_megabytes * 1e6))
+    except ObjectTooLargeError as error:
+        raise ImageRejectedError(
+            "too_large", f"{error.message} max_megabytes sets it and can be raised."
+        ) from error
+    except ParameterError as error:  # a key that the folder refuses
+        raise ObjectUnreadableError(error.message, error.remedy) from error
+
+
+def _set_aside(row: dict[str, Any], reason: str, detail: str) -> _Prepared:
+    return _Prepared({**row, "status": "quarantined", "reason": reason, "detail": spell_out(detail)})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import shutil
@@ -12,10 +13,11 @@ from io import BytesIO
 from pathlib import Path
 from typing import BinaryIO
 
-from clipseg_kfp.errors import ObjectChangedError, ParameterError, StorageError
+from clipseg_kfp.errors import ObjectChangedError, ObjectUnreadableError, ParameterError, StorageError
 from clipseg_kfp.storage.base import Entry, Folder, ObjectTooLargeError
 
 _PART = ".part-"
+_NO_STORE = (errno.ENOTCONN, errno.ESTALE, errno.ETIMEDOUT, errno.EMFILE, errno.ENFILE)  # no file's own fault
 
 
 class FileFolder(Folder):
@@ -80,7 +82,7 @@ class FileFolder(Folder):
     def read(self, key: str, version: str | None = None, limit: int | None = None) -> bytes:
         """Reads a file whole; see ``Folder.read``."""
         path = self._path(key)
-        with _reported(path), path.open("rb") as stream:
+        with _reported(path, ObjectUnreadableError), path.open("rb") as stream:
             data = stream.read() if limit is None else stream.read(limit + 1)
         if limit is not None and len(data) > limit:
             raise ObjectTooLargeError(f"{path} is larger than the limit of {limit:,} bytes.")
@@ -134,15 +136,15 @@ def _unreadable(error: OSError) -> None:
 
 
 @contextmanager
-def _reported(path: Path) -> Iterator[None]:
+def _reported(path: Path, kind: type[StorageError] = StorageError) -> Iterator[None]:
     """Turns an OSError into a StorageError that names the path."""
     try:
         yield
     except OSError as error:
-        raise _explain(path, error) from error
+        raise _explain(path, error, StorageError if error.errno in _NO_STORE else kind) from error
 
 
-def _explain(path: Path, error: OSError) -> StorageError:
+def _explain(path: Path, error: OSError, kind: type[StorageError] = StorageError) -> StorageError:
     if isinstance(error, FileNotFoundError):
         return ObjectChangedError(f"{path} does not exist.", "Check the path.")
-    return StorageError(f"{path}: {error.strerror or error}.", "Check the path, permissions and free space.")
+    return kind(f"{path}: {error.strerror or error}.", "Check the path, permissions and free space.")

@@ -27,7 +27,13 @@ from minio.credentials.providers import (
 )
 from minio.error import InvalidResponseError, MinioException, S3Error, ServerError
 
-from clipseg_kfp.errors import ClipsegKfpError, ObjectChangedError, ParameterError, StorageError
+from clipseg_kfp.errors import (
+    ClipsegKfpError,
+    ObjectChangedError,
+    ObjectUnreadableError,
+    ParameterError,
+    StorageError,
+)
 from clipseg_kfp.storage.base import Entry, Folder, ObjectTooLargeError
 
 ATTEMPTS = 5
@@ -274,7 +280,7 @@ class S3Folder(Folder):
             )
         if "bucket name" in str(error):
             return StorageError(f"'{self.bucket}' is not a valid bucket name.", "Check the URI.")
-        return StorageError(f"{where} cannot be used: {error}.", "Rename the object.")
+        return ObjectUnreadableError(f"{where} cannot be used: {error}.", "Rename the object.")
 
     def _explain_answer(self, error: S3Error, where: str, host: str, tries: str) -> StorageError:
         code = error.code
@@ -291,13 +297,15 @@ class S3Folder(Folder):
                 "Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or mount the storage secret.",
             )
         if code in ("AccessDenied", "AllAccessDisabled"):
-            return StorageError(
+            return ObjectUnreadableError(
                 f"Access to {where} is denied.",
                 "Check the credentials: the input needs read and list, the output read, list and write.",
             )
         if code in ("AuthorizationHeaderMalformed", "PermanentRedirect"):
             return StorageError(f"{where} is in another region.", "Set AWS_REGION to the bucket's region.")
-        return StorageError(f"{where}: {host} answered {code} ({tries}): {error.message}")
+        of_this_one = 400 <= _status(error) < 500 and code != "RequestTimeTooSkewed" and not _passes(error)
+        kind = ObjectUnreadableError if of_this_one else StorageError  # such as InvalidObjectState
+        return kind(f"{where}: {host} answered {code} ({tries}): {error.message}")
 
 
 def _status(error: Exception) -> int:

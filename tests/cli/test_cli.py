@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import re
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import typer.main
@@ -90,6 +97,11 @@ def local_run(tmp_path: Path, **changes: str) -> list[str]:
         ({"prompts-file": "x.yaml"}, "exclude each other"),
         ({"limit": "-1"}, "limit is -1"),
         ({"device": "tpu"}, "device is 'tpu'"),
+        ({"max-megapixels": "0"}, "max_megapixels is 0.0. remedy: Give a positive number."),
+        ({"max-megabytes": "nan"}, "max_megabytes is nan."),
+        ({"log": "/proc/no/log"}, "/proc/no: No such file or directory"),
+        ({"log": "/dev/null/log"}, "/dev/null: "),
+        ({"work": "/dev/null/work"}, "/dev/null/work: Not a directory remedy: Check the path"),
     ],
     ids=lambda value: "-".join(value) if isinstance(value, dict) else "",
 )
@@ -168,3 +180,90 @@ def test_a_demo_without_its_model_says_what_to_name(
     status, _, err = run(["demo", "--folder", str(tmp_path / "demo")], capsys)
     assert status == 1
     assert "hf://CIDAS/clipseg-rd64-refined" in err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["compile", "-o", "missing/dir/x.yaml"], "missing/dir/x.yaml: No such file or directory"),
+        (["compile", "-o", "file/x.yaml"], "file/x.yaml: Not a directory"),
+        (["compile", "-o", "."], ".: Is a directory"),
+        (["demo", "--model", MODEL, "--folder", "file"], "file: File exists"),
+        (["local", "store", "--data", "file/store"], "file/store: Not a directory"),
+    ],
+    ids=["compile-missing", "compile-file", "compile-folder", "demo", "store"],
+)
+def test_places_that_cannot_be_written_are_named(
+    arguments: list[str],
+    words: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("file").touch()
+    status, out, err = run(arguments, capsys)
+    assert status == 1
+    assert "error: " in err and words in err and "remedy: " in err
+    assert "Traceback" not in out + err
+
+
+def test_a_full_disk_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def full(*_: Any, **__: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_text", full)
+    status, _, err = run(["compile", "-o", str(tmp_path / "x.yaml")], capsys)
+    assert (status, err) == (
+        1,
+        "error: No space left on device remedy: Free some space, or name a place on another disk.",
+    )
+
+
+def test_a_bad_bucket_name_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    status, out, err = run(["local", "store", "--data", str(tmp_path), "--bucket", "Bad_Name"], capsys)
+    assert status == 1
+    assert "The bucket 'Bad_Name' cannot be made" in err and "remedy: Use 3 to 63" in err
+    assert "Traceback" not in out + err
+
+
+def test_the_store_tells_to_drop_a_session_token(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(signal, "pause", lambda: None)
+    status, out, _ = run(["local", "store", "--data", str(tmp_path), "--bucket", "photos"], capsys)
+    assert status == 0
+    assert "export AWS_SECRET_ACCESS_KEY=" in out and "unset AWS_SESSION_TOKEN" in out
+
+
+@pytest.mark.parametrize(
+    ("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)], ids=["interrupt", "kill"]
+)
+def test_an_interrupted_run_ends_its_steps_and_leaves_no_temporary_files(
+    number: signal.Signals, status: int, tmp_path: Path
+) -> None:
+    work = tmp_path / "work"
+    command = [sys.executable, "-m", "clipseg_kfp.cli", *local_run(tmp_path), "--work", str(work)]
+    started = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    try:
+        children = Path(f"/proc/{started.pid}/task/{started.pid}/children")
+        deadline = time.monotonic() + 60
+        while not (list(work.glob("*")) and (steps := children.read_text().split())):
+            assert time.monotonic() < deadline and started.poll() is None
+            time.sleep(0.05)
+        os.kill(started.pid, number)  # this process alone, as a supervisor does
+        _, err = started.communicate(timeout=15)
+    finally:
+        if started.poll() is None:
+            os.killpg(started.pid, signal.SIGKILL)
+    assert started.returncode == status
+    assert "Traceback" not in err
+    if number == signal.SIGINT:
+        assert "The run is not committed" in err and "a new run makes them again" in err
+    assert list(work.iterdir()) == []
+    assert not [step for step in steps if Path(f"/proc/{step}").exists()]
+    assert not list((tmp_path / "masks").rglob("manifest.json"))

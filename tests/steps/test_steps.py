@@ -343,7 +343,27 @@ def test_bad_images_never_use_up_the_limit(chain: Chain, capsys: pytest.CaptureF
     assert "2 images that were quarantined before are tried again" in said
     assert "nothing new: 2 images were done before" in said
     put(chain, {"1.png": picture(1)})
-    assert counts(chain(limit=1)) == (3, 1, 2, 0)  # replaced, so new again
+    assert counts(chain(limit=1)) == (1, 1, 0, 0)  # replaced, so new again: before 2.png
+
+
+def test_tables_are_not_read_into_memory(chain: Chain, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever grows with the run goes from file to bucket as a stream."""
+    from clipseg_kfp.results import Results
+
+    written: list[str] = []
+    write = Results.write
+
+    def spy(self: Results, key: str, data: bytes) -> None:
+        written.append(key)
+        write(self, key, data)
+
+    monkeypatch.setattr(Results, "write", spy)
+    put(chain, GOOD)
+    run = chain(shard_size=3)
+    assert len(run.manifest["parts"]) == len(run.manifest["files"]) - 3 == 2
+    assert not [key for key in written if key.endswith((".parquet", ".coco.json", ".html"))]
+    parts = [pq.read_table(io.BytesIO(run.folder.read(part))).to_pylist() for part in run.manifest["parts"]]
+    assert [row for rows in parts for row in rows] == run.masks()
 
 
 def test_many_bad_images_are_counted_and_the_first_are_shown(
@@ -535,6 +555,14 @@ def test_missing_ground_truth_of_a_manifest(chain: Chain) -> None:
     assert counts(run) == (1, 1, 0, 0)
     assert run.published.mean_iou is None
     assert "gone.png does not exist" in run.evaluation.unusable[0]
+
+
+def test_ground_truth_that_the_store_refuses_is_left_out(chain: Chain) -> None:
+    put(chain, {"a.png": GOOD["a.png"], "m.csv": b"uri,mask_uri,prompt\na.png,folder,a circle\n"})
+    Path(chain.source, "folder").mkdir()
+    run = chain(source=f"{chain.source}/m.csv")
+    assert counts(run) == (1, 1, 0, 0)
+    assert "Is a directory" in run.evaluation.unusable[0]
 
 
 def test_two_versions_of_a_key_have_their_own_ground_truth(chain: Chain, tmp_path: Path) -> None:

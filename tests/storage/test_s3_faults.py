@@ -92,6 +92,14 @@ def test_faults_that_pass_are_retried(faulty: FaultyServer, fault: int | str, tm
     assert faulty.requests == 9
 
 
+@pytest.mark.parametrize("fault", [429, 503, "reset"])
+def test_uploads_are_retried(faulty: FaultyServer, fault: int | str, tmp_path: Path) -> None:
+    (tmp_path / "source").write_bytes(BODY)
+    faulty.faults = [fault, fault]
+    behind(faulty).upload("x", tmp_path / "source")
+    assert faulty.requests == 3
+
+
 @pytest.mark.parametrize("fault", [400, 401, 403, 404, 409, 411])
 def test_refusals_are_not_retried(faulty: FaultyServer, fault: int) -> None:
     folder = behind(faulty)

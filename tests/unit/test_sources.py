@@ -253,7 +253,7 @@ def test_equal_keys_in_a_manifest_stay_apart(tmp_path: Path) -> None:
         (
             "m.csv",
             b"uri,mask_uri,prompt\na.jpg,1.png,cat\na.jpg,2.png,dog\na.jpg,1.png,cat\na.jpg,2.png,cat\n",
-            "second mask for the prompt 'cat' and the same image in row 4.*one mask",
+            "second mask of 'cat' for the same image in row 4.*one mask",
         ),
         ("m.csv", b"uri\n/a.jpg\ngs://b/a.jpg\n", r"m\.csv, row 2: .*unknown scheme 'gs'.*Use s3"),
         (

@@ -1,0 +1,218 @@
+"""preprocess_images: one bad object never costs its neighbours, and large images wait for each other."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+from minio.error import S3Error
+from steps_chain import picture
+
+from clipseg_kfp import records
+from clipseg_kfp.errors import ParameterError, StorageError
+from clipseg_kfp.model import ModelFacts
+from clipseg_kfp.steps import preprocess_images
+from clipseg_kfp.steps.preprocess_images import Budget
+from clipseg_kfp.storage import open_object
+from clipseg_kfp.storage.s3 import S3Folder
+
+FACTS = ModelFacts("digest", 32, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5), 16)
+
+
+class Shard:
+    """A shard of given objects, and what becomes of it."""
+
+    def __init__(self, work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.work = work
+        monkeypatch.setattr(preprocess_images, "read_facts_of", lambda _: FACTS)
+
+    def run(self, sources: list[dict[str, Any]], **options: Any) -> dict[str, dict[str, Any]]:
+        records.write_parquet(self.work / "shards" / "a.parquet", records.SOURCES, sources)
+        preprocess_images.run(
+            dataset=self.work, shard="a", prompts=self.work, target=self.work / "out", **options
+        )
+        rows = records.read_parquet(self.work / "out" / preprocess_images.IMAGES)
+        return {row["key"]: row for row in rows}
+
+
+@pytest.fixture
+def shard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Shard:
+    return Shard(tmp_path / "work", monkeypatch)
+
+
+def put(root: str, key: str, data: bytes) -> dict[str, Any]:
+    uri = f"{root}/{key}"
+    folder, name = open_object(uri)
+    folder.write(name, data)
+    entry = folder.stat(name)
+    assert entry is not None
+    return {"source": uri, "key": key, "uri": uri, "version": entry.version, "size": entry.size,
+            "ground_truth": []}  # fmt: skip
+
+
+def refusal(code: str, status: int) -> S3Error:
+    class Response:
+        pass
+
+    response: Any = Response()
+    response.status = status
+    return S3Error(response, code, f"{code} it is", "r", "1", "h")
+
+
+def test_files_that_cannot_be_read_are_set_aside(
+    shard: Shard, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = str(tmp_path / "in")
+    sources = [put(root, f"{name}.png", picture(i)) for i, name in enumerate(("good", "locked", "folder"))]
+    (tmp_path / "in" / "folder.png").unlink()
+    (tmp_path / "in" / "folder.png").mkdir()
+    sources.append({**sources[0], "key": "long.png", "uri": f"{root}/{'x' * 300}.png"})
+    sources.append({**sources[0], "key": "nul.png", "uri": f"{root}/a\0b.png"})
+    real = Path.open
+
+    def refuse(self: Path, *arguments: Any, **options: Any) -> Any:  # permissions do not stop root
+        if self.name == "locked.png":
+            raise PermissionError(13, "Permission denied", str(self))
+        return real(self, *arguments, **options)
+
+    monkeypatch.setattr(Path, "open", refuse)
+    rows = shard.run(sources)
+    assert rows["good.png"]["status"] == "done"
+    assert {key: row["reason"] for key, row in rows.items() if key != "good.png"} == {
+        "locked.png": "unreadable",
+        "folder.png": "unreadable",
+        "long.png": "unreadable",
+        "nul.png": "unreadable",
+    }
+    assert "locked.png: Permission denied." in rows["locked.png"]["detail"]
+
+
+@pytest.mark.parametrize(
+    ("code", "status"), [("AccessDenied", 403), ("InvalidObjectState", 403), ("MethodNotAllowed", 405)]
+)
+def test_an_object_that_the_store_refuses_is_set_aside(
+    code: str, status: int, shard: Shard, bucket: str, s3_env: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sources = [put(f"s3://{bucket}/in", f"{name}.png", picture(i)) for i, name in enumerate(("good", "bad"))]
+    sources.append({**sources[0], "key": "odd", "uri": f"s3://{bucket}/a/../b.png"})
+    real = S3Folder._opened
+
+    def refuse(self: S3Folder, key: str, version: str | None = None) -> Any:
+        if key.endswith("bad.png"):
+            raise refusal(code, status)
+        if ".." in key:  # what minio-py says to keys that it will not send
+            raise ValueError("object name with '..' is not supported")
+        return real(self, key, version)
+
+    monkeypatch.setattr(S3Folder, "_opened", refuse)
+    rows = shard.run(sources)
+    assert rows["good.png"]["status"] == "done"
+    assert (rows["bad.png"]["status"], rows["bad.png"]["reason"]) == ("quarantined", "unreadable")
+    assert "in/bad.png" in rows["bad.png"]["detail"]
+    assert rows["odd"]["reason"] == "unreadable" and "Rename the object." in rows["odd"]["detail"]
+
+
+@pytest.mark.parametrize(
+    ("code", "status"),
+    [
+        ("NoSuchBucket", 404),
+        ("InvalidAccessKeyId", 403),
+        ("ExpiredToken", 400),
+        ("RequestTimeTooSkewed", 403),
+    ],
+)
+def test_a_store_that_fails_as_a_whole_ends_the_run(
+    code: str, status: int, shard: Shard, bucket: str, s3_env: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = put(f"s3://{bucket}/in", "a.png", picture(0))
+
+    def refuse(*_: Any) -> Any:
+        raise refusal(code, status)
+
+    monkeypatch.setattr(S3Folder, "_opened", refuse)
+    with pytest.raises(StorageError):
+        shard.run([source])
+
+
+def test_details_name_the_limit_to_raise(shard: Shard, tmp_path: Path) -> None:
+    sources = [put(str(tmp_path / "in"), "a.png", picture(0, 40, 30))]
+    row = shard.run(sources, max_megapixels=0.001)["a.png"]
+    assert row["reason"] == "too_large"
+    assert "40 x 30" in row["detail"] and "max_megapixels" in row["detail"]
+    row = shard.run(sources, max_megabytes=0.001)["a.png"]
+    assert row["reason"] == "too_large" and "max_megabytes" in row["detail"]
+    lying = [{**sources[0], "size": 1}]
+    row = shard.run(lying, max_megabytes=0.001)["a.png"]
+    assert row["reason"] == "too_large" and "max_megabytes" in row["detail"]
+
+
+@pytest.mark.parametrize("name", ["max_megapixels", "max_megabytes"])
+@pytest.mark.parametrize("value", [0.0, -1.0, float("nan"), float("inf")])
+def test_the_wrong_limit_is_named(name: str, value: float, shard: Shard) -> None:
+    with pytest.raises(ParameterError, match=f"^{name} is {value}") as caught:
+        shard.run([], **{name: value})
+    assert "max_megabytes" not in str(caught.value) or name == "max_megabytes"
+
+
+def test_a_budget_is_never_exceeded_and_one_too_large_runs_alone() -> None:
+    budget, lock = Budget(100), threading.Lock()
+    held: list[int] = []
+    worst: list[tuple[int, int]] = []
+
+    def work(cost: int) -> None:
+        for _ in range(20):
+            with budget.taken(cost):
+                with lock:
+                    held.append(cost)
+                    worst.append((sum(held), len(held)))
+                with lock:
+                    held.remove(cost)
+
+    threads = [threading.Thread(target=work, args=(cost,)) for cost in (30, 60, 70, 1000, 10)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(20)
+    assert not any(thread.is_alive() for thread in threads)
+    assert len(worst) == 100
+    assert all(total <= 100 or count == 1 for total, count in worst)
+
+
+MEASURE = """
+import json, resource, sys
+from pathlib import Path
+from clipseg_kfp.model import ModelFacts
+from clipseg_kfp.steps import preprocess_images as step
+step.read_facts_of = lambda _: ModelFacts("d", 32, (.5, .5, .5), (.5, .5, .5), 16)
+work = Path(sys.argv[1])
+peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+before = peak()
+views = step.run(dataset=work, shard="a", prompts=work, target=work / "out")
+print(json.dumps({"views": views, "before": before, "peak": peak()}))
+"""
+
+
+def test_four_large_images_stay_within_the_pods_memory(tmp_path: Path) -> None:
+    """CMYK with a rotation, in four threads: without a budget they take 1.5 GB together."""
+    import io
+
+    from PIL import Image
+    from PIL.ExifTags import Base
+
+    exif = Image.Exif()
+    exif[Base.Orientation] = 6
+    buffer = io.BytesIO()
+    Image.new("CMYK", (6000, 4000), (10, 200, 30, 0)).save(buffer, "JPEG", exif=exif)
+    sources = [put(str(tmp_path / "in"), f"{i}.jpg", buffer.getvalue()) for i in range(4)]
+    records.write_parquet(tmp_path / "shards" / "a.parquet", records.SOURCES, sources)
+    done = subprocess.run(
+        [sys.executable, "-c", MEASURE, str(tmp_path)], capture_output=True, text=True, timeout=60, check=True
+    )
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert found["views"] == 4
+    assert found["peak"] - found["before"] < preprocess_images.PIXEL_BYTES, found
