@@ -31,6 +31,7 @@ _UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+_BAND_PIXELS = 1_000_000  # of wide values, converted at once
 _PROFILE_MODES = {"RGB": "RGB", "CMYK": "CMYK", "GRAY": "L", "Lab": "LAB"}
 
 # First bytes, what they are, and whether that is an image.
@@ -325,14 +326,14 @@ def _scale_of_32_bits(image: Image.Image) -> Callable[[NDArray[Any]], NDArray[np
     def scale(values: NDArray[Any]) -> NDArray[np.uint8]:
         scaled = np.clip(values.astype(np.float32), low, high) - np.float32(low)
         scaled *= np.float32(255 / max(high - low, 1e-30))
-        return np.round(np.nan_to_num(scaled)).clip(0, 255).astype(np.uint8)
+        return np.asarray(np.round(np.nan_to_num(scaled)).clip(0, 255), dtype=np.uint8)
 
     return scale
 
 
 def _bands(image: Image.Image) -> Iterator[tuple[int, NDArray[Any]]]:
-    """Rows of a large image by the million pixels, each with its place: arrays of it all would be copies."""
-    rows = max(1, 1_000_000 // image.width)
+    """Rows of a large image by the million pixels, each with its place: one array would be a copy of it."""
+    rows = max(1, _BAND_PIXELS // image.width)
     for top in range(0, image.height, rows):
         yield top, np.asarray(image.crop((0, top, image.width, min(top + rows, image.height))))
 

@@ -200,7 +200,7 @@ def _ending_steps() -> Iterator[None]:
 
     def on_signal(number: int, frame: Any) -> None:
         threading.Thread(target=end_all, daemon=True).start()
-        then = before[number]
+        then = before[signal.Signals(number)]
         if callable(then):
             then(number, frame)
         else:

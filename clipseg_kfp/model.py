@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from clipseg_kfp.errors import ModelError, ParameterError
+from clipseg_kfp.resources import cpu_limit
 from clipseg_kfp.storage import open_folder
 
 if TYPE_CHECKING:
@@ -222,7 +223,7 @@ def _require_safe(uri: str, files: list[str], left_out: list[str]) -> None:
             "Convert the checkpoint with save_pretrained of a current transformers.",
         )
     if "config.json" not in files:
-        raise ModelError(f"{uri} has no config.json.")
+        raise ModelError(f"{uri} has no config.json.", "Check the URI; config.json must lie right there.")
 
 
 def digest_of(folder: Path) -> str:
@@ -248,46 +249,65 @@ def read_facts(folder: Path) -> ModelFacts:
             "Use a checkpoint of CLIPSegForImageSegmentation, such as CIDAS/clipseg-rd64-refined.",
         )
     # In this order, as transformers does it.
-    settings = _json(folder / "processor_config.json").get("image_processor")
-    settings = settings or _json(folder / "preprocessor_config.json")
+    path = folder / "processor_config.json"
+    settings = _json(path).get("image_processor")
+    if not settings:
+        path = folder / "preprocessor_config.json"
+        settings = _json(path)
     if not isinstance(settings, dict) or not settings:
-        raise ModelError(f"{folder} has no preprocessor_config.json.")
+        raise ModelError(
+            f"{folder} has no preprocessor_config.json, or an empty one.",
+            "Save the processor beside the weights: CLIPSegProcessor.save_pretrained.",
+        )
+    processor = (
+        "Use the processor that belongs to the checkpoint, such as that of CIDAS/clipseg-rd64-refined."
+    )
     size = settings.get("size")
     sides = (size.get("height"), size.get("width")) if isinstance(size, dict) else (size, size)
     if not isinstance(sides[0], int) or sides[0] < 1 or sides[0] != sides[1]:
-        raise ModelError(f"{folder}: preprocessor_config.json asks for size {size}; CLIPSeg needs a square.")
+        raise ModelError(f"{path} asks for size {size}; CLIPSeg needs a square.", processor)
     if settings.get("resample", _BILINEAR) != _BILINEAR or settings.get("do_center_crop"):
-        raise ModelError(f"{folder}: only a bilinear stretch without cropping is supported as preprocessing.")
+        raise ModelError(
+            f"{path}: only a bilinear stretch without cropping is supported as preprocessing.", processor
+        )
     factor = settings.get("rescale_factor", 1 / 255)
     steps = all(settings.get(f"do_{step}", True) for step in ("resize", "rescale", "normalize"))
     if not steps or not isinstance(factor, float) or not math.isclose(factor, 1 / 255):
-        raise ModelError(f"{folder}: only scaling by 1/255 and normalization are supported as preprocessing.")
+        raise ModelError(
+            f"{path}: only scaling by 1/255 and normalization are supported as preprocessing.", processor
+        )
     vision = config.get("vision_config")
     patch = vision.get("patch_size", 32) if isinstance(vision, dict) else 32
     if not isinstance(patch, int) or patch < 1 or sides[0] % patch:
-        raise ModelError(f"{folder}: the image size {sides[0]} is no multiple of the patch size {patch}.")
+        raise ModelError(
+            f"{path}: the image size {sides[0]} is no multiple of the patch size {patch} of config.json.",
+            processor,
+        )
     if config.get("use_complex_transposed_convolution") and (patch // 4) ** 2 != patch:
         raise ModelError(
             f"{folder}: with the complex transposed convolution, masks of {patch} pixel patches do not have "
             "the size of the image.",
             "Such models need a patch_size of 16.",
         )
-    mean, std = (_three_numbers(folder, settings, name) for name in ("image_mean", "image_std"))
+    mean, std = (_three_numbers(path, settings, name, processor) for name in ("image_mean", "image_std"))
     if min(std) <= 0:
-        raise ModelError(f"{folder}: the image_std of preprocessor_config.json must be positive.")
+        raise ModelError(f"{path}: image_std must be positive.", processor)
     width = config.get("projection_dim", 512)
     if not isinstance(width, int):
-        raise ModelError(f"{folder}: the projection_dim of config.json is no whole number.")
+        raise ModelError(
+            f"{folder / 'config.json'}: projection_dim is no whole number.",
+            "Fetch the checkpoint again, or correct that file.",
+        )
     return ModelFacts(digest_of(folder), sides[0], mean, std, width)
 
 
-def _three_numbers(folder: Path, settings: dict[str, Any], name: str) -> tuple[float, float, float]:
+def _three_numbers(
+    path: Path, settings: dict[str, Any], name: str, remedy: str
+) -> tuple[float, float, float]:
     try:
         red, green, blue = (float(value) for value in settings[name])
     except (KeyError, TypeError, ValueError) as error:
-        raise ModelError(
-            f"{folder}: preprocessor_config.json needs {name}, one number a color channel."
-        ) from error
+        raise ModelError(f"{path} needs {name}, one number a color channel.", remedy) from error
     return red, green, blue
 
 
@@ -309,17 +329,19 @@ def _line(error: Exception) -> str:
 
 
 def load_model(folder: Path) -> CLIPSegForImageSegmentation:
-    """Loads a checkpoint in float32 for inference.
+    """Loads a checkpoint in float32 for inference, with as many threads as this process has CPUs.
 
     Raises:
         ModelError: weights that do not belong to the configuration, or that are not finite.
     """
+    import torch
     from transformers import CLIPSegForImageSegmentation
     from transformers.utils import logging
 
     quieten: Any = logging  # transformers' logging module has no types
     quieten.disable_progress_bar()
     quieten.set_verbosity_error()
+    torch.set_num_threads(cpu_limit())  # torch counts the node's cores, whatever the pod may use
     try:
         loaded: Any = CLIPSegForImageSegmentation.from_pretrained(
             folder, dtype="float32", use_safetensors=True, local_files_only=True, output_loading_info=True

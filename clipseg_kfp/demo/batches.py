@@ -109,15 +109,15 @@ class Batch:
 MAX_OBJECTS = 6
 
 
-#: What prompts name (shape, color, texture) and how often; shapes are the hard part.
+#: What prompts name (shape, color, texture) and how often.
 PROMPT_KINDS = (
-    ((True, False, False), 0.40),
-    ((False, True, False), 0.15),
-    ((False, False, True), 0.12),
-    ((True, True, False), 0.18),
-    ((True, False, True), 0.05),
-    ((False, True, True), 0.05),
-    ((True, True, True), 0.05),
+    ((True, False, False), 0.24),
+    ((False, True, False), 0.10),
+    ((False, False, True), 0.16),
+    ((True, True, False), 0.28),
+    ((True, False, True), 0.09),
+    ((False, True, True), 0.07),
+    ((True, True, True), 0.06),
 )
 
 
@@ -141,8 +141,8 @@ def sample(pool: Pool, rng: np.random.Generator, scenes: int, prompts: int, extr
         if b >= scenes:
             continue
         for _ in range(prompts - 1):
-            row = _wanted(rows, rng)
             keep = np.array(kinds[rng.choice(len(kinds), p=shares)])
+            row = _wanted(rows, keep, rng)
             texts.append(phrase(_query(row, keep), rng))
             targets.append(_target(rows, label, row, keep))
         row = rows[rng.integers(len(rows))]
@@ -162,22 +162,17 @@ def sample(pool: Pool, rng: np.random.Generator, scenes: int, prompts: int, extr
     )  # fmt: skip
 
 
-def _wanted(rows: list[Row], rng: np.random.Generator) -> Row:
-    """What a prompt asks for: something there, something else, or what is there but for one attribute."""
-    shape, color, texture = rows[rng.integers(len(rows))]
-    other = (
-        int(rng.integers(len(SHAPES))),
-        int(rng.integers(len(COLORS))),
-        int(rng.integers(len(TEXTURES))),
-    )
+def _wanted(rows: list[Row], keep: NDArray[np.bool_], rng: np.random.Generator) -> Row:
+    """What a prompt asks for: something there, something else, or what is there but for one word of it."""
+    row = list(rows[rng.integers(len(rows))])
+    other = [int(rng.integers(len(names))) for names in (SHAPES, COLORS, TEXTURES)]
     chance = rng.random()
-    if chance < 0.3:  # mostly not there, as with most prompts on most images
-        return other
-    if chance < 0.55:
-        return ((other[0], color, texture), (shape, other[1], texture), (shape, color, other[2]))[
-            rng.integers(3)
-        ]
-    return shape, color, texture
+    if chance < 0.22:  # mostly not there, as with most prompts on most images
+        row = other
+    elif chance < 0.55:
+        part = rng.choice(np.flatnonzero(keep))
+        row[part] = other[part]
+    return row[0], row[1], row[2]
 
 
 def _query(row: Row, keep: NDArray[np.bool_]) -> Query:

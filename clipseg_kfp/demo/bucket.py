@@ -24,7 +24,7 @@ DEMO_PROMPTS: dict[str, list[str]] = {
     "cross": ["a cross"],
     "red": ["the red things"],
     "blue": ["the blue things"],
-    "striped": ["a striped thing"],
+    "ring": ["a ring", "the rings"],
 }
 
 #: What each prompt's ground truth holds.
@@ -34,7 +34,7 @@ DEMO_QUERIES: dict[str, Query] = {
     "cross": Query(shape="cross"),
     "red": Query(color="red"),
     "blue": Query(color="blue"),
-    "striped": Query(texture="striped"),
+    "ring": Query(shape="ring"),
 }
 
 SCENE_COUNT = 24

@@ -22,6 +22,7 @@ from clipseg_kfp.images import (
     IMAGE_SUFFIXES,
     ImageRejectedError,
     decode_image,
+    open_image,
     preview_jpeg,
     to_model_input,
 )
@@ -465,6 +466,24 @@ def test_limits_above_pillows_own_hold(monkeypatch: pytest.MonkeyPatch) -> None:
         warnings.simplefilter("error")
         assert decode_image(encode(noise(20, 12), "PNG")).size == (20, 12)
     assert Image.MAX_IMAGE_PIXELS == 100
+
+
+def test_an_opened_image_tells_its_size_and_what_it_will_take() -> None:
+    plain = open_image(encode(noise(20, 12), "JPEG"))
+    assert (plain.width, plain.height, plain.peak_bytes) == (20, 12, 240 * 12)
+    assert open_image(encode(noise(20, 12).convert("CMYK"), "JPEG")).peak_bytes == 240 * 16
+    assert plain.decode().size == (20, 12)
+    with pytest.raises(RuntimeError, match="once"):
+        plain.decode()
+
+
+@pytest.mark.parametrize("dtype", [np.uint16, np.int32, np.float32])
+def test_bands_of_wide_values_join_without_a_seam(dtype: type, monkeypatch: pytest.MonkeyPatch) -> None:
+    values = np.arange(70 * 31, dtype=dtype).reshape(70, 31) * dtype(30)
+    data = encode(Image.fromarray(values), "TIFF")
+    whole = np.asarray(decode_image(data))
+    monkeypatch.setattr("clipseg_kfp.images._BAND_PIXELS", 100)  # three rows, and one left at the end
+    assert np.array_equal(np.asarray(decode_image(data)), whole)
 
 
 def test_no_global_setting_changes() -> None:

@@ -200,6 +200,32 @@ def test_a_checkpoint_without_preprocessor_config_is_refused(checkpoint: Path, l
         read_facts(checkpoint)
 
 
+@pytest.mark.parametrize("name", ["processor_config.json", "preprocessor_config.json"])
+def test_trouble_with_preprocessing_names_the_file_that_was_read(name: str, checkpoint: Path) -> None:
+    path = checkpoint / "processor_config.json"
+    settings = {**json.loads(path.read_text())["image_processor"], "image_mean": [0.5]}
+    path.unlink()
+    whole = {"image_processor": settings} if name == path.name else settings
+    (checkpoint / name).write_text(json.dumps(whole))
+    with pytest.raises(ModelError, match="needs image_mean") as caught:
+        read_facts(checkpoint)
+    assert caught.value.message.startswith(f"{checkpoint / name} ")
+    assert "processor that belongs to the checkpoint" in caught.value.remedy
+
+
+def test_loading_takes_the_threads_that_the_container_may_use(
+    checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = torch.get_num_threads()
+    monkeypatch.setattr("clipseg_kfp.model.cpu_limit", lambda: 1)
+    try:
+        torch.set_num_threads(2)
+        load_model(checkpoint)
+        assert torch.get_num_threads() == 1
+    finally:
+        torch.set_num_threads(before)
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
