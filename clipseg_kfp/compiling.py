@@ -7,8 +7,8 @@ from pathlib import Path
 
 import yaml
 
-from clipseg_kfp.errors import ParameterError
 from clipseg_kfp.container import DEFAULT_IMAGE
+from clipseg_kfp.errors import ParameterError
 
 
 def pipeline_names() -> list[str]:

@@ -23,7 +23,7 @@ def encode_prompts(  # type: ignore[no-untyped-def]
         threshold: Probability from which a pixel belongs to a mask, for prompts without their own.
         endpoint: URL of the S3 endpoint; empty takes S3_ENDPOINT from the environment.
         encoded_prompts: One conditional embedding a prompt, what later steps need to know of the model,
-            and the configuration: a digest of the model, the prompts and every parameter that changes a pixel.
+            and the configuration: a digest of the model, the prompts and whatever else changes a pixel.
     """
     from pathlib import Path
 
