@@ -56,7 +56,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--folder", type=Path, default=Path(".demo"))
     parser.add_argument("--out", type=Path, default=Path("docs/demo.png"))
-    parser.add_argument("--scenes", default="6,7,13,21,23", help="numbers of the scenes to show")
+    parser.add_argument("--scenes", default="6,7,1,21,23", help="numbers of the scenes to show")
     options = parser.parse_args()
     with EmbeddedStore(options.folder / "store") as store:
         os.environ.update(store.environment())
