@@ -6,9 +6,9 @@ from clipseg_kfp.container import DEFAULT_IMAGE
 
 
 @dsl.component(base_image=DEFAULT_IMAGE, install_kfp_package=False)
-def encode_prompts(  # type: ignore[no-untyped-def]
+def encode_prompts(
     model: dsl.Input[dsl.Model],
-    prompts: list,  # type: ignore[type-arg]
+    prompts: list,
     encoded_prompts: dsl.Output[dsl.Dataset],
     prompts_uri: str = "",
     threshold: float = 0.5,

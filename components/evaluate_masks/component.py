@@ -8,7 +8,7 @@ from clipseg_kfp.container import DEFAULT_IMAGE
 
 
 @dsl.component(base_image=DEFAULT_IMAGE, install_kfp_package=False)
-def evaluate_masks(  # type: ignore[no-untyped-def]
+def evaluate_masks(
     masks: dsl.Input[List[dsl.Dataset]],  # noqa: UP006
     evaluation: dsl.Output[dsl.Dataset],
     metrics: dsl.Output[dsl.Metrics],

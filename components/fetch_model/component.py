@@ -6,7 +6,7 @@ from clipseg_kfp.container import DEFAULT_IMAGE
 
 
 @dsl.component(base_image=DEFAULT_IMAGE, install_kfp_package=False)
-def fetch_model(model_uri: str, model: dsl.Output[dsl.Model], endpoint: str = ""):  # type: ignore[no-untyped-def]
+def fetch_model(model_uri: str, model: dsl.Output[dsl.Model], endpoint: str = ""):
     """Fetches a CLIPSeg checkpoint: safetensors only, with its digest recorded.
 
     Args:

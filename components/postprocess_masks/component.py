@@ -6,7 +6,7 @@ from clipseg_kfp.container import DEFAULT_IMAGE
 
 
 @dsl.component(base_image=DEFAULT_IMAGE, install_kfp_package=False)
-def postprocess_masks(  # type: ignore[no-untyped-def]
+def postprocess_masks(
     views: dsl.Input[dsl.Dataset],
     probabilities: dsl.Input[dsl.Dataset],
     encoded_prompts: dsl.Input[dsl.Dataset],

@@ -6,7 +6,7 @@ from clipseg_kfp.container import DEFAULT_IMAGE
 
 
 @dsl.component(base_image=DEFAULT_IMAGE, install_kfp_package=False)
-def preprocess_images(  # type: ignore[no-untyped-def]
+def preprocess_images(
     dataset: dsl.Input[dsl.Dataset],
     shard: str,
     encoded_prompts: dsl.Input[dsl.Dataset],

@@ -6,7 +6,7 @@ from clipseg_kfp.container import DEFAULT_IMAGE
 
 
 @dsl.component(base_image=DEFAULT_IMAGE, install_kfp_package=False)
-def segment_images(  # type: ignore[no-untyped-def]
+def segment_images(
     views: dsl.Input[dsl.Dataset],
     encoded_prompts: dsl.Input[dsl.Dataset],
     model: dsl.Input[dsl.Model],

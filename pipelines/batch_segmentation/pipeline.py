@@ -26,7 +26,7 @@ CLUSTER_ENDPOINT = "http://seaweedfs.kubeflow:9000"
 def batch_segmentation(
     source_uri: str = "s3://mlpipeline/shared/images",
     output_uri: str = "s3://mlpipeline/shared/masks",
-    prompts: list = ["a cat", "a cup"],  # type: ignore[type-arg]  # noqa: B006 - KFP copies it
+    prompts: list = ["a cat", "a cup"],  # noqa: B006 - KFP copies it
     prompts_uri: str = "",
     model_uri: str = DEFAULT_MODEL,
     threshold: float = 0.5,
