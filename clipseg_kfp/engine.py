@@ -18,7 +18,6 @@ from torch import Tensor, nn
 
 from clipseg_kfp.errors import ModelError, ParameterError
 from clipseg_kfp.model import ModelFacts, load_model, read_facts
-from clipseg_kfp.resources import cpu_limit
 
 if TYPE_CHECKING:
     from transformers import CLIPSegForImageSegmentation
@@ -75,7 +74,6 @@ class Engine:
     @classmethod
     def load(cls, folder: Path, device: str = "auto") -> Engine:
         """Loads a checkpoint folder; on a CPU, with as many threads as the container may use."""
-        torch.set_num_threads(cpu_limit())
         return cls(load_model(folder), read_facts(folder), device)
 
     @torch.inference_mode()

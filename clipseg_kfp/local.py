@@ -127,15 +127,11 @@ def run_batch(
 def _check(parameters: dict[str, Any]) -> None:
     """Does what the first steps would fail at, without their start-up time; the steps check again."""
     from clipseg_kfp.model import check_uri
-    from clipseg_kfp.prompts import parse_prompts, read_prompts
+    from clipseg_kfp.prompts import check_threshold, parse_prompts, read_prompts
     from clipseg_kfp.sources import check_source
 
     endpoint = parameters.get("endpoint", "")
-    threshold = parameters["threshold"]
-    if not 0 < threshold < 1:
-        raise ParameterError(
-            f"threshold is {threshold}; it is a probability.", "Give a number between 0 and 1."
-        )
+    check_threshold(parameters["threshold"])
     for name, least in (("limit", 0), ("shard_size", 1), ("batch_size", 1)):
         if parameters.get(name, least) < least:
             raise ParameterError(f"{name} is {parameters[name]}.", f"Give {least} or more.")

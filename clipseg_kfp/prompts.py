@@ -87,6 +87,14 @@ class PromptSet(BaseModel):
         return self
 
 
+def check_threshold(threshold: float) -> None:
+    """Raises ``ParameterError`` unless a run's threshold lies between 0 and 1."""
+    if not 0 < threshold < 1:
+        raise ParameterError(
+            f"threshold is {threshold}; it is a probability.", "Give a number between 0 and 1."
+        )
+
+
 def parse_prompts(value: Any, where: str = "prompts") -> PromptSet:
     """Checks a list of prompts (texts or mappings), or a mapping with a ``prompts`` list.
 

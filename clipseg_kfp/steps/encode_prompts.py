@@ -7,7 +7,6 @@ from typing import Any
 
 from clipseg_kfp import prompts as prompt_sets
 from clipseg_kfp import records
-from clipseg_kfp.errors import ParameterError
 from clipseg_kfp.model import ModelFacts, load_model, load_tokenizer, read_facts
 from clipseg_kfp.progress import say
 from clipseg_kfp.results import configuration_digest, json_bytes
@@ -42,10 +41,7 @@ def run(
     Raises:
         ParameterError: a bad threshold or prompt set; names the entry.
     """
-    if not 0 < threshold < 1:
-        raise ParameterError(
-            f"threshold is {threshold}; it is a probability.", "Give a number between 0 and 1."
-        )
+    prompt_sets.check_threshold(threshold)
     wanted = _read(prompts, prompts_uri, endpoint)
     resolved = wanted.model_copy(
         update={
