@@ -5,10 +5,35 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import TypeVar
+from typing import TypeVar, cast
 
 T = TypeVar("T")
 R = TypeVar("R")
+
+_END = object()
+
+
+def prefetched(items: Iterable[T], ahead: int = 1) -> Iterator[T]:
+    """Draws items in a thread of their own, so that making them and using them overlap.
+
+    Args:
+        items: drawn one by one, in order; what drawing raises is raised where the item would have come.
+        ahead: items that may be waiting.
+    """
+    iterator = iter(items)
+    with ThreadPoolExecutor(1) as pool:
+        waiting: deque[Future[T | object]] = deque()
+        try:
+            while True:
+                while len(waiting) <= ahead:
+                    waiting.append(pool.submit(next, iterator, _END))
+                item = waiting.popleft().result()
+                if item is _END:
+                    return
+                yield cast(T, item)
+        finally:
+            for future in waiting:
+                future.cancel()
 
 
 def ordered_map(function: Callable[[T], R], items: Iterable[T], workers: int, ahead: int = 2) -> Iterator[R]:

@@ -126,20 +126,23 @@ def run_batch(
 
 def _check(parameters: dict[str, Any]) -> None:
     """Does what the first steps would fail at, without their start-up time; the steps check again."""
+    from clipseg_kfp.engine import check_choices
+    from clipseg_kfp.engine.int8 import check_min_iou
     from clipseg_kfp.model import check_uri
     from clipseg_kfp.prompts import check_threshold, parse_prompts, read_prompts
     from clipseg_kfp.sources import check_source
 
     endpoint = parameters.get("endpoint", "")
     check_threshold(parameters["threshold"])
-    for name, least in (("limit", 0), ("shard_size", 1), ("batch_size", 1)):
+    for name, least in (("limit", 0), ("shard_size", 1)):
         if parameters.get(name, least) < least:
             raise ParameterError(f"{name} is {parameters[name]}.", f"Give {least} or more.")
     for name in ("max_megapixels", "max_megabytes"):
         if not 0 < parameters.get(name, 1.0) < math.inf:
             raise ParameterError(f"{name} is {parameters[name]}.", "Give a positive number.")
-    if parameters.get("device", "auto") not in ("auto", "cpu", "cuda"):
-        raise ParameterError(f"device is '{parameters['device']}'.", "Give auto, cpu or cuda.")
+    choices = ("backend", "device", "precision", "batch_size", "memory_mb")
+    check_choices(**{name: parameters[name] for name in choices if name in parameters})
+    check_min_iou(parameters.get("int8_min_iou", 1.0))
     if uri := parameters.get("prompts_uri"):
         folder, key = open_object(uri, endpoint)
         read_prompts(folder.read(key), uri)

@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 
 _CGROUP = Path("/sys/fs/cgroup")
+_CPUINFO = Path("/proc/cpuinfo")
 
 
 def cpu_limit(cgroup: Path = _CGROUP) -> int:
@@ -18,6 +19,15 @@ def cpu_limit(cgroup: Path = _CGROUP) -> int:
     # macOS has no affinity masks
     cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, min(cpus, math.ceil(_quota(cgroup) or cpus)))
+
+
+def has_bfloat16(cpuinfo: Path = _CPUINFO) -> bool:
+    """Whether the CPU has instructions for bfloat16 (AVX-512 BF16, AMX, or ARM's), as Linux tells it."""
+    try:
+        words = set(cpuinfo.read_text().split())
+    except OSError:
+        return False
+    return not words.isdisjoint({"avx512_bf16", "amx_bf16", "bf16"})
 
 
 def _quota(cgroup: Path) -> float | None:

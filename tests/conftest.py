@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 from collections.abc import Iterator
 
 import pytest
@@ -12,6 +13,18 @@ from clipseg_kfp.storage.s3 import connect
 
 READER = Identity("reader", "readerkey", "reader-secret-0123456789", ("Read:shared", "List:shared"))
 _numbers = itertools.count(1)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Keeps converted models out of the user's cache; subprocesses inherit it."""
+    before = os.environ.get("CLIPSEG_KFP_CACHE")
+    os.environ["CLIPSEG_KFP_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+    yield
+    if before is None:
+        del os.environ["CLIPSEG_KFP_CACHE"]
+    else:
+        os.environ["CLIPSEG_KFP_CACHE"] = before
 
 
 @pytest.fixture(scope="session")

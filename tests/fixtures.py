@@ -6,8 +6,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
+from PIL import Image
+
+from clipseg_kfp.images import to_model_input
 
 DEMO_MODEL = Path(__file__).parents[1] / "examples" / "demo-model"
 
@@ -115,3 +120,16 @@ def reset_decoder(model: Any) -> None:
     for module in model.decoder.modules():
         if hasattr(module, "reset_parameters"):
             module.reset_parameters()
+
+
+def picture(width: int, height: int, seed: int = 0) -> Image.Image:
+    """Soft blobs with noise: neither flat nor all edges."""
+    rng = np.random.default_rng(seed)
+    coarse = Image.fromarray(rng.integers(0, 256, (7, 9, 3), dtype=np.uint8)).resize((width, height), 3)
+    noisy = np.asarray(coarse, np.int16) + rng.integers(-20, 21, (height, width, 3))
+    return Image.fromarray(noisy.clip(0, 255).astype(np.uint8))
+
+
+def views(count: int, size: int = TINY_SIZE) -> NDArray[np.uint8]:
+    """Pictures as the model takes them."""
+    return np.stack([to_model_input(picture(90, 70, seed), size) for seed in range(count)])

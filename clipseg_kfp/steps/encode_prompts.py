@@ -7,6 +7,7 @@ from typing import Any
 
 from clipseg_kfp import prompts as prompt_sets
 from clipseg_kfp import records
+from clipseg_kfp.engine import check_choices
 from clipseg_kfp.model import ModelFacts, load_model, load_tokenizer, read_facts
 from clipseg_kfp.progress import say
 from clipseg_kfp.results import configuration_digest, json_bytes
@@ -23,6 +24,7 @@ def run(
     prompts: list[Any],
     prompts_uri: str = "",
     threshold: float = 0.5,
+    precision: str = "auto",
     endpoint: str = "",
 ) -> str:
     """Encodes the prompts.
@@ -33,14 +35,16 @@ def run(
         prompts: texts or mappings; ignored where ``prompts_uri`` is given.
         prompts_uri: JSON or YAML prompt file.
         threshold: for prompts that name none of their own; between 0 and 1.
+        precision: what inference will compute in: a part of the configuration.
         endpoint: S3 endpoint URL.
 
     Returns:
         The configuration's digest: model, prompts and every parameter that changes a pixel.
 
     Raises:
-        ParameterError: a bad threshold or prompt set; names the entry.
+        ParameterError: a bad threshold, precision or prompt set; names the entry.
     """
+    check_choices(precision=precision)
     prompt_sets.check_threshold(threshold)
     wanted = _read(prompts, prompts_uri, endpoint)
     resolved = wanted.model_copy(
@@ -60,7 +64,7 @@ def run(
         prompts=[
             {"name": p.name, "texts": list(p.texts), "threshold": p.threshold} for p in resolved.prompts
         ],
-        settings={},
+        settings={"precision": precision},
     )
     (target / CONFIGURATION).write_text(config, "ascii")
     say(STEP, f"{len(resolved.prompts)} prompts, width {embeddings.shape[1]}, configuration {config}")

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
+import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
+from PIL import Image
 
 from clipseg_kfp import masks, records
 from clipseg_kfp.concurrency import ordered_map
@@ -22,7 +27,7 @@ from clipseg_kfp.resources import cpu_limit
 from clipseg_kfp.results import Results
 from clipseg_kfp.steps.encode_prompts import prompt_rows, read_facts_of
 from clipseg_kfp.steps.preprocess_images import IMAGES, PREVIEWS
-from clipseg_kfp.steps.segment_images import PROBABILITIES
+from clipseg_kfp.steps.segment_images import ENGINE, PROBABILITIES
 from clipseg_kfp.storage import open_folder
 
 STEP = "postprocess_masks"
@@ -110,6 +115,7 @@ def run(
     with records.ArrowWriter(target / GALLERY, records.GALLERY) as gallery:
         count = records.write_parquet(target / MASKS, records.MASKS, mask_rows())
     records.write_parquet(target / IMAGES, records.IMAGES, rows)
+    shutil.copyfile(probabilities / ENGINE, target / ENGINE)  # for the manifest
     if count:
         results.upload(part.key, target / MASKS)
     say(STEP, f"{count:,} masks of {done:,} images")
@@ -117,10 +123,11 @@ def run(
 
 
 def _workers(rows: list[dict[str, Any]]) -> int:
-    """Images worked on at once: as many as fit about 1.1 GB.
+    """Images worked on at once: as many as fit about 1 GB.
 
-    A pixel takes up to 18 bytes: two float32 maps (the prompt's and the best so far), the probabilities
-    inside the mask, a label of 2 bytes, and the mask as such, column-major, as a picture and as a selection.
+    A pixel takes up to 16 bytes: two float32 maps (the prompt's and the best so far), the probabilities
+    inside the mask, a label of 2 bytes, the mask, and the pixels where its prompt is the best. The mask's
+    other forms (column-major, as a picture) come and go when those probabilities are not there.
     """
     largest = max((row["width"] * row["height"] for row in rows), default=0)
     return max(1, min(max(4, 2 * cpu_limit()), PIXELS_AT_ONCE // max(largest, 1)))
@@ -151,22 +158,23 @@ class PartName:
 
 
 def _work(views: Path, probabilities: Path, rows: list[dict[str, Any]], size: int) -> Iterator[_Work]:
-    previews = (
-        (row["image"], row["jpeg"])
-        for batch in records.read_arrow(views / PREVIEWS)
-        for row in batch.to_pylist()
-    )
-    maps = (
-        (row["image"], np.frombuffer(row["probability"], np.uint8).reshape(size, size))
-        for batch in records.read_arrow(probabilities / PROBABILITIES)
-        for row in batch.select(["image", "probability"]).to_pylist()
-    )
-    for (image, group), (shown, preview) in zip(
-        groupby(maps, key=lambda pair: pair[0]), previews, strict=True
-    ):
+    previews = _values(views / PREVIEWS, "jpeg")
+    maps = _values(probabilities / PROBABILITIES, "probability")
+    for (image, group), (shown, preview) in zip(groupby(maps, key=itemgetter(0)), previews, strict=True):
         if image != shown:
             raise AssertionError(f"previews and probabilities are out of step at image {image}")
-        yield _Work(rows[image], np.stack([probability for _, probability in group]), preview)
+        found = [np.frombuffer(value, np.uint8).reshape(size, size) for _, value in group]
+        yield _Work(rows[image], np.stack(found), preview.to_pybytes())
+
+
+def _values(path: Path, column: str) -> Iterator[tuple[int, pa.Buffer]]:
+    """Yields the image of each row and its large value, uncopied; the value keeps its batch in memory."""
+    for batch in records.read_arrow(path):
+        yield from zip(
+            batch.column("image").to_pylist(),
+            (value.as_buffer() for value in batch.column(column)),
+            strict=True,
+        )
 
 
 def _finish(
@@ -183,19 +191,24 @@ def _finish(
     place = image_folder(row["key"], row["version"])
     names = distinct_segments(prompt["name"] for prompt in prompts)
     labels = masks.LabelMap(width, height, len(prompts)) if label_maps else None
+    with Image.open(io.BytesIO(work.preview)) as header:
+        small_size = header.size
     layers, mask_rows = [], []
+    # One full-resolution map at a time, all in one place: a 50-megapixel source has 200 MB of them for each
+    # prompt, and the system takes longer to hand out such memory than the pixels take to compute.
+    probability = np.empty((height, width), np.float32)
+    mask = np.empty((height, width), np.bool_)
     for i, (prompt, small) in enumerate(zip(prompts, work.maps, strict=True)):
-        # One full-resolution map at a time: a 50-megapixel source has 200 MB of them for each prompt.
-        probability = masks.upsample(small, width, height)
-        mask = probability >= np.float32(prompt["threshold"])
+        masks.upsample(small, width, height, out=probability)
+        np.greater_equal(probability, np.float32(prompt["threshold"]), out=mask)
         measures = masks.measure(mask, probability)
         png = masks.mask_png(mask)
         key = f"masks/{place}/{names[i]}.png"
         results.write(key, png)
-        if labels:
+        if labels and measures.area:
             labels.add(i + 1, mask, probability)
         if overlays and measures.area:
-            layers.append((masks.shrink(mask, work.preview), colors[i]))
+            layers.append((masks.shrink(mask, *small_size), colors[i]))
         mask_rows.append(
             {
                 **{name: row[name] for name in ("source", "key", "version", "width", "height")},

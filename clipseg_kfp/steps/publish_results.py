@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,7 @@ from clipseg_kfp.steps.evaluate_masks import metrics_of
 from clipseg_kfp.steps.fetch_dataset import Dataset, read_summary
 from clipseg_kfp.steps.postprocess_masks import GALLERY, MASKS, PartName
 from clipseg_kfp.steps.preprocess_images import IMAGES
+from clipseg_kfp.steps.segment_images import ENGINE
 from clipseg_kfp.storage import open_folder
 
 STEP = "publish_results"
@@ -112,6 +114,7 @@ def run(
         "model": {"uri": model_uri, **facts.to_json()},
         "prompts": [{**prompt, "category_id": i} for i, prompt in enumerate(table, start=1)],
         "software": {"clipseg-kfp": __version__},
+        "inference": _inference(shards),
         "parts": parts,
     }
     report = render_report(
@@ -153,6 +156,16 @@ def _parts(shards: Sequence[Path]) -> list[str]:
         if part.rows:
             keys.append(part.key)
     return keys
+
+
+def _inference(shards: Sequence[Path]) -> list[dict[str, Any]]:
+    """Says how the shards were computed, each way once; with int8, how masks agreed is told by shard."""
+    ways: list[dict[str, Any]] = []
+    for shard in shards:
+        facts = json.loads((shard / ENGINE).read_text("utf-8"))
+        if facts.pop("maps", 0) and facts not in ways:
+            ways.append(facts)
+    return ways
 
 
 def _gallery(shards: Sequence[Path]) -> Iterator[dict[str, Any]]:

@@ -2,28 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
 from clipseg_kfp import records
+from clipseg_kfp.concurrency import prefetched
+from clipseg_kfp.engine import Engine, Pending, check_choices, int8
 from clipseg_kfp.errors import ParameterError
 from clipseg_kfp.progress import say, track
 from clipseg_kfp.prompts import read_table
+from clipseg_kfp.resources import cpu_limit
+from clipseg_kfp.results import json_bytes
 from clipseg_kfp.steps.encode_prompts import TABLE, read_facts_of
 from clipseg_kfp.steps.preprocess_images import VIEWS
 
-if TYPE_CHECKING:  # seconds to import: later steps want the file names of this module only
-    import torch
-
-    from clipseg_kfp.engine import Engine
-
 STEP = "segment_images"
-PROBABILITIES = "probabilities.arrow"
+PROBABILITIES, ENGINE = "probabilities.arrow", "engine.json"
+
+Rows = list[dict[str, Any]]
 
 
 def run(
@@ -32,80 +35,134 @@ def run(
     prompts: Path,
     model: Path,
     target: Path,
-    batch_size: int = 4,
+    batch_size: int = 0,
+    memory_mb: int = 0,
+    backend: str = "auto",
     device: str = "auto",
-) -> int:
-    """Writes ``probabilities.arrow`` (``records.PROBABILITIES``) into ``target``.
+    precision: str = "auto",
+    int8_min_iou: float = 0.99,
+) -> dict[str, Any]:
+    """Writes ``probabilities.arrow`` (``records.PROBABILITIES``) and ``engine.json`` into ``target``.
 
     Args:
         views: preprocess_images' output.
         prompts: encode_prompts' output.
         model: checkpoint folder.
         target: output folder.
-        batch_size: views encoded at once.
+        batch_size: views encoded at once, at most; 0 takes what suits the device.
+        memory_mb: what activations may take; 0 takes what suits the device.
+        backend: ``auto``, ``torch`` or ``openvino``.
         device: ``auto``, ``cpu`` or ``cuda``.
+        precision: ``auto``, ``float32``, ``bfloat16`` or ``int8``.
+        int8_min_iou: with int8, the least agreement of masks with float32.
 
     Returns:
-        The number of (view, prompt) maps.
+        What ``engine.json`` holds: the number of (view, prompt) maps, and how they were computed.
 
     Raises:
-        ParameterError: a bad batch size or device, or prompts encoded with another model.
-        ModelError: the checkpoint cannot be used.
+        ParameterError: a bad size or choice, or prompts encoded with another model.
+        ModelError: the checkpoint cannot be used, or int8 would change the masks.
     """
-    if batch_size < 1:
-        raise ParameterError(f"batch_size is {batch_size}.", "Give 1 or more.")
-    if device not in ("auto", "cpu", "cuda"):
-        raise ParameterError(f"device is '{device}'.", "Give auto, cpu or cuda.")
-    total = sum(batch.num_rows for batch in records.read_arrow(views / VIEWS))
-    maps = 0
-    with records.ArrowWriter(target / PROBABILITIES, records.PROBABILITIES, 64) as writer:
-        if not total:
-            say(STEP, "nothing to segment")
-            return 0
-        results = _infer(views / VIEWS, prompts, model, batch_size, device, total)
-        for view, probabilities in track(STEP, results, total, unit="views"):
-            for i, probability in enumerate(probabilities):
-                writer.append({**view, "prompt": i, "probability": probability.tobytes()})
-                maps += 1
-    return maps
-
-
-def _infer(
-    views: Path, prompts: Path, model: Path, batch_size: int, device: str, total: int
-) -> Iterator[tuple[dict[str, Any], NDArray[np.uint8]]]:
-    """Yields each view's image and box with its probabilities, uint8 (P, S, S)."""
-    import torch
-
-    from clipseg_kfp.engine import Engine
-
-    if device == "cuda" and not torch.cuda.is_available():
-        raise ParameterError("device is 'cuda', and there is no CUDA device here.", "Give auto or cpu.")
-    _, table = read_table(prompts / TABLE)
-    embeddings = torch.from_numpy(table)
-    engine = Engine.load(model, device)
+    check_choices(backend, device, precision, batch_size, memory_mb)
+    int8.check_min_iou(int8_min_iou)
+    total = records.count_rows(views / VIEWS)
+    if not total:
+        say(STEP, "nothing to segment")
+        return write_maps(target, [], {})
+    table, embeddings = read_table(prompts / TABLE)
+    sizes = {"batch_size": batch_size, "memory_mb": memory_mb}
+    facts: dict[str, Any] = {}
+    if precision == "int8" and total < int8.WORTHWHILE:
+        say(STEP, f"{total} views are too few for int8 to pay; going on in float32")
+        precision = "float32"
+    if precision == "int8":
+        calibration, held_out = _samples(views / VIEWS, total)
+        engine, agreement = int8.load_int8(
+            model,
+            calibration=calibration,
+            held_out=held_out,
+            embeddings=embeddings,
+            thresholds=[prompt.threshold or 0.5 for prompt in table.prompts],
+            min_iou=int8_min_iou,
+            **sizes,
+        )
+        facts["int8"] = asdict(agreement)
+    else:
+        engine = Engine.load(model, backend=backend, device=device, precision=precision, **sizes)
     if engine.facts.digest != read_facts_of(prompts).digest:
         raise ParameterError("The prompts were encoded with another model.", "Encode them again.")
-    threads = torch.get_num_threads()
-    say(STEP, f"{total:,} views, {len(table)} prompts, {engine.device.type}, {threads} threads")
-    for batch in _batches(views, batch_size):
-        yield from _segment(engine, batch, embeddings)
+    how = engine.describe()
+    say(STEP, f"{total:,} views, {len(embeddings)} prompts, {', '.join(how.values())}, {cpu_limit()} threads")
+    results = track(STEP, segment(engine, views / VIEWS, embeddings), total, unit="views")
+    return write_maps(target, results, {**how, **facts})
 
 
-def _segment(
-    engine: Engine, batch: pa.RecordBatch, embeddings: torch.Tensor
+def segment(
+    engine: Engine, views: Path, embeddings: NDArray[np.float32]
 ) -> Iterator[tuple[dict[str, Any], NDArray[np.uint8]]]:
-    size = engine.facts.image_size
-    pixels = np.stack(
-        [
-            np.frombuffer(value.as_buffer(), np.uint8).reshape(size, size, 3)
-            for value in batch.column("pixels")
-        ]
-    )
-    rows = batch.select(["image", "box"]).to_pylist()
-    yield from zip(rows, engine.probabilities(pixels, embeddings), strict=True)
+    """Yields each view's image and box with its probabilities, uint8 (P, S, S).
+
+    Reading, inference and whatever the caller does run in three threads with a batch waiting between them,
+    so that the cores never wait for the disk.
+    """
+
+    def started() -> Iterator[tuple[Rows, Pending]]:
+        for rows, pixels in prefetched(_batches(views, engine.batch_size)):
+            begun = 0
+            for pending in engine.begin(pixels, embeddings):
+                yield rows[begun : begun + pending.images], pending
+                begun += pending.images
+
+    for rows, pending in prefetched(started()):
+        yield from zip(rows, engine.finish(pending), strict=True)
 
 
-def _batches(path: Path, size: int) -> Iterator[pa.RecordBatch]:
+def write_maps(
+    target: Path, results: Iterable[tuple[dict[str, Any], NDArray[np.uint8]]], facts: dict[str, Any]
+) -> dict[str, Any]:
+    """Writes what ``segment`` yields, and how it was computed.
+
+    Args:
+        target: output folder.
+        results: each view's image and box with its probabilities.
+        facts: for ``engine.json``.
+
+    Returns:
+        The facts and the number of maps.
+    """
+    maps = 0
+    # Smooth maps shrink to a fifth, and they travel from pod to pod.
+    with records.ArrowWriter(target / PROBABILITIES, records.PROBABILITIES, 64, "zstd") as writer:
+        for view, probabilities in results:
+            for i, probability in enumerate(probabilities):
+                writer.append({**view, "prompt": i, "probability": probability.tobytes()})
+            maps += len(probabilities)
+    facts = {"maps": maps, **facts}
+    (target / ENGINE).write_bytes(json_bytes(facts))
+    return facts
+
+
+def _batches(path: Path, size: int) -> Iterator[tuple[Rows, NDArray[np.uint8]]]:
     for batch in records.read_arrow(path):
         for start in range(0, batch.num_rows, size):
-            yield batch.slice(start, size)
+            part = batch.slice(start, size)
+            yield part.select(["image", "box"]).to_pylist(), np.stack([_pixels(v) for v in part["pixels"]])
+
+
+def _samples(path: Path, total: int) -> tuple[list[NDArray[np.uint8]], list[NDArray[np.uint8]]]:
+    """Reads the views that int8 calibrates on, and those that it is compared on."""
+    values = (value for batch in records.read_arrow(path) for value in batch["pixels"])
+    calibration, held_out = (set(indexes) for indexes in int8.sample(total))
+    found: tuple[list[NDArray[np.uint8]], list[NDArray[np.uint8]]] = ([], [])
+    for i, value in enumerate(values):
+        if i in calibration:
+            found[0].append(_pixels(value).copy())
+        elif i in held_out:
+            found[1].append(_pixels(value).copy())
+    return found
+
+
+def _pixels(value: pa.Scalar) -> NDArray[np.uint8]:
+    flat = np.frombuffer(value.as_buffer(), np.uint8)
+    side = math.isqrt(flat.size // 3)
+    return flat.reshape(side, side, 3)

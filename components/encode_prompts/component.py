@@ -12,6 +12,7 @@ def encode_prompts(
     encoded_prompts: dsl.Output[dsl.Dataset],
     prompts_uri: str = "",
     threshold: float = 0.5,
+    precision: str = "auto",
     endpoint: str = "",
 ):
     """Encodes the prompt set once, so that inference needs no text tower, and names the configuration.
@@ -21,6 +22,7 @@ def encode_prompts(
         prompts: Texts, or objects with name, texts and threshold. Ignored where prompts_uri is given.
         prompts_uri: A JSON or YAML prompt file instead.
         threshold: Probability from which a pixel belongs to a mask, for prompts without their own.
+        precision: What inference will compute in: a part of the configuration, for it changes last bits.
         endpoint: URL of the S3 endpoint; empty takes S3_ENDPOINT from the environment.
         encoded_prompts: One conditional embedding a prompt, what later steps need to know of the model,
             and the configuration: a digest of the model, the prompts and whatever else changes a pixel.
@@ -37,5 +39,6 @@ def encode_prompts(
             prompts=prompts,
             prompts_uri=prompts_uri,
             threshold=threshold,
+            precision=precision,
             endpoint=endpoint,
         )

@@ -11,8 +11,12 @@ def segment_images(
     encoded_prompts: dsl.Input[dsl.Dataset],
     model: dsl.Input[dsl.Model],
     probabilities: dsl.Output[dsl.Dataset],
-    batch_size: int = 4,
+    batch_size: int = 0,
+    memory_mb: int = 0,
+    backend: str = "auto",
     device: str = "auto",
+    precision: str = "auto",
+    int8_min_iou: float = 0.99,
 ):
     """Runs CLIPSeg: every view is encoded once, and every prompt decoded from it.
 
@@ -20,9 +24,17 @@ def segment_images(
         views: From preprocess_images.
         encoded_prompts: From encode_prompts.
         model: From fetch_model.
-        batch_size: Views encoded at once.
+        batch_size: Views encoded at once, at most; 0 takes what suits the device.
+        memory_mb: Megabytes that activations may take; 0 takes what suits the device. Weights, some 600 MB
+            for the full-size model, come on top.
+        backend: torch, openvino (CPUs only), or auto: openvino on Intel and AMD CPUs.
         device: auto, cpu or cuda.
-        probabilities: One map of 8-bit probabilities a view and prompt, at the model's resolution.
+        precision: float32, bfloat16 (where the hardware has it, else float32), int8 (openvino only:
+            calibrated on the shard's own views), or auto: bfloat16 on GPUs, float32 on CPUs.
+        int8_min_iou: With int8, the least IoU of masks with those of float32 on held-out views; below it
+            the task fails.
+        probabilities: One map of 8-bit probabilities a view and prompt, at the model's resolution, and in
+            engine.json how they were computed.
     """
     from pathlib import Path
 
@@ -30,11 +42,16 @@ def segment_images(
     from clipseg_kfp.steps import segment_images as step
 
     with running(step.STEP):
-        probabilities.metadata["maps"] = step.run(
+        facts = step.run(
             views=Path(views.path),
             prompts=Path(encoded_prompts.path),
             model=Path(model.path),
             target=Path(probabilities.path),
             batch_size=batch_size,
+            memory_mb=memory_mb,
+            backend=backend,
             device=device,
+            precision=precision,
+            int8_min_iou=int8_min_iou,
         )
+        probabilities.metadata.update(facts)

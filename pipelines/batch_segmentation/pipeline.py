@@ -34,8 +34,12 @@ def batch_segmentation(
     limit: int = 0,
     label_maps: bool = True,
     overlays: bool = True,
-    batch_size: int = 4,
+    batch_size: int = 0,
+    memory_mb: int = 0,
+    backend: str = "auto",
     device: str = "auto",
+    precision: str = "auto",
+    int8_min_iou: float = 0.99,
     max_megapixels: float = 50.0,
     max_megabytes: float = 100.0,
     run_id: str = "",
@@ -56,8 +60,12 @@ def batch_segmentation(
         limit: The most new images to take in this run; 0 takes all of them.
         label_maps: Write a palette map of the most probable prompt for each new image.
         overlays: Write a preview with the masks painted in for each new image.
-        batch_size: Images encoded at once.
+        batch_size: Images encoded at once, at most; 0 takes what suits the device.
+        memory_mb: Megabytes that the model's activations may take; 0 takes what suits the device.
+        backend: torch, openvino (CPUs only), or auto: openvino on Intel and AMD CPUs.
         device: auto or cpu; cuda needs an accelerator on the inference task.
+        precision: float32, bfloat16, int8 (openvino only), or auto: bfloat16 on GPUs, float32 on CPUs.
+        int8_min_iou: With int8, the least IoU of masks with those of float32 on held-out images of a shard.
         max_megapixels: Larger images go to quarantine.
         max_megabytes: Larger files go to quarantine.
         run_id: Name of this run in the results; empty takes Kubeflow's run ID.
@@ -77,6 +85,7 @@ def batch_segmentation(
         prompts=prompts,
         prompts_uri=prompts_uri,
         threshold=threshold,
+        precision=precision,
         endpoint=endpoint,
     )
     settle(encoded, storage_secret, cpu="2", memory="4Gi", caching=False)
@@ -107,7 +116,11 @@ def batch_segmentation(
             encoded_prompts=encoded_prompts,
             model=model.outputs["model"],
             batch_size=batch_size,
+            memory_mb=memory_mb,
+            backend=backend,
             device=device,
+            precision=precision,
+            int8_min_iou=int8_min_iou,
         )
         settle(inference, storage_secret, cpu="2", memory="4Gi", caching=True)
         finished = postprocess_masks(

@@ -45,13 +45,13 @@ def chain(
 ) -> Chain:
     """A chain on folders, or on the real store where a test asks for it indirectly."""
     seen: list[int] = []
-    probabilities = Engine.probabilities
+    begin = Engine.begin
 
     def counted(self: Engine, pixels: Any, embeddings: Any) -> Any:
         seen.append(len(pixels) * len(embeddings))
-        return probabilities(self, pixels, embeddings)
+        return begin(self, pixels, embeddings)
 
-    monkeypatch.setattr(Engine, "probabilities", counted)
+    monkeypatch.setattr(Engine, "begin", counted)
     if request.param == "s3":
         request.getfixturevalue("s3_env")
         root = f"s3://{request.getfixturevalue('bucket')}"

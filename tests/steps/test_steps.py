@@ -645,12 +645,15 @@ def test_bad_limits(chain: Chain, option: str, value: float) -> None:
     failing(option, lambda: chain(**{option: value}))
 
 
-def test_bad_batch_sizes_and_devices(encoded: Path, chain: Chain, tmp_path: Path) -> None:
+def test_bad_sizes_and_choices_of_the_engine(encoded: Path, chain: Chain, tmp_path: Path) -> None:
     common: dict[str, Any] = {
         "views": tmp_path, "prompts": encoded, "model": chain.model, "target": tmp_path,
     }  # fmt: skip
-    failing("batch_size is 0", lambda: segment_images.run(**common, batch_size=0))
     failing("device is 'tpu'", lambda: segment_images.run(**common, device="tpu"))
+    failing("int8_min_iou is 2", lambda: segment_images.run(**common, int8_min_iou=2))
+    failing("precision is 'half'", lambda: segment_images.run(**common, precision="half"))
+    failing("batch_size is -1", lambda: segment_images.run(**common, batch_size=-1))
+    failing("memory_mb is -1", lambda: segment_images.run(**common, memory_mb=-1))
 
 
 def test_prompts_of_another_model(encoded: Path, chain: Chain, tmp_path: Path) -> None:

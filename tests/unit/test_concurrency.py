@@ -8,7 +8,7 @@ from concurrent.futures import Future
 
 import pytest
 
-from clipseg_kfp.concurrency import ordered_map
+from clipseg_kfp.concurrency import ordered_map, prefetched
 
 
 class Source:
@@ -108,3 +108,64 @@ def test_leaving_early_stops_the_work() -> None:
     assert source.drawn <= 5
     assert len(ran) <= 5
     assert not [t for t in threading.enumerate() if t.name.startswith("ThreadPoolExecutor") and t.is_alive()]
+
+
+@pytest.mark.parametrize("ahead", [0, 1, 5])
+@pytest.mark.parametrize("count", [0, 1, 2, 30])
+def test_prefetched_items_keep_their_order(count: int, ahead: int) -> None:
+    assert list(prefetched(Source(count), ahead)) == list(range(count))
+
+
+def test_items_are_made_while_others_are_used() -> None:
+    second_drawn = threading.Event()
+
+    def items() -> Iterator[int]:
+        yield 0
+        second_drawn.set()
+        yield 1
+
+    source = prefetched(items())
+    assert next(source) == 0
+    assert second_drawn.wait(10), "the second item is drawn while the first is in use"
+    assert list(source) == [1]
+
+
+@pytest.mark.parametrize("ahead", [0, 1, 3])
+def test_no_more_items_than_allowed_wait(ahead: int) -> None:
+    source = Source(50)
+    for used, _ in enumerate(prefetched(source, ahead), start=1):
+        assert source.drawn <= used + ahead + 1
+    assert source.drawn == 50
+
+
+def test_items_are_drawn_one_by_one_in_a_thread_of_their_own() -> None:
+    threads: list[int] = []
+
+    def items() -> Iterator[int]:
+        for i in range(20):
+            threads.append(threading.get_ident())
+            yield i
+
+    assert len(list(prefetched(items(), 4))) == 20
+    assert len(set(threads)) == 1
+    assert threads[0] != threading.get_ident()
+
+
+def test_what_drawing_raises_comes_in_its_place() -> None:
+    def items() -> Iterator[int]:
+        yield from range(3)
+        raise KeyError("broken")
+
+    taken = []
+    with pytest.raises(KeyError, match="broken"):
+        for item in prefetched(items(), 5):
+            taken.append(item)
+    assert taken == [0, 1, 2]
+
+
+def test_leaving_early_ends_the_thread() -> None:
+    before = threading.active_count()
+    source = prefetched(Source(1000), 2)
+    next(source)
+    source.close()
+    assert threading.active_count() == before

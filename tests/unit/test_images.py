@@ -482,7 +482,7 @@ def test_bands_of_wide_values_join_without_a_seam(dtype: type, monkeypatch: pyte
     values = np.arange(70 * 31, dtype=dtype).reshape(70, 31) * dtype(30)
     data = encode(Image.fromarray(values), "TIFF")
     whole = np.asarray(decode_image(data))
-    monkeypatch.setattr("clipseg_kfp.images._BAND_PIXELS", 100)  # three rows, and one left at the end
+    monkeypatch.setattr("clipseg_kfp.image_colors._BAND_PIXELS", 100)  # three rows, and one left at the end
     assert np.array_equal(np.asarray(decode_image(data)), whole)
 
 

@@ -67,6 +67,13 @@ def test_upsample_to_any_size(width: int, height: int) -> None:
     )
 
 
+@pytest.mark.parametrize(("width", "height"), [*SIZES, (100, 80), (1, 500)])
+def test_upsample_fills_what_it_is_given(width: int, height: int) -> None:
+    out = np.full((height, width), 9, np.float32)
+    assert np.shares_memory(upsample(probabilities(), width, height, out=out), out)
+    assert (out == upsample(probabilities(), width, height)).all()
+
+
 @settings(deadline=None, max_examples=60)
 @given(MASKS)
 def test_measures(mask: NDArray[np.bool_]) -> None:
@@ -115,6 +122,27 @@ def test_mask_png_opens_everywhere(fill: str) -> None:
     assert ((pixels > 0) == mask).all()
 
 
+@settings(deadline=None, max_examples=80)
+@given(MASKS)
+def test_mask_png_and_rle_hold_every_pixel(mask: NDArray[np.bool_]) -> None:
+    with Image.open(io.BytesIO(mask_png(mask))) as image:
+        assert image.mode == "L"
+        assert (np.asarray(image) == mask * np.uint8(255)).all()
+    encoded = coco_mask.encode(np.asfortranarray(mask, dtype=np.uint8))
+    found = measure(mask, np.ones(mask.shape, np.float32))
+    assert found.rle == encoded["counts"].decode()
+    assert found.area == mask.sum()
+
+
+def test_a_photos_mask_is_a_small_png() -> None:
+    """Two megapixels with a few soft things: kilobytes."""
+    coarse = np.random.default_rng(3).integers(0, 256, (6, 6), dtype=np.uint8)
+    mask = upsample(coarse, 1732, 1155) > 0.5
+    assert 0.1 < mask.mean() < 0.9
+    assert len(mask_png(mask)) < 8_000
+    assert len(mask_png(np.zeros_like(mask))) < 3_000
+
+
 def test_the_label_is_the_most_probable_prompt_of_those_that_found_something() -> None:
     first = np.array([[0.9, 0.6, 0.4, 0.2]], np.float32)
     second = np.array([[0.8, 0.7, 0.4, 0.9]], np.float32)
@@ -122,6 +150,24 @@ def test_the_label_is_the_most_probable_prompt_of_those_that_found_something() -
     labels.add(1, first >= 0.5, first)
     labels.add(2, second >= 0.5, second)
     assert labels.labels.tolist() == [[1, 2, 0, 2]]
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.integers(0, 2**32), st.sampled_from([3, 300]))
+def test_labels_are_those_of_a_loop_over_pixels(seed: int, count: int) -> None:
+    rng = np.random.default_rng(seed)
+    maps = rng.integers(0, 4, (count, 3, 4)).astype(np.float32) / 3  # few values, so that there are ties
+    cuts = rng.integers(0, 4, count).astype(np.float32) / 3
+    labels = LabelMap(4, 3, count)
+    expected = np.zeros((3, 4), int)
+    for i, probability in enumerate(maps):
+        labels.add(i + 1, probability >= cuts[i], probability)
+    for y, x in np.ndindex(3, 4):
+        best = 0.0
+        for i in range(count):
+            if maps[i, y, x] >= cuts[i] and maps[i, y, x] > best:
+                best, expected[y, x] = maps[i, y, x], i + 1
+    assert (labels.labels == expected).all()
 
 
 def test_labels_are_an_argmax_over_masked_probabilities() -> None:
@@ -177,13 +223,32 @@ def test_shrinking_keeps_what_is_thin(width: int, height: int) -> None:
         (np.zeros((height, width), bool), 0),
         (np.ones((height, width), bool), small.width * small.height),
     ):
-        assert shrink(mask, preview(*small.size)).sum() == expected
+        assert shrink(mask, *small.size).sum() == expected
     line = np.zeros((height, width), bool)
     line[:, width // 3] = True
-    found = shrink(line, preview(*small.size))
+    found = shrink(line, *small.size)
     assert found.shape == (small.height, small.width)
     assert found.any(axis=0).sum() == 1
     assert found.any(axis=1).all()
+
+
+@settings(deadline=None, max_examples=80)
+@given(MASKS, st.data())
+def test_shrinking_is_a_blockwise_or(mask: NDArray[np.bool_], data: st.DataObject) -> None:
+    height, width = (data.draw(st.integers(1, side)) for side in mask.shape)
+    tops, lefts = (
+        np.arange(small) * large // small for small, large in zip((height, width), mask.shape, strict=True)
+    )
+    expected = np.array(
+        [
+            [block.any() for block in np.split(band, lefts[1:], axis=1)]
+            for band in np.split(mask, tops[1:], axis=0)
+        ]
+    )
+    found = shrink(mask, width, height)
+    assert found.dtype == bool
+    assert (found == expected).all()
+    assert not np.shares_memory(found, mask)  # the mask's memory is used for the next prompt
 
 
 def test_overlay_has_the_previews_size_and_its_colors() -> None:

@@ -1,9 +1,12 @@
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pytest
 from hypothesis import given, settings
@@ -153,3 +156,91 @@ def test_batches_outlive_the_reader(tmp_path: Path) -> None:
             writer.append({"image": i, "jpeg": bytes([i]) * 1000})
     batches = list(records.read_arrow(tmp_path / "t.arrow"))
     assert [batch.to_pylist()[0]["jpeg"] for batch in batches] == [bytes([i]) * 1000 for i in range(3)]
+
+
+@pytest.mark.parametrize("compression", [None, "lz4", "zstd"])
+def test_compressed_columns_come_back(tmp_path: Path, compression: str | None) -> None:
+    ramp = np.add.outer(np.arange(352), np.arange(352)).astype(np.uint8)
+    rows = [
+        {"image": i, "box": [0, 0, 9, 9], "prompt": i, "probability": (ramp + np.uint8(i)).tobytes()}
+        for i in range(10)
+    ]
+    path = tmp_path / "t.arrow"
+    with records.ArrowWriter(path, records.PROBABILITIES, 4, compression) as writer:
+        for row in rows:
+            writer.append(row)
+    assert [row for part in records.read_arrow(path) for row in part.to_pylist()] == rows
+    share = path.stat().st_size / (10 * ramp.size)
+    assert share < 0.2 if compression else share > 1
+
+
+def test_an_unknown_compression_leaves_no_file(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="zip"):
+        records.ArrowWriter(tmp_path / "t.arrow", records.PREVIEWS, compression="zip")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_exception_after_many_batches_leaves_the_old_arrow_file(tmp_path: Path) -> None:
+    path = tmp_path / "t.arrow"
+    with records.ArrowWriter(path, records.PREVIEWS) as writer:
+        writer.append({"image": 7, "jpeg": b"x"})
+    with (
+        pytest.raises(RuntimeError, match="late"),
+        records.ArrowWriter(path, records.PREVIEWS, 1) as writer,
+    ):
+        for i in range(20):
+            writer.append({"image": i, "jpeg": b"x" * 10_000})
+        raise RuntimeError("late")
+    assert [row["image"] for part in records.read_arrow(path) for row in part.to_pylist()] == [7]
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full, the disk that is always full")
+@pytest.mark.parametrize("rows_per_batch", [1, 16])
+def test_a_full_disk_leaves_no_file(tmp_path: Path, rows_per_batch: int) -> None:
+    row = {"image": 1, "jpeg": b"x" * 1000}
+    (tmp_path / "t.arrow.part").symlink_to("/dev/full")
+    with (
+        pytest.raises(OSError, match="No space left"),
+        records.ArrowWriter(tmp_path / "t.arrow", records.PREVIEWS, rows_per_batch) as writer,
+    ):
+        writer.append(row)
+    (tmp_path / "t.parquet.part").symlink_to("/dev/full")
+    with pytest.raises(OSError, match="No space left"):
+        records.write_parquet(tmp_path / "t.parquet", records.PREVIEWS, [row])
+    assert list(tmp_path.iterdir()) == []
+
+
+PEAK = """
+import sys
+from pathlib import Path
+import numpy as np
+from clipseg_kfp import records
+
+path, count = Path(sys.argv[1]), int(sys.argv[2])
+noise = np.random.default_rng(0).integers(0, 99, 352 * 352, dtype=np.uint8)
+with records.ArrowWriter(path, records.PROBABILITIES, 64) as writer:
+    for i in range(count):
+        pixels = noise + np.uint8(i % 100)
+        writer.append({"image": i, "box": (0, 0, 9, 9), "prompt": 0, "probability": pixels.tobytes()})
+total = 0
+for batch in records.read_arrow(path):
+    for value in batch.column("probability"):
+        total += int(np.frombuffer(value.as_buffer(), np.uint8).sum())
+assert total > 40 * noise.size * count
+# Of this program alone; ru_maxrss would begin with what the parent had.
+print(next(line.split()[1] for line in open("/proc/self/status") if line.startswith("VmHWM:")))
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs Linux's account of memory")
+def test_memory_does_not_grow_with_the_file(tmp_path: Path) -> None:
+    """60 and 300 MB of maps, written and looked at."""
+    peaks = [
+        int(subprocess.run(
+            [sys.executable, "-c", PEAK, str(tmp_path / "t.arrow"), str(count)],
+            capture_output=True, text=True, timeout=60, check=True,
+        ).stdout)
+        for count in (500, 2500)
+    ]  # fmt: skip
+    assert peaks[1] < 1.1 * peaks[0], peaks

@@ -1,0 +1,215 @@
+"""The two halves of CLIPSeg as torch modules that hold no more than masks need.
+
+``Encoder`` takes an image to the activations that the decoder reads, ``Decoder`` takes those and conditional
+embeddings to logits. Both are rebuilt from the modules of transformers with the same weights; what changes is
+what is left out (the text tower, the blocks above the deepest one that is read, the final norm and the
+projection), what is joined (query, key and value in one multiplication; normalization of pixels in the patch
+embedding), and where the line runs: whatever does not depend on the prompt is on the encoder's side.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from clipseg_kfp.engine.dimensions import Dimensions
+from clipseg_kfp.errors import ModelError
+from clipseg_kfp.model import ModelFacts
+
+if TYPE_CHECKING:
+    from transformers import CLIPSegForImageSegmentation
+
+#: quick_gelu(x) = x sigmoid(1.702 x), and silu(x) = x sigmoid(x): one fused operation instead of three.
+_QUICK_GELU = 1.702
+
+
+class _Linear(nn.Linear):
+    """A linear layer around given weights, (outputs, inputs) and (outputs,)."""
+
+    def __init__(self, weight: Tensor, bias: Tensor) -> None:
+        nn.Module.__init__(self)
+        self.out_features, self.in_features = weight.shape
+        self.weight = nn.Parameter(weight.detach().contiguous(), requires_grad=False)
+        self.bias = nn.Parameter(bias.detach().contiguous(), requires_grad=False)
+
+
+class _Attention(nn.Module):
+    """Self-attention over (N, tokens, width), query, key and value computed at once."""
+
+    def __init__(self, attention: Any, tokens: int) -> None:
+        super().__init__()
+        self.tokens, self.heads, self.width = tokens, attention.num_heads, attention.embed_dim
+        parts = (attention.q_proj, attention.k_proj, attention.v_proj)
+        self.qkv = _Linear(torch.cat([p.weight for p in parts]), torch.cat([p.bias for p in parts]))
+        self.out = attention.out_proj
+
+    def forward(self, x: Tensor) -> Tensor:
+        joined = self.qkv(x).view(-1, self.tokens, 3, self.heads, self.width // self.heads)
+        query, key, value = joined.permute(2, 0, 3, 1, 4).unbind(0)
+        mixed = functional.scaled_dot_product_attention(query, key, value)
+        y: Tensor = self.out(mixed.transpose(1, 2).reshape(-1, self.tokens, self.width))
+        return y
+
+
+class _EncoderBlock(nn.Module):
+    """A pre-norm transformer block."""
+
+    def __init__(self, layer: Any, tokens: int, activation: str) -> None:
+        super().__init__()
+        self.norm1, self.norm2 = layer.layer_norm1, layer.layer_norm2
+        self.attention = _Attention(layer.self_attn, tokens)
+        mlp = layer.mlp
+        if activation == "quick_gelu":
+            self.fc1: nn.Module = _Linear(mlp.fc1.weight * _QUICK_GELU, mlp.fc1.bias * _QUICK_GELU)
+            self.fc2: nn.Module = _Linear(mlp.fc2.weight / _QUICK_GELU, mlp.fc2.bias)
+            self.activation: nn.Module = nn.SiLU(inplace=True)
+        else:
+            self.fc1, self.fc2, self.activation = mlp.fc1, mlp.fc2, mlp.activation_fn
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x + self.attention(self.norm1(x))
+        y: Tensor = x + self.fc2(self.activation(self.fc1(self.norm2(x))))
+        return y
+
+
+class _DecoderBlock(nn.Module):
+    """A post-norm transformer block."""
+
+    def __init__(self, layer: Any, tokens: int) -> None:
+        super().__init__()
+        self.norm1, self.norm2 = layer.layer_norm1, layer.layer_norm2
+        self.attention = _Attention(layer.self_attn, tokens)
+        self.fc1, self.fc2 = layer.mlp.fc1, layer.mlp.fc2
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.norm1(x + self.attention(x))
+        y: Tensor = self.norm2(x + self.fc2(functional.relu(self.fc1(x), inplace=True)))
+        return y
+
+
+class Encoder(nn.Module):
+    """Images to what the decoder reads: as many (B, tokens, reduced) as it has layers from FiLM on.
+
+    The first one is the decoder's state right before FiLM (the only layer where the prompt enters); the
+    others are the reduced activations of the layers after it.
+    """
+
+    def __init__(self, model: CLIPSegForImageSegmentation, facts: ModelFacts, size: Dimensions) -> None:
+        super().__init__()
+        config: Any = model.config
+        vision: Any = model.clip.vision_model
+        decoder: Any = model.decoder
+        extracted = [int(i) for i in config.extract_layers]
+        self.blocks = nn.ModuleList(
+            _EncoderBlock(layer, size.tokens, config.vision_config.hidden_act)
+            for layer in vision.encoder.layers[: max(extracted) + 1]
+        )
+        # transformers hands the decoder the activations in the order of extract_layers, reversed
+        self.order = extracted[::-1]
+        self.conditional = int(config.conditional_layer)
+        self.reduces = decoder.reduces
+        self.before = nn.ModuleList(
+            _DecoderBlock(layer, size.tokens) for layer in decoder.layers[: self.conditional]
+        )
+        self.norm = vision.pre_layrnorm
+        self.patch = size.patch
+        self._fold_pixels(vision.embeddings, facts, size)
+
+    def _fold_pixels(self, embeddings: Any, facts: ModelFacts, size: Dimensions) -> None:
+        """Folds (x / 255 - mean) / std into the patch embedding, and all that is added into one table."""
+        weight = embeddings.patch_embedding.weight.detach()  # (hidden, 3, patch, patch); has no bias
+        mean, std = torch.tensor(facts.mean), torch.tensor(facts.std)
+        shift = (weight * (-mean / std).view(1, 3, 1, 1)).sum((1, 2, 3))
+        self.kernel = nn.Parameter(weight * (1 / (255 * std)).view(1, 3, 1, 1), requires_grad=False)
+        shape = torch.empty(1, size.tokens, size.hidden)  # only its shape is looked at
+        side = size.image_size
+        position = embeddings.interpolate_pos_encoding(shape, side, side).detach()
+        self.table = nn.Parameter(position[:, 1:] + shift, requires_grad=False)
+        self.start = nn.Parameter(position[:, :1] + embeddings.class_embedding.detach(), requires_grad=False)
+
+    def forward(self, pixels: Tensor) -> tuple[Tensor, ...]:
+        """Takes uint8 (B, S, S, 3)."""
+        values = pixels.permute(0, 3, 1, 2).to(self.kernel.dtype)  # 0 to 255 are exact in bfloat16 too
+        patches = functional.conv2d(values, self.kernel, stride=self.patch).flatten(2).transpose(1, 2)
+        hidden = torch.cat([self.start.expand(patches.shape[0], -1, -1), patches + self.table], dim=1)
+        hidden = self.norm(hidden)
+        extracted: dict[int, Tensor] = {}
+        for i, block in enumerate(self.blocks):
+            hidden = block(hidden)
+            if i in self.order:
+                extracted[i] = hidden
+        reduced = [reduce(extracted[i]) for reduce, i in zip(self.reduces, self.order, strict=True)]
+        state = reduced[0]
+        for i, layer in enumerate(self.before):
+            state = layer(state) + reduced[i + 1]
+        return (state, *reduced[self.conditional + 1 :])
+
+
+class Decoder(nn.Module):
+    """Every image under every prompt, from FiLM on."""
+
+    def __init__(self, model: CLIPSegForImageSegmentation, size: Dimensions) -> None:
+        super().__init__()
+        decoder: Any = model.decoder
+        self.size = size
+        self.film_mul, self.film_add = decoder.film_mul, decoder.film_add
+        self.layers = nn.ModuleList(
+            _DecoderBlock(layer, size.tokens) for layer in decoder.layers[decoder.conditional_layer :]
+        )
+        self.upsample = decoder.transposed_convolution
+
+    def forward(self, embeddings: Tensor, *activations: Tensor) -> tuple[Tensor, Tensor]:
+        """Decodes.
+
+        Args:
+            embeddings: (P, projection_dim).
+            activations: what ``Encoder`` returned for B images.
+
+        Returns:
+            Logits, float32 (B * P, S, S), prompts changing fastest; and ``round(255 * sigmoid(logits))`` as
+            uint8.
+        """
+        size = self.size
+        shape = (-1, size.tokens, size.reduced)
+        gain, bias = self.film_mul(embeddings)[:, None], self.film_add(embeddings)[:, None]  # (P, 1, R)
+        state, *others = activations
+        x = (gain * state[:, None] + bias).reshape(shape)
+        for layer, activation in zip(self.layers, [None, *others], strict=True):
+            if activation is not None:  # (B, 1, tokens, R), added under every prompt
+                x = (x.reshape(activation.shape[0], -1, *shape[1:]) + activation[:, None]).reshape(shape)
+            x = layer(x)
+        side = size.image_size // size.patch
+        grid = x[:, 1:].transpose(1, 2).reshape(-1, size.reduced, side, side)  # without the class token
+        logits = self.upsample(grid).float().reshape(-1, size.image_size, size.image_size)
+        return logits, (logits.sigmoid() * 255).round().to(torch.uint8)
+
+
+def split(model: CLIPSegForImageSegmentation, facts: ModelFacts) -> tuple[Encoder, Decoder, Dimensions]:
+    """Takes a loaded model apart; it cannot be used as such afterwards.
+
+    Args:
+        model: in float32.
+        facts: image size, mean and deviation of the checkpoint's processor.
+
+    Raises:
+        ModelError: a configuration that the decoder cannot work with.
+    """
+    config: Any = model.config
+    vision: Any = model.clip.vision_model
+    layers = [int(i) for i in config.extract_layers]
+    if not layers or min(layers) < 0 or max(layers) >= len(vision.encoder.layers):
+        raise ModelError(f"extract_layers {layers} name blocks that the vision tower does not have.")
+    if not 0 <= config.conditional_layer < len(layers):
+        raise ModelError(
+            f"conditional_layer {config.conditional_layer} lies outside the decoder: prompts would have "
+            "no effect."
+        )
+    size = Dimensions.of(config, facts.image_size)
+    with torch.no_grad():
+        halves = Encoder(model, facts, size).eval(), Decoder(model, size).eval()
+    for half in halves:
+        half.requires_grad_(False)
+    return *halves, size

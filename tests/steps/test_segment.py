@@ -1,0 +1,129 @@
+"""segment_images: what it writes, what it records, and that it leaves nothing half done."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from clipseg_kfp import records
+from clipseg_kfp.demo.bucket import DEMO_PROMPTS
+from clipseg_kfp.demo.scenes import draw_scene
+from clipseg_kfp.engine import Engine, int8
+from clipseg_kfp.errors import ModelError, ParameterError
+from clipseg_kfp.images import to_model_input
+from clipseg_kfp.prompts import read_table
+from clipseg_kfp.steps import encode_prompts, segment_images
+
+DEMO_MODEL = Path(__file__).parents[2] / "examples" / "demo-model"
+PROMPTS = [{"name": name, "texts": texts} for name, texts in DEMO_PROMPTS.items()]
+
+
+@pytest.fixture(scope="module")
+def prompts(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("prompts")
+    encode_prompts.run(model=DEMO_MODEL, target=folder, prompts=PROMPTS)
+    return folder
+
+
+def scenes(count: int) -> list[NDArray[np.uint8]]:
+    return [to_model_input(draw_scene(1000 + i).image, 160) for i in range(count)]
+
+
+def write_views(folder: Path, pixels: list[NDArray[np.uint8]]) -> Path:
+    with records.ArrowWriter(folder / "views.arrow", records.VIEWS) as writer:
+        for i, view in enumerate(pixels):
+            writer.append({"image": i, "box": (0, 0, 320, 240), "pixels": view.tobytes()})
+    return folder
+
+
+def read_maps(folder: Path) -> list[dict[str, Any]]:
+    path = folder / segment_images.PROBABILITIES
+    return [row for batch in records.read_arrow(path) for row in batch.to_pylist()]
+
+
+def run(tmp_path: Path, prompts: Path, pixels: list[NDArray[np.uint8]], **choices: Any) -> dict[str, Any]:
+    views, target = tmp_path / "views", tmp_path / "maps"
+    for folder in (views, target):
+        folder.mkdir(exist_ok=True)
+    return segment_images.run(
+        views=write_views(views, pixels),
+        prompts=prompts,
+        model=DEMO_MODEL,
+        target=target,
+        device="cpu",
+        **choices,
+    )
+
+
+@pytest.mark.parametrize("batch_size", [0, 1, 3])
+@pytest.mark.parametrize("backend", ["torch", "openvino"])
+def test_maps_are_those_of_the_engine_in_order(
+    tmp_path: Path, prompts: Path, backend: str, batch_size: int
+) -> None:
+    pixels = scenes(19)  # more than an Arrow batch holds, and no multiple of anything
+    facts = run(tmp_path, prompts, pixels, backend=backend, batch_size=batch_size)
+    rows = read_maps(tmp_path / "maps")
+    assert [(row["image"], row["prompt"]) for row in rows] == [(i, p) for i in range(19) for p in range(6)]
+    _, embeddings = read_table(prompts / "prompts.parquet")
+    expected = np.stack(
+        [*Engine.load(DEMO_MODEL, backend="torch").probabilities(np.stack(pixels), embeddings)]
+    )
+    found = np.stack([np.frombuffer(row["probability"], np.uint8) for row in rows]).reshape(expected.shape)
+    assert np.abs(found.astype(int) - expected).max() <= 1
+    assert found.max() > 200, "flat maps would prove nothing"
+    assert facts == {"maps": 114, "backend": backend, "device": "cpu", "precision": "float32"}
+    assert json.loads((tmp_path / "maps" / segment_images.ENGINE).read_text()) == facts
+
+
+def test_a_shard_that_fails_half_way_leaves_no_file(
+    tmp_path: Path, prompts: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    finish, calls = Engine.finish, []
+
+    def failing(self: Engine, pending: Any) -> Any:
+        calls.append(pending.images)
+        if len(calls) == 3:
+            raise ModelError("the device went away")
+        return finish(self, pending)
+
+    monkeypatch.setattr(Engine, "finish", failing)
+    with pytest.raises(ModelError, match="the device went away"):
+        run(tmp_path, prompts, scenes(12))
+    assert list((tmp_path / "maps").iterdir()) == []
+
+
+def test_an_empty_shard_loads_no_model(
+    tmp_path: Path, prompts: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Engine, "load", lambda *_, **__: pytest.fail("loaded"))
+    assert run(tmp_path, prompts, []) == {"maps": 0}
+    assert read_maps(tmp_path / "maps") == []
+    with pytest.raises(ParameterError, match="precision is 'exact'"):
+        run(tmp_path, prompts, [], precision="exact")
+
+
+def test_too_few_views_for_int8_are_done_in_float32(
+    tmp_path: Path, prompts: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(tmp_path, prompts, scenes(3), precision="int8")["precision"] == "float32"
+    assert "too few for int8" in capsys.readouterr().out
+
+
+def test_int8_records_its_agreement_or_is_refused(
+    tmp_path: Path, prompts: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(int8, "WORTHWHILE", 12)
+    facts = run(tmp_path, prompts, scenes(15), precision="int8", int8_min_iou=0.9)
+    assert facts["precision"] == "int8"
+    assert 0.9 < facts["int8"]["iou"] < 1
+    assert facts["int8"]["views"] == 5
+    (tmp_path / "maps" / segment_images.PROBABILITIES).unlink()
+    (tmp_path / "maps" / segment_images.ENGINE).unlink()
+    with pytest.raises(ModelError, match=r"int8_min_iou asks for 1\."):
+        run(tmp_path, prompts, scenes(15), precision="int8", int8_min_iou=1)
+    assert list((tmp_path / "maps").iterdir()) == []

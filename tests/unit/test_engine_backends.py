@@ -1,0 +1,202 @@
+"""Which backend runs, what is refused, and how a model is converted for OpenVINO."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from fixtures import views
+
+from clipseg_kfp.cache import cache_folder
+from clipseg_kfp.engine import Engine, backends, check_choices
+from clipseg_kfp.errors import ModelError, ParameterError
+from clipseg_kfp.model import read_facts
+
+
+@pytest.fixture(autouse=True)
+def _empty_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CLIPSEG_KFP_CACHE", str(tmp_path / "cache"))
+
+
+@pytest.fixture
+def without(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Makes packages look as if they were not installed."""
+
+    def hide(*names: str) -> None:
+        monkeypatch.setattr(backends, "installed", lambda name: name not in names)
+
+    return hide
+
+
+@pytest.mark.parametrize(
+    ("choices", "message"),
+    [
+        ({"backend": "onnx"}, r"backend is 'onnx'\. Give auto, torch or openvino\."),
+        ({"device": "tpu"}, r"device is 'tpu'\. Give auto, cpu or cuda\."),
+        ({"precision": "float16"}, r"precision is 'float16'\. Give auto, float32, bfloat16 or int8\."),
+        ({"backend": "openvino", "device": "cuda"}, "Take backend torch"),
+        ({"backend": "torch", "precision": "int8"}, "int8 exists for backend openvino"),
+        ({"device": "cuda", "precision": "int8"}, "int8 exists for backend openvino"),
+        ({"device": "cuda"}, "no CUDA device here"),
+    ],
+)
+def test_wrong_choices_are_refused_before_any_work(choices: dict[str, str], message: str) -> None:
+    with pytest.raises(ParameterError, match=message):
+        check_choices(**choices)
+    with pytest.raises(ParameterError, match=message):
+        Engine.load(Path("/no/such/folder"), **choices)
+
+
+def test_missing_packages_are_named_with_the_remedy(without: Any) -> None:
+    without("openvino")
+    with pytest.raises(ParameterError, match=r"openvino', which is not installed.*clipseg-kfp\[openvino\]"):
+        check_choices("openvino")
+    with pytest.raises(ParameterError, match=r"openvino is not installed.*clipseg-kfp\[int8\]"):
+        check_choices(precision="int8")
+    without("openvino", "nncf")
+    with pytest.raises(ParameterError, match="openvino and nncf are not installed"):
+        check_choices(precision="int8")
+
+
+def test_auto_takes_openvino_where_it_is_installed(tiny_model: Path, without: Any) -> None:
+    assert Engine.load(tiny_model, device="cpu").describe() == {
+        "backend": "openvino",
+        "device": "cpu",
+        "precision": "float32",
+    }
+    without("openvino")
+    assert Engine.load(tiny_model, device="cpu").describe()["backend"] == "torch"
+
+
+def test_auto_takes_torch_on_other_processors(tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("platform.machine", lambda: "aarch64")
+    assert Engine.load(tiny_model).describe()["backend"] == "torch"
+
+
+@pytest.fixture
+def failing_conversion(monkeypatch: pytest.MonkeyPatch) -> str:
+    """Makes OpenVINO's results differ from torch's, as far as the check of parity sees."""
+    from clipseg_kfp.engine import openvino_backend
+
+    monkeypatch.setattr(openvino_backend, "PARITY", -1.0)
+    return "differ from torch's"
+
+
+def test_auto_goes_on_with_torch_where_parity_fails(
+    tiny_model: Path, failing_conversion: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert Engine.load(tiny_model, device="cpu").describe()["backend"] == "torch"
+    assert failing_conversion in capsys.readouterr().out
+    assert list(cache_folder("openvino").iterdir()) == [], "what fails the check must not be kept"
+
+
+@pytest.mark.parametrize("choice", [{"backend": "openvino"}, {"precision": "int8"}])
+def test_an_explicit_choice_fails_where_parity_fails(
+    tiny_model: Path, failing_conversion: str, choice: dict[str, str]
+) -> None:
+    with pytest.raises(ModelError, match=rf"{failing_conversion}.*Take backend torch"):
+        Engine.load(tiny_model, **choice)
+
+
+def test_a_checkpoint_that_cannot_be_used_is_no_matter_of_backends(tmp_path: Path, tiny_model: Path) -> None:
+    from safetensors.numpy import load_file, save_file
+
+    broken = tmp_path / "broken"
+    broken.mkdir()
+    for path in tiny_model.iterdir():
+        (broken / path.name).write_bytes(path.read_bytes())
+    weights = load_file(broken / "model.safetensors")
+    name = next(name for name in weights if "vision_model.encoder" in name and name.endswith("weight"))
+    weights[name] = np.full_like(weights[name], np.nan)
+    save_file(weights, broken / "model.safetensors", metadata={"format": "pt"})
+    for backend in ("auto", "torch", "openvino"):
+        with pytest.raises(ModelError, match="is not finite"):
+            Engine.load(broken, backend=backend, device="cpu")
+
+
+SECOND_USE = """
+import sys
+from pathlib import Path
+import numpy as np
+from clipseg_kfp.engine import Engine
+engine = Engine.load(Path(sys.argv[1]), backend="openvino")
+maps = list(engine.probabilities(np.load(sys.argv[2]), np.load(sys.argv[3])))
+np.save(sys.argv[4], np.stack(maps))
+print(sorted(name for name in ("torch", "transformers") if name in sys.modules))
+"""
+
+
+def test_a_model_is_converted_once_and_then_needs_no_torch(tiny_model: Path, tmp_path: Path) -> None:
+    """And neither time is anything reported to the maker of OpenVINO, or left in the home directory."""
+    home = tmp_path / "home"
+    home.mkdir()
+    pixels, embeddings = views(2), np.random.default_rng(0).standard_normal((3, 24)).astype(np.float32)
+    np.save(tmp_path / "pixels.npy", pixels)
+    np.save(tmp_path / "embeddings.npy", embeddings)
+    found = []
+    for attempt in ("first", "second"):
+        done = subprocess.run(
+            [sys.executable, "-c", SECOND_USE, tiny_model]
+            + [tmp_path / f"{name}.npy" for name in ("pixels", "embeddings", attempt)],
+            env={**os.environ, "HOME": str(home), "XDG_CACHE_HOME": str(tmp_path / "xdg"), "CI": ""},
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=120,
+        )
+        found.append(np.load(tmp_path / f"{attempt}.npy"))
+        assert ("converting" in done.stdout) == (attempt == "first")
+        assert ("['torch', 'transformers']" in done.stdout) == (attempt == "first")
+    np.testing.assert_array_equal(*found)
+    expected = [*Engine.load(tiny_model, backend="torch").probabilities(pixels, embeddings)]
+    assert np.abs(found[0].astype(int) - np.stack(expected)).max() <= 1
+    assert list(home.iterdir()) == []
+
+
+def test_processes_that_convert_at_once_agree(tiny_model: Path, tmp_path: Path) -> None:
+    np.save(tmp_path / "pixels.npy", views(1))
+    np.save(tmp_path / "embeddings.npy", np.ones((1, 24), np.float32))
+    started = [
+        subprocess.Popen(
+            [sys.executable, "-c", SECOND_USE, tiny_model]
+            + [tmp_path / f"{name}.npy" for name in ("pixels", "embeddings", str(i))]
+        )
+        for i in range(2)
+    ]
+    assert [process.wait(timeout=120) for process in started] == [0, 0]
+    np.testing.assert_array_equal(np.load(tmp_path / "0.npy"), np.load(tmp_path / "1.npy"))
+    assert len(list(cache_folder("openvino").iterdir())) == 1, "unfinished folders are removed"
+
+
+def test_another_checkpoint_is_another_conversion(tiny_model: Path, build_tiny: Any) -> None:
+    folders = [tiny_model, build_tiny("simple")]
+    for folder in folders:
+        Engine.load(folder, backend="openvino")
+    names = {path.name for path in cache_folder("openvino").iterdir()}
+    assert len(names) == 2
+    assert all(any(name.startswith(read_facts(folder).digest) for name in names) for folder in folders)
+
+
+def test_a_cache_that_cannot_be_written_is_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    blocked = tmp_path / "blocked"
+    blocked.write_text("a file, where a folder should be")
+    monkeypatch.setenv("CLIPSEG_KFP_CACHE", str(blocked / "below"))
+    folder = cache_folder("openvino")
+    (folder / "probe").write_text("can be written")
+    assert not folder.is_relative_to(tmp_path)
+    (folder / "probe").unlink()
+
+
+def test_the_cache_lies_where_the_user_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert cache_folder("x") == tmp_path / "cache" / "x"
+    monkeypatch.delenv("CLIPSEG_KFP_CACHE")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
+    assert cache_folder("x") == tmp_path / "xdg" / "clipseg-kfp" / "x"
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    assert cache_folder("x") == tmp_path / "home" / ".cache" / "clipseg-kfp" / "x"
