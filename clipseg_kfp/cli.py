@@ -76,7 +76,10 @@ def local_run(
     source: Annotated[str, typer.Option(help="Folder, s3:// prefix, manifest file, archive or image.")],
     output: Annotated[str, typer.Option(help="Folder or s3:// prefix for masks, tables and the report.")],
     model: Annotated[str, typer.Option(help="hf://org/name@revision, s3:// prefix or folder.")],
-    prompt: Annotated[list[str] | None, typer.Option(help="What to look for; repeat for more.")] = None,
+    prompt: Annotated[
+        list[str] | None,
+        typer.Option(help="What to look for: a text, or a JSON object as in prompt files; repeat for more."),
+    ] = None,
     prompts_file: Annotated[str, typer.Option(help="JSON or YAML prompt file instead of --prompt.")] = "",
     threshold: Annotated[float, typer.Option(help="Probability from which a pixel belongs to a mask.")] = 0.5,
     limit: Annotated[int, typer.Option(help="The most new images to take; 0 takes all.")] = 0,
@@ -87,6 +90,17 @@ def local_run(
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     precision: Annotated[str, typer.Option(help="auto, float32, bfloat16 or int8.")] = "auto",
     int8_min_iou: Annotated[float, typer.Option(help="Least IoU of masks of int8 with float32.")] = 0.99,
+    tile_size: Annotated[
+        int, typer.Option(help="Look at larger images in tiles of so many pixels as well; 0 does not.")
+    ] = 0,
+    tile_ground_resolution: Annotated[
+        float, typer.Option(help="Instead: meters that a pixel of the model shall cover.")
+    ] = 0.0,
+    tile_overlap: Annotated[float, typer.Option(help="Least overlap of tiles, a part of their side.")] = 0.25,
+    meters_per_pixel: Annotated[
+        float, typer.Option(help="Ground resolution of the images; 0 takes what their files say.")
+    ] = 0.0,
+    flip: Annotated[bool, typer.Option(help="Average with the mirror image: twice the time.")] = False,
     max_megapixels: Annotated[float, typer.Option(help="Larger images go to quarantine.")] = 50.0,
     max_megabytes: Annotated[float, typer.Option(help="Larger files go to quarantine.")] = 100.0,
     label_maps: Annotated[
@@ -95,6 +109,12 @@ def local_run(
     overlays: Annotated[
         bool, typer.Option(help="Write a preview with the masks painted in for each new image.")
     ] = True,
+    probability_bits: Annotated[
+        int, typer.Option(help="8 or 16 writes probability maps as well; 0 does not.")
+    ] = 0,
+    formats: Annotated[
+        list[str] | None, typer.Option("--format", help="Also write yolo, labelstudio or csv; repeat.")
+    ] = None,
     run_id: Annotated[str, typer.Option(help="Name of the run in the results; empty takes the time.")] = "",
     endpoint: Endpoint = "",
     log: Annotated[Path, typer.Option(help="File for the whole log.")] = Path("clipseg-kfp.log"),
@@ -131,7 +151,7 @@ def local_run(
                 "source_uri": source,
                 "output_uri": output,
                 "model_uri": model,
-                "prompts": prompt or [],
+                "prompts": [_parsed(text) for text in prompt or []],
                 "prompts_uri": prompts_file,
                 "threshold": threshold,
                 "limit": limit,
@@ -142,6 +162,13 @@ def local_run(
                 "device": device,
                 "precision": precision,
                 "int8_min_iou": int8_min_iou,
+                "tile_size": tile_size,
+                "tile_ground_resolution": tile_ground_resolution,
+                "tile_overlap": tile_overlap,
+                "meters_per_pixel": meters_per_pixel,
+                "flip": flip,
+                "probability_bits": probability_bits,
+                "formats": formats or [],
                 "max_megapixels": max_megapixels,
                 "max_megabytes": max_megabytes,
                 "label_maps": label_maps,
@@ -209,18 +236,59 @@ def compile_package(
 @prompts_app.command("check")
 def prompts_check(
     file: Annotated[str, typer.Argument(help="JSON or YAML prompt file: a path or s3:// URI.")],
+    model: Annotated[
+        Path | None, typer.Option(help="Checkpoint folder: check the files that prompts name, too.")
+    ] = None,
     endpoint: Endpoint = "",
 ) -> None:
-    """Checks a prompt file and prints it in full form.
+    """Checks a prompt file and prints it in full form; a line a prompt goes to standard error.
 
-    Example:
+    With --model, the files that it names are read and checked, too.
+
+    Examples:
         clipseg-kfp prompts check prompts.yaml
+
+        clipseg-kfp prompts check s3://bucket/prompts.yaml --model ./clipseg
     """
     from clipseg_kfp.prompts import read_prompts
     from clipseg_kfp.storage import open_object
 
     folder, key = open_object(file, endpoint)
-    print(json.dumps(read_prompts(folder.read(key), file).model_dump(), indent=2, ensure_ascii=False))
+    prompts = read_prompts(folder.read(key), file)
+    if model:
+        from clipseg_kfp.model import read_facts
+        from clipseg_kfp.prompts import Files, gather
+
+        for one in gather(prompts, read_facts(model), 0.5, Files(file, endpoint)):
+            for note in one.notes:
+                print(f"note: prompt '{one.prompt.name}': {note}", file=sys.stderr)
+    for number, prompt in prompts.numbered():
+        hidden = ", hidden" if prompt.hidden else ""
+        print(f"{number}: {prompt.name} ({prompt.kind}{hidden})", file=sys.stderr)
+    full = prompts.model_dump(mode="json", exclude_defaults=True)
+    print(json.dumps(full, indent=2, ensure_ascii=False))
+
+
+@prompts_app.command("schema")
+def prompts_schema() -> None:
+    """Prints the JSON Schema of prompt files, for editors and other checkers.
+
+    Example:
+        clipseg-kfp prompts schema > prompts.schema.json
+    """
+    from clipseg_kfp.prompts import json_schema
+
+    print(json.dumps(json_schema(), indent=2, ensure_ascii=False))
+
+
+def _parsed(prompt: str) -> Any:
+    """A prompt of the command line: an object where it looks like one, else a text."""
+    if not prompt.lstrip().startswith("{"):
+        return prompt
+    try:
+        return json.loads(prompt)
+    except ValueError as error:
+        raise ParameterError(f"--prompt {prompt!r} is no JSON object: {error}.") from error
 
 
 def main(arguments: list[str] | None = None) -> Any:

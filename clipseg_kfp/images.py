@@ -49,6 +49,13 @@ class OpenedImage:
         self._mode, self._data, self._kind, self._name = image.mode, data, kind, name
 
     @property
+    def header(self) -> Image.Image:
+        """The image as opened, for what its metadata tell; not to be decoded, and gone after ``decode``."""
+        if self._image is None:
+            raise RuntimeError("An opened image has a header until it is decoded.")
+        return self._image
+
+    @property
     def peak_bytes(self) -> int:
         """What ``decode`` takes at its peak, at most: decoder's buffers, pixels and their converted copy."""
         plain = self._kind != "GIF" and self._mode in ("1", "L", "RGB")

@@ -130,7 +130,9 @@ def _check(parameters: dict[str, Any]) -> None:
     from clipseg_kfp.engine.int8 import check_min_iou
     from clipseg_kfp.model import check_uri
     from clipseg_kfp.prompts import check_threshold, parse_prompts, read_prompts
+    from clipseg_kfp.settings import Settings
     from clipseg_kfp.sources import check_source
+    from clipseg_kfp.steps.publish_results import check_formats
 
     endpoint = parameters.get("endpoint", "")
     check_threshold(parameters["threshold"])
@@ -142,6 +144,13 @@ def _check(parameters: dict[str, Any]) -> None:
             raise ParameterError(f"{name} is {parameters[name]}.", "Give a positive number.")
     choices = ("backend", "device", "precision", "batch_size", "memory_mb")
     check_choices(**{name: parameters[name] for name in choices if name in parameters})
+    views = ("tile_size", "tile_ground_resolution", "tile_overlap", "meters_per_pixel", "flip")
+    Settings.of(**{name: parameters[name] for name in views if name in parameters})
+    check_formats(parameters.get("formats", []))
+    if parameters.get("probability_bits", 0) not in (0, 8, 16):
+        raise ParameterError(
+            f"probability_bits is {parameters['probability_bits']}.", "Give 8 or 16, or 0 for none."
+        )
     check_min_iou(parameters.get("int8_min_iou", 1.0))
     if uri := parameters.get("prompts_uri"):
         folder, key = open_object(uri, endpoint)

@@ -29,6 +29,23 @@ _PNG_OPTIONS = (
 
 
 @dataclass(frozen=True)
+class Sums:
+    """What a table says of a mask's probabilities.
+
+    Attributes:
+        area: pixels of the mask.
+        score: mean probability inside the mask, 0 when empty.
+        mean: mean probability over the image.
+        maximum: highest probability of the image.
+    """
+
+    area: int
+    score: float
+    mean: float
+    maximum: float
+
+
+@dataclass(frozen=True)
 class Measures:
     """What a table says of one mask.
 
@@ -68,18 +85,17 @@ def upsample(
     return np.asarray(full, dtype=np.float32)
 
 
-def measure(mask: Mask, probability: NDArray[np.float32]) -> Measures:
-    """Measures a (height, width) mask and the float32 probabilities that it was cut from."""
-    area = int(np.count_nonzero(mask))
-    encoded = _encode_rle(mask, area)
-    box = coco_mask.toBbox(encoded) if area else (0, 0, 0, 0)
+def measure(mask: Mask, sums: Sums) -> Measures:
+    """Measures a (height, width) mask; ``sums`` tell of the probabilities in it (``views.sum_up``)."""
+    encoded = _encode_rle(mask, sums.area)
+    box = coco_mask.toBbox(encoded) if sums.area else (0, 0, 0, 0)
     return Measures(
-        area=area,
+        area=sums.area,
         bbox=(int(box[0]), int(box[1]), int(box[2]), int(box[3])),
         rle=encoded["counts"].decode("ascii"),
-        score=float(probability[mask].mean()) if area else 0.0,
-        mean=float(probability.mean()),
-        maximum=float(probability.max()),
+        score=sums.score,
+        mean=sums.mean,
+        maximum=sums.maximum,
     )
 
 

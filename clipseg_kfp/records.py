@@ -62,13 +62,23 @@ PROBABILITIES = pa.schema(
     ]
 )
 
-#: encode_prompts: one row a prompt.
+#: encode_prompts: one row a prompt; see ``clipseg_kfp.prompts.Row``.
 PROMPTS = pa.schema(
     [
         ("name", pa.string()),
-        ("texts", pa.list_(pa.string())),
-        ("threshold", pa.float64()),  # null: the run's threshold
-        ("embedding", pa.list_(pa.float32())),  # (D,)
+        ("id", pa.int32()),  # category number in the results, from 1
+        ("kind", pa.string()),  # text, image, embedding, mix, logic
+        ("description", pa.string()),  # what it was made of, for people
+        ("texts", pa.list_(pa.string())),  # of kind text
+        ("sources", pa.list_(pa.string())),  # URIs that were read, as written in the prompt set
+        ("threshold", pa.float64()),  # null: Otsu's method, or hidden
+        ("otsu", pa.bool_()),
+        ("expression", pa.string()),  # of kind logic
+        ("hidden", pa.bool_()),  # for use in logic only: no masks
+        ("cleaning", pa.string()),  # JSON: clipseg_kfp.prompts.Cleaning
+        ("instances", pa.bool_()),
+        ("definition", pa.string()),  # JSON: what the configuration's digest covers
+        ("embedding", pa.list_(pa.float32())),  # (D,); null for kind logic
     ]
 )
 
@@ -79,7 +89,7 @@ MASKS = pa.schema(
         ("key", pa.string()),
         ("version", pa.string()),
         ("prompt", pa.string()),
-        ("category_id", pa.int32()),  # 1-based place in the prompt set
+        ("category_id", pa.int32()),  # the prompt's id, by default its place in the set, from 1
         ("width", pa.int32()),
         ("height", pa.int32()),
         ("threshold", pa.float64()),
@@ -92,6 +102,7 @@ MASKS = pa.schema(
         ("max_probability", pa.float64()),
         ("mask", pa.string()),  # key below the configuration's folder
         ("mask_sha256", pa.string()),
+        ("probability", pa.string()),  # key of the probability map, where they were asked for
     ]
 )
 

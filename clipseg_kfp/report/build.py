@@ -114,14 +114,15 @@ def _facts(config: str, body: dict[str, Any]) -> tuple[tuple[str, str], ...]:
 def _prompts(
     prompts: list[dict[str, Any]], sums: dict[str, _Sum], measured: dict[str, Any]
 ) -> tuple[PromptRow, ...]:
-    colors = palette(len(prompts)).tolist()
+    colors = palette(max(prompt["id"] for prompt in prompts)).tolist()
     rows = []
-    for prompt, (red, green, blue) in zip(prompts, colors, strict=True):
+    for prompt in prompts:
+        red, green, blue = colors[prompt["id"] - 1]
         total = sums[prompt["name"]]
         rows.append(
             PromptRow(
                 name=prompt["name"],
-                texts=tuple(prompt["texts"]),
+                texts=tuple(prompt["texts"]) or (prompt["description"],),
                 color=f"#{red:02x}{green:02x}{blue:02x}",
                 threshold=prompt["threshold"],
                 images=total.found,

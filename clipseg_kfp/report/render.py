@@ -87,7 +87,7 @@ class PromptRow:
         name: of the prompt.
         texts: the words it stands for; none for image and embedding prompts.
         color: ``#rrggbb``, as used in the overlays.
-        threshold: probability from which a pixel counts.
+        threshold: probability from which a pixel counts; ``None`` where Otsu's method chooses it.
         images: number of images with a non-empty mask.
         mean_coverage: mean share of the image, 0 to 1.
         mean_score: mean probability inside the masks, 0 to 1.
@@ -97,7 +97,7 @@ class PromptRow:
     name: str
     texts: tuple[str, ...]
     color: str
-    threshold: float
+    threshold: float | None
     images: int
     mean_coverage: float
     mean_score: float

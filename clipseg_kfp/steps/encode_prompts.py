@@ -1,16 +1,19 @@
-"""Turns the prompt set into a table of conditional embeddings, and names the configuration of the run."""
+"""Turns the prompt set into a table of conditional embeddings, and names the configuration of the run.
+
+Support images, masks, vectors and thresholds that prompts refer to are read here; later steps need none.
+"""
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 from clipseg_kfp import prompts as prompt_sets
-from clipseg_kfp import records
-from clipseg_kfp.engine import check_choices
 from clipseg_kfp.model import ModelFacts, load_model, load_tokenizer, read_facts
 from clipseg_kfp.progress import say
 from clipseg_kfp.results import configuration_digest, json_bytes
+from clipseg_kfp.settings import Settings
 from clipseg_kfp.storage import open_object
 
 STEP = "encode_prompts"
@@ -24,7 +27,7 @@ def run(
     prompts: list[Any],
     prompts_uri: str = "",
     threshold: float = 0.5,
-    precision: str = "auto",
+    settings: Settings | None = None,
     endpoint: str = "",
 ) -> str:
     """Encodes the prompts.
@@ -33,41 +36,39 @@ def run(
         model: checkpoint folder.
         target: folder for the prompt table and the model's facts.
         prompts: texts or mappings; ignored where ``prompts_uri`` is given.
-        prompts_uri: JSON or YAML prompt file.
+        prompts_uri: JSON or YAML prompt file; relative names in it start at its own folder.
         threshold: for prompts that name none of their own; between 0 and 1.
-        precision: what inference will compute in: a part of the configuration.
+        settings: what else decides pixels; goes to later steps beside the prompts.
         endpoint: S3 endpoint URL.
 
     Returns:
         The configuration's digest: model, prompts and every parameter that changes a pixel.
 
     Raises:
-        ParameterError: a bad threshold, precision or prompt set; names the entry.
+        ParameterError: a bad threshold or prompt set, or a file that it names and that cannot be used; names
+            the entry.
+        StorageError: the store failed.
     """
-    check_choices(precision=precision)
+    settings = settings or Settings()
     prompt_sets.check_threshold(threshold)
     wanted = _read(prompts, prompts_uri, endpoint)
-    resolved = wanted.model_copy(
-        update={
-            "prompts": tuple(
-                prompt.model_copy(update={"threshold": prompt.threshold or threshold})
-                for prompt in wanted.prompts
-            )
-        }
-    )
     facts = read_facts(model)
-    embeddings = prompt_sets.embed_texts(resolved, load_model(model), load_tokenizer(model))
-    prompt_sets.write_table(target / TABLE, resolved, embeddings)
+    encoder = prompt_sets.Encoder(load_model(model), facts, lambda: load_tokenizer(model))
+    files = prompt_sets.Files(prompts_uri, endpoint)
+    rows, embeddings = prompt_sets.encode(prompt_sets.gather(wanted, facts, threshold, files), encoder)
+    prompt_sets.write_table(target / TABLE, rows, embeddings)
     (target / FACTS).write_bytes(json_bytes(facts.to_json()))
+    settings.write(target)
     config = configuration_digest(
-        model=facts.digest,
-        prompts=[
-            {"name": p.name, "texts": list(p.texts), "threshold": p.threshold} for p in resolved.prompts
-        ],
-        settings={"precision": precision},
+        model=facts.digest, prompts=[one.definition for one in rows], settings=settings.to_json()
     )
     (target / CONFIGURATION).write_text(config, "ascii")
-    say(STEP, f"{len(resolved.prompts)} prompts, width {embeddings.shape[1]}, configuration {config}")
+    for one in rows:
+        for note in one.notes:
+            say(STEP, f"note: prompt '{one.prompt.name}': {note}")
+    kinds = Counter(one.prompt.kind for one in rows)
+    counted = ", ".join(f"{count} {kind}" for kind, count in kinds.items())
+    say(STEP, f"{len(rows)} prompts ({counted}), width {facts.projection_dim}, configuration {config}")
     return config
 
 
@@ -86,8 +87,8 @@ def read_facts_of(folder: Path) -> ModelFacts:
 
 
 def prompt_rows(folder: Path) -> list[dict[str, Any]]:
-    """Reads the prompt table from this step's output, without the embeddings."""
-    return list(records.read_parquet(folder / TABLE, columns=["name", "texts", "threshold"]))
+    """Reads the prompt table from this step's output, without the embeddings, as JSON values."""
+    return [row.to_json() for row in prompt_sets.read_rows(folder / TABLE)]
 
 
 def read_configuration(folder: Path) -> str:

@@ -6,9 +6,9 @@ import hashlib
 import io
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import groupby
+from itertools import groupby, repeat
 from operator import itemgetter
 from pathlib import Path
 from typing import Any
@@ -21,14 +21,20 @@ from PIL import Image
 
 from clipseg_kfp import masks, records
 from clipseg_kfp.concurrency import ordered_map
+from clipseg_kfp.errors import ParameterError
+from clipseg_kfp.finishing import Finished, finish
+from clipseg_kfp.formats.probability import encode_probability
 from clipseg_kfp.naming import digest, distinct_segments, image_folder
 from clipseg_kfp.progress import say, track
+from clipseg_kfp.prompts import Row, read_rows
 from clipseg_kfp.resources import cpu_limit
 from clipseg_kfp.results import Results
-from clipseg_kfp.steps.encode_prompts import prompt_rows, read_facts_of
+from clipseg_kfp.settings import Settings
+from clipseg_kfp.steps.encode_prompts import TABLE, read_facts_of
 from clipseg_kfp.steps.preprocess_images import IMAGES, PREVIEWS
 from clipseg_kfp.steps.segment_images import ENGINE, PROBABILITIES
 from clipseg_kfp.storage import open_folder
+from clipseg_kfp.views import Box, Field, FieldLabelMap
 
 STEP = "postprocess_masks"
 MASKS, GALLERY = "masks.parquet", "gallery.arrow"
@@ -38,10 +44,11 @@ PIXELS_AT_ONCE = 60_000_000
 
 @dataclass
 class _Work:
-    """One image with its maps, uint8 (P, S, S), and its preview."""
+    """One image with the maps of its views, uint8 (V, S, S) a prompt, and its preview."""
 
     row: dict[str, Any]
-    maps: NDArray[np.uint8]
+    boxes: list[Box]
+    maps: dict[str, NDArray[np.uint8]]
     preview: bytes
 
 
@@ -51,6 +58,23 @@ class _Done:
     masks: list[dict[str, Any]]
     preview: bytes
     overlay: bytes
+
+
+@dataclass(frozen=True)
+class _Options:
+    """What is written beside masks.
+
+    Attributes:
+        label_maps: see ``run``.
+        overlays: see ``run``.
+        probability_bits: see ``run``.
+        colors: of each prompt by its id, uint8 (3,).
+    """
+
+    label_maps: bool
+    overlays: bool
+    probability_bits: int
+    colors: dict[int, NDArray[np.uint8]]
 
 
 def run(
@@ -63,6 +87,7 @@ def run(
     config: str,
     label_maps: bool = True,
     overlays: bool = True,
+    probability_bits: int = 0,
     endpoint: str = "",
 ) -> int:
     """Writes masks to the bucket; tables of images and masks and a small gallery into ``target``.
@@ -79,26 +104,39 @@ def run(
         config: the configuration's digest.
         label_maps: write a palette map of the most probable prompt for each image.
         overlays: write a preview with all masks painted in for each image.
+        probability_bits: 8 or 16 writes the probabilities as a grayscale PNG beside each mask; 0 does not.
         endpoint: S3 endpoint URL.
 
     Returns:
         The number of masks.
 
     Raises:
+        ParameterError: ``probability_bits`` is neither 0 nor 8 nor 16.
         StorageError: the output cannot be written.
     """
+    if probability_bits not in (0, 8, 16):
+        raise ParameterError(f"probability_bits is {probability_bits}.", "Give 8 or 16, or 0 for none.")
     cv2.setNumThreads(1)  # the pool below uses the cores
     results = Results(open_folder(output_uri, endpoint), config)
     rows = list(records.read_parquet(views / IMAGES))
-    table = prompt_rows(prompts)
+    table = read_rows(prompts / TABLE)
     size = read_facts_of(prompts).image_size
-    colors = masks.palette(len(table))
+    palette = masks.palette(max(prompt.id for prompt in table))
+    colors = {prompt.id: palette[prompt.id - 1] for prompt in table}
+    options = _Options(label_maps, overlays, probability_bits, colors)
     done = sum(row["status"] == "done" for row in rows)
 
-    def finish(work: _Work) -> _Done:
-        return _finish(work, results, table, colors, label_maps=label_maps, overlays=overlays)
+    def finish_one(work: _Work) -> _Done:
+        return _finish(work, results, table, options)
 
-    finished = ordered_map(finish, _work(views, probabilities, rows, size), workers=_workers(rows))
+    base = [prompt.name for prompt in table if prompt.expression is None]
+    tiled = Settings.read(prompts).tiling.on
+    finished = ordered_map(
+        finish_one,
+        _work(views, probabilities, rows, base, size),
+        workers=_workers(rows),
+        ahead=0 if tiled else 2,
+    )
     part = PartName()
 
     def mask_rows() -> Iterator[dict[str, Any]]:
@@ -125,9 +163,9 @@ def run(
 def _workers(rows: list[dict[str, Any]]) -> int:
     """Images worked on at once: as many as fit about 1 GB.
 
-    A pixel takes up to 16 bytes: two float32 maps (the prompt's and the best so far), the probabilities
-    inside the mask, a label of 2 bytes, the mask, and the pixels where its prompt is the best. The mask's
-    other forms (column-major, as a picture) come and go when those probabilities are not there.
+    A pixel takes up to 16 bytes: two float32 maps (the prompt's and the best so far), a label of 2 bytes,
+    the mask, the pixels where its prompt is the best, and the mask's other forms (column-major, as a
+    picture), which come and go. Of large images, whose maps exist in strips, it takes half of that.
     """
     largest = max((row["width"] * row["height"] for row in rows), default=0)
     return max(1, min(max(4, 2 * cpu_limit()), PIXELS_AT_ONCE // max(largest, 1)))
@@ -157,64 +195,69 @@ class PartName:
         return f"parts/{self._total.hexdigest()[:16]}.parquet"
 
 
-def _work(views: Path, probabilities: Path, rows: list[dict[str, Any]], size: int) -> Iterator[_Work]:
+def _work(
+    views: Path, probabilities: Path, rows: list[dict[str, Any]], base: list[str], size: int
+) -> Iterator[_Work]:
     previews = _values(views / PREVIEWS, "jpeg")
-    maps = _values(probabilities / PROBABILITIES, "probability")
-    for (image, group), (shown, preview) in zip(groupby(maps, key=itemgetter(0)), previews, strict=True):
+    maps = _values(probabilities / PROBABILITIES, "probability", "box")
+    for (image, group), (shown, preview, _) in zip(groupby(maps, key=itemgetter(0)), previews, strict=True):
         if image != shown:
             raise AssertionError(f"previews and probabilities are out of step at image {image}")
-        found = [np.frombuffer(value, np.uint8).reshape(size, size) for _, value in group]
-        yield _Work(rows[image], np.stack(found), preview.to_pybytes())
+        found: list[NDArray[np.uint8]] = []
+        boxes: list[Box] = []
+        for i, (_, value, box) in enumerate(group):
+            found.append(np.frombuffer(value, np.uint8).reshape(size, size))
+            if i % len(base) == 0:  # the prompts of a view follow each other
+                boxes.append(tuple(box))
+        by_prompt = {name: np.stack(found[i :: len(base)]) for i, name in enumerate(base)}
+        yield _Work(rows[image], boxes, by_prompt, preview.to_pybytes())
 
 
-def _values(path: Path, column: str) -> Iterator[tuple[int, pa.Buffer]]:
-    """Yields the image of each row and its large value, uncopied; the value keeps its batch in memory."""
+def _values(path: Path, column: str, *others: str) -> Iterator[tuple[int, pa.Buffer, Any]]:
+    """Yields the image of each row, its large value, uncopied, and another column's value.
+
+    The large value keeps its batch in memory.
+    """
     for batch in records.read_arrow(path):
         yield from zip(
             batch.column("image").to_pylist(),
             (value.as_buffer() for value in batch.column(column)),
+            batch.column(others[0]).to_pylist() if others else repeat(None, batch.num_rows),
             strict=True,
         )
 
 
-def _finish(
-    work: _Work,
-    results: Results,
-    prompts: list[dict[str, Any]],
-    colors: NDArray[np.uint8],
-    *,
-    label_maps: bool,
-    overlays: bool,
-) -> _Done:
+def _finish(work: _Work, results: Results, prompts: Sequence[Row], options: _Options) -> _Done:
     row = work.row
     width, height = row["width"], row["height"]
     place = image_folder(row["key"], row["version"])
-    names = distinct_segments(prompt["name"] for prompt in prompts)
-    labels = masks.LabelMap(width, height, len(prompts)) if label_maps else None
+    shown = [prompt for prompt in prompts if not prompt.hidden]
+    names = distinct_segments(prompt.name for prompt in shown)
+    labels: masks.LabelMap | None = None
     with Image.open(io.BytesIO(work.preview)) as header:
         small_size = header.size
     layers, mask_rows = [], []
-    # One full-resolution map at a time, all in one place: a 50-megapixel source has 200 MB of them for each
-    # prompt, and the system takes longer to hand out such memory than the pixels take to compute.
-    probability = np.empty((height, width), np.float32)
-    mask = np.empty((height, width), np.bool_)
-    for i, (prompt, small) in enumerate(zip(prompts, work.maps, strict=True)):
-        masks.upsample(small, width, height, out=probability)
-        np.greater_equal(probability, np.float32(prompt["threshold"]), out=mask)
-        measures = masks.measure(mask, probability)
-        png = masks.mask_png(mask)
-        key = f"masks/{place}/{names[i]}.png"
+    for name, done in zip(names, finish(prompts, work.maps, work.boxes, width, height), strict=True):
+        prompt, measures = done.prompt, done.measures
+        png = masks.mask_png(done.mask)
+        key = f"masks/{place}/{name}.png"
         results.write(key, png)
-        if labels and measures.area:
-            labels.add(i + 1, mask, probability)
-        if overlays and measures.area:
-            layers.append((masks.shrink(mask, *small_size), colors[i]))
+        if options.label_maps:
+            labels = labels or _label_map(done.field, max(prompt.id for prompt in shown))
+            if measures.area:
+                _place_label(labels, done)
+        if options.overlays and measures.area:
+            layers.append((masks.shrink(done.mask, *small_size), options.colors[prompt.id]))
+        probability = ""
+        if options.probability_bits:
+            probability = f"probabilities/{place}/{name}.png"
+            results.write(probability, _picture(done.field, options.probability_bits))
         mask_rows.append(
             {
-                **{name: row[name] for name in ("source", "key", "version", "width", "height")},
-                "prompt": prompt["name"],
-                "category_id": i + 1,
-                "threshold": prompt["threshold"],
+                **{column: row[column] for column in ("source", "key", "version", "width", "height")},
+                "prompt": prompt.name,
+                "category_id": prompt.id,
+                "threshold": done.threshold,
                 "area": measures.area,
                 "coverage": measures.area / (width * height),
                 "bbox": measures.bbox,
@@ -224,14 +267,36 @@ def _finish(
                 "max_probability": measures.maximum,
                 "mask": key,
                 "mask_sha256": digest(png, 64),
+                "probability": probability,
             }
         )
     overlay = b""
     if labels:
         row["label_map"] = f"labels/{place}.png"  # a folder of their own: prompts may have any name
         results.write(row["label_map"], labels.png())
-    if overlays:
+    if options.overlays:
         row["overlay"] = f"overlays/{place}.jpg"
         overlay = masks.overlay_jpeg(work.preview, layers)
         results.write(row["overlay"], overlay)
     return _Done(row, mask_rows, work.preview, overlay)
+
+
+def _place_label(labels: masks.LabelMap, done: Finished) -> None:
+    if isinstance(labels, FieldLabelMap):
+        labels.add_field(done.prompt.id, done.mask, done.field)
+        return
+    for _, values in done.field:  # one strip
+        labels.add(done.prompt.id, done.mask, values)
+
+
+def _label_map(field: Field, count: int) -> masks.LabelMap:
+    kind = masks.LabelMap if field.strips == 1 else FieldLabelMap
+    return kind(field.width, field.height, count)
+
+
+def _picture(field: Field, bits: int) -> bytes:
+    """The whole map as a PNG; the one place where all of it exists at once."""
+    whole = np.empty((field.height, field.width), np.float32)
+    for columns, values in field:
+        whole[:, columns] = values
+    return encode_probability(whole, bits=8 if bits == 8 else 16)

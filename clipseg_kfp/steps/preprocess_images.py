@@ -13,12 +13,14 @@ from typing import Any
 from clipseg_kfp import records
 from clipseg_kfp.concurrency import ordered_map
 from clipseg_kfp.errors import ObjectChangedError, ObjectUnreadableError, ParameterError
-from clipseg_kfp.images import ImageRejectedError, open_image, preview_jpeg, to_model_input
+from clipseg_kfp.images import ImageRejectedError, open_image, preview_jpeg
 from clipseg_kfp.naming import spell_out
 from clipseg_kfp.progress import say, track
 from clipseg_kfp.resources import cpu_limit
+from clipseg_kfp.settings import Settings
 from clipseg_kfp.steps.encode_prompts import read_facts_of
 from clipseg_kfp.storage import ObjectTooLargeError, open_object
+from clipseg_kfp.views import Box, cut, meters_per_pixel
 
 STEP = "preprocess_images"
 IMAGES, VIEWS, PREVIEWS = "images.parquet", "views.arrow", "previews.arrow"
@@ -54,9 +56,8 @@ class _Prepared:
     """One image, small: the full-size pixels are gone by the time it leaves its thread."""
 
     row: dict[str, Any]
-    pixels: bytes = b""
+    views: list[tuple[Box, bytes]] = field(default_factory=list)
     preview: bytes = b""
-    box: tuple[int, int, int, int] = field(default=(0, 0, 0, 0))
 
 
 def run(
@@ -91,7 +92,7 @@ def run(
     for name, value in (("max_megapixels", max_megapixels), ("max_megabytes", max_megabytes)):
         if not 0 < value < math.inf:
             raise ParameterError(f"{name} is {value}.", "Give a positive number.")
-    size = read_facts_of(prompts).image_size
+    size, settings = read_facts_of(prompts).image_size, Settings.read(prompts)
     sources = list(records.read_parquet(dataset / "shards" / f"{shard}.parquet"))
 
     pixel_bytes, file_bytes = Budget(PIXEL_BYTES), Budget(FILE_BYTES)
@@ -118,10 +119,15 @@ def run(
                         f"{opened.width * opened.height / 1e6:,.2f} million; "
                         f"max_megapixels allows {max_megapixels:g} and can be raised.",
                     )
+                meters = settings.meters_per_pixel or meters_per_pixel(opened.header)
+                # Before any pixel is decoded: what cannot be cut as wanted is not worth the work.
+                settings.tiling.plan(opened.width, opened.height, size, meters)
                 with pixel_bytes.taken(opened.peak_bytes):
                     image = opened.decode()
                     row.update(width=image.width, height=image.height)
-                    pixels, preview = to_model_input(image, size).tobytes(), preview_jpeg(image)
+                    boxes = settings.tiling.plan(image.width, image.height, size, meters)
+                    views = [(box, cut(image, box, size).tobytes()) for box in boxes]
+                    preview = preview_jpeg(image)
                     del image  # before others may take its place
         except ImageRejectedError as error:
             return _set_aside(row, error.code, error.detail)
@@ -129,25 +135,28 @@ def run(
             return _set_aside(row, "changed", error.message)
         except ObjectUnreadableError as error:
             return _set_aside(row, "unreadable", str(error))
-        return _Prepared(row, pixels, preview, (0, 0, row["width"], row["height"]))
+        return _Prepared(row, views, preview)
 
     rows: list[dict[str, Any]] = []
-    views = 0
+    count = 0
     with (
         records.ArrowWriter(target / VIEWS, records.VIEWS) as view_file,
         records.ArrowWriter(target / PREVIEWS, records.PREVIEWS) as preview_file,
     ):
-        prepared = ordered_map(prepare, sources, workers=max(4, 2 * cpu_limit()))
+        # An image cut into hundreds of tiles is large when it is done, too: few of them wait at a time.
+        workers, ahead = (2, 0) if settings.tiling.on else (max(4, 2 * cpu_limit()), 2)
+        prepared = ordered_map(prepare, sources, workers, ahead)
         for item in track(STEP, prepared, len(sources)):
             if item.row["status"] == "done":
-                view_file.append({"image": len(rows), "box": item.box, "pixels": item.pixels})
+                for box, pixels in item.views:
+                    view_file.append({"image": len(rows), "box": box, "pixels": pixels})
                 preview_file.append({"image": len(rows), "jpeg": item.preview})
-                views += 1
+                count += len(item.views)
             else:
                 say(STEP, f"quarantined {item.row['key']}: {item.row['reason']}, {item.row['detail']}")
             rows.append(item.row)
     records.write_parquet(target / IMAGES, records.IMAGES, rows)
-    return views
+    return count
 
 
 def _read(source: dict[str, Any], endpoint: str, max_megabytes: float) -> bytes:

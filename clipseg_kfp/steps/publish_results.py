@@ -8,7 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from clipseg_kfp import __version__, coco, records
+from clipseg_kfp import __version__, records
+from clipseg_kfp.errors import ParameterError
+from clipseg_kfp.formats import export_coco, export_csv, export_labelstudio, export_yolo
 from clipseg_kfp.progress import say
 from clipseg_kfp.report import build_report, render_report
 from clipseg_kfp.report.build import QUARANTINE_ROWS
@@ -22,6 +24,7 @@ from clipseg_kfp.steps.segment_images import ENGINE
 from clipseg_kfp.storage import open_folder
 
 STEP = "publish_results"
+FORMATS = {"yolo": "annotations.yolo.zip", "labelstudio": "annotations.labelstudio.json", "csv": "masks.csv"}
 FILES = ("masks.parquet", "annotations.coco.json", "metrics.json", QUARANTINE, "report.html")
 
 
@@ -53,6 +56,7 @@ def run(
     config: str,
     run_id: str,
     model_uri: str = "",
+    formats: Sequence[str] = (),
     endpoint: str = "",
 ) -> Published:
     """Writes the run's tables, COCO file, metrics and report, and the manifest last.
@@ -67,15 +71,17 @@ def run(
         config: the configuration's digest.
         run_id: names the run in the results; every attempt of a run must use the same, and no other run.
         model_uri: recorded in the manifest.
+        formats: what to write besides COCO: ``yolo``, ``labelstudio``, ``csv``.
         endpoint: S3 endpoint URL.
 
     Returns:
         Where the manifest lies, and the counts.
 
     Raises:
-        ParameterError: another run of that name is committed; it stays as it is.
+        ParameterError: an unknown format, or another run of that name is committed; it stays as it is.
         StorageError: the counts do not add up, or the output cannot be written; the run does not exist then.
     """
+    check_formats(formats)
     target.mkdir(parents=True, exist_ok=True)
     output = open_folder(output_uri, endpoint)
     results = Results(output, config)
@@ -85,7 +91,8 @@ def run(
     if committed and (committed["dataset_digest"], committed["parts"]) != (listing.digest, parts):
         raise results.name_taken(run_id)
     metrics = metrics_of(evaluation)
-    table = prompt_rows(prompts)
+    table = [prompt for prompt in prompt_rows(prompts) if not prompt["hidden"]]
+    instances = {prompt["id"] for prompt in table if prompt["instances"]}
     facts = read_facts_of(prompts)
 
     masks_path, coco_path = target / "masks.parquet", target / "annotations.coco.json"
@@ -101,8 +108,11 @@ def run(
                 yield kept
 
     quarantined = records.write_parquet(target / QUARANTINE, records.QUARANTINE, quarantined_rows())
-    done_images = (row for row in _rows(shards, IMAGES) if row["status"] == "done")
-    done = coco.write(coco_path, done_images, _rows(shards, MASKS), [p["name"] for p in table])
+    categories = [(prompt["id"], prompt["name"]) for prompt in table]
+    done = export_coco(
+        coco_path, _rows(shards, IMAGES), _rows(shards, MASKS), categories, instances=instances
+    )
+    extra = _export(target, formats, shards, categories)
     counts = Counts(listing.listed, done, listing.skipped, quarantined, masks)
     counts.check()
     metrics = {"counts": vars(counts), **metrics}
@@ -112,7 +122,7 @@ def run(
         "source_uri": listing.source_uri,
         "dataset_digest": listing.digest,
         "model": {"uri": model_uri, **facts.to_json()},
-        "prompts": [{**prompt, "category_id": i} for i, prompt in enumerate(table, start=1)],
+        "prompts": [{**prompt, "category_id": prompt["id"]} for prompt in table],
         "software": {"clipseg-kfp": __version__},
         "inference": _inference(shards),
         "parts": parts,
@@ -135,11 +145,37 @@ def run(
     if committed:  # by an attempt of this run that was not heard of: its files stay, byte by byte
         manifest = results.point_to(run_id)
     else:
-        for name in FILES:
+        for name in (*FILES, *extra):
             results.add_file_to_run(run_id, name, target / name)
         manifest = results.commit(run_id, counts, body)
     _tell(counts, listing, quarantine, manifest)
     return Published(manifest, counts, metrics["mean_iou"], report)
+
+
+def check_formats(formats: Sequence[str]) -> None:
+    """Raises ``ParameterError`` unless all are names of formats."""
+    for name in formats:
+        if name not in FORMATS:
+            raise ParameterError(f"formats: there is no '{name}'.", f"Take of {', '.join(FORMATS)}.")
+
+
+def _export(
+    target: Path, formats: Sequence[str], shards: Sequence[Path], categories: list[tuple[int, str]]
+) -> list[str]:
+    """Writes the formats that were asked for and returns the names of the files."""
+    names = []
+    for name in dict.fromkeys(formats):
+        path = target / FORMATS[name]
+        images, masks = _rows(shards, IMAGES), _rows(shards, MASKS)
+        if name == "csv":
+            export_csv(path, masks)
+        elif name == "yolo":
+            export_yolo(path, images, masks, categories)
+        else:
+            export_labelstudio(path, images, masks, categories)
+            names.append(path.with_suffix(".xml").name)
+        names.append(path.name)
+    return names
 
 
 def _rows(shards: Sequence[Path], name: str) -> Iterator[dict[str, Any]]:

@@ -20,8 +20,10 @@ from clipseg_kfp.progress import say, track
 from clipseg_kfp.prompts import read_table
 from clipseg_kfp.resources import cpu_limit
 from clipseg_kfp.results import json_bytes
+from clipseg_kfp.settings import Settings
 from clipseg_kfp.steps.encode_prompts import TABLE, read_facts_of
 from clipseg_kfp.steps.preprocess_images import VIEWS
+from clipseg_kfp.views import averaged_with_flip, mirrored
 
 STEP = "segment_images"
 PROBABILITIES, ENGINE = "probabilities.arrow", "engine.json"
@@ -39,7 +41,6 @@ def run(
     memory_mb: int = 0,
     backend: str = "auto",
     device: str = "auto",
-    precision: str = "auto",
     int8_min_iou: float = 0.99,
 ) -> dict[str, Any]:
     """Writes ``probabilities.arrow`` (``records.PROBABILITIES``) and ``engine.json`` into ``target``.
@@ -53,8 +54,7 @@ def run(
         memory_mb: what activations may take; 0 takes what suits the device.
         backend: ``auto``, ``torch`` or ``openvino``.
         device: ``auto``, ``cpu`` or ``cuda``.
-        precision: ``auto``, ``float32``, ``bfloat16`` or ``int8``.
-        int8_min_iou: with int8, the least agreement of masks with float32.
+        int8_min_iou: with precision int8, the least agreement of masks with float32.
 
     Returns:
         What ``engine.json`` holds: the number of (view, prompt) maps, and how they were computed.
@@ -63,13 +63,16 @@ def run(
         ParameterError: a bad size or choice, or prompts encoded with another model.
         ModelError: the checkpoint cannot be used, or int8 would change the masks.
     """
+    settings = Settings.read(prompts)
+    precision = settings.precision
     check_choices(backend, device, precision, batch_size, memory_mb)
     int8.check_min_iou(int8_min_iou)
     total = records.count_rows(views / VIEWS)
     if not total:
         say(STEP, "nothing to segment")
         return write_maps(target, [], {})
-    table, embeddings = read_table(prompts / TABLE)
+    table = read_table(prompts / TABLE)
+    embeddings = table.embeddings
     sizes = {"batch_size": batch_size, "memory_mb": memory_mb}
     facts: dict[str, Any] = {}
     if precision == "int8" and total < int8.WORTHWHILE:
@@ -82,7 +85,7 @@ def run(
             calibration=calibration,
             held_out=held_out,
             embeddings=embeddings,
-            thresholds=[prompt.threshold or 0.5 for prompt in table.prompts],
+            thresholds=[row.threshold or 0.5 for row in table.base],  # Otsu's and hidden ones have none
             min_iou=int8_min_iou,
             **sizes,
         )
@@ -93,28 +96,42 @@ def run(
         raise ParameterError("The prompts were encoded with another model.", "Encode them again.")
     how = engine.describe()
     say(STEP, f"{total:,} views, {len(embeddings)} prompts, {', '.join(how.values())}, {cpu_limit()} threads")
-    results = track(STEP, segment(engine, views / VIEWS, embeddings), total, unit="views")
+    results = segment(engine, views / VIEWS, embeddings, flip=settings.flip)
+    results = track(STEP, results, total, unit="views")
     return write_maps(target, results, {**how, **facts})
 
 
 def segment(
-    engine: Engine, views: Path, embeddings: NDArray[np.float32]
+    engine: Engine, views: Path, embeddings: NDArray[np.float32], *, flip: bool = False
 ) -> Iterator[tuple[dict[str, Any], NDArray[np.uint8]]]:
     """Yields each view's image and box with its probabilities, uint8 (P, S, S).
 
     Reading, inference and whatever the caller does run in three threads with a batch waiting between them,
     so that the cores never wait for the disk.
+
+    Args:
+        engine: loaded.
+        views: file of preprocess_images.
+        embeddings: float32 (P, projection_dim).
+        flip: average with the maps of mirrored views.
     """
 
-    def started() -> Iterator[tuple[Rows, Pending]]:
+    def started() -> Iterator[tuple[Rows, list[Pending]]]:
         for rows, pixels in prefetched(_batches(views, engine.batch_size)):
+            if flip:  # together, so that both halves are there to be averaged
+                both = [list(engine.begin(side, embeddings)) for side in (pixels, mirrored(pixels))]
+                yield rows, [*both[0], *both[1]]
+                continue
             begun = 0
             for pending in engine.begin(pixels, embeddings):
-                yield rows[begun : begun + pending.images], pending
+                yield rows[begun : begun + pending.images], [pending]
                 begun += pending.images
 
-    for rows, pending in prefetched(started()):
-        yield from zip(rows, engine.finish(pending), strict=True)
+    for rows, parts in prefetched(started()):
+        found = [maps for pending in parts for maps in engine.finish(pending)]
+        if flip:
+            found = [averaged_with_flip(*pair) for pair in zip(found, found[len(rows) :], strict=False)]
+        yield from zip(rows, found, strict=True)
 
 
 def write_maps(

@@ -13,22 +13,36 @@ def encode_prompts(
     prompts_uri: str = "",
     threshold: float = 0.5,
     precision: str = "auto",
+    tile_size: int = 0,
+    tile_ground_resolution: float = 0.0,
+    tile_overlap: float = 0.25,
+    meters_per_pixel: float = 0.0,
+    flip: bool = False,
     endpoint: str = "",
 ):
     """Encodes the prompt set once, so that inference needs no text tower, and names the configuration.
 
     Args:
         model: The checkpoint.
-        prompts: Texts, or objects with name, texts and threshold. Ignored where prompts_uri is given.
-        prompts_uri: A JSON or YAML prompt file instead.
+        prompts: Texts, or objects: texts, images, stored embeddings, mixes, logic; each with threshold and
+            cleaning (docs/prompts.md). Ignored where prompts_uri is given.
+        prompts_uri: A JSON or YAML prompt file instead; relative names in it start at its own folder.
         threshold: Probability from which a pixel belongs to a mask, for prompts without their own.
-        precision: What inference will compute in: a part of the configuration, for it changes last bits.
+        precision: Of inference: float32, bfloat16 (where the hardware has it, else float32), int8 (openvino
+            only: calibrated on a shard's own views), or auto: bfloat16 on GPUs, float32 on CPUs.
+        tile_size: Side of tiles in pixels of the source; larger images are looked at in overlapping tiles as
+            well as in whole. 0 cuts none.
+        tile_ground_resolution: Instead of tile_size, the meters that a pixel of the model shall cover.
+        tile_overlap: Least overlap of neighboring tiles, as a part of their side.
+        meters_per_pixel: Ground resolution of the images; 0 takes what their files say (GeoTIFF).
+        flip: Average the maps of every view with those of its mirror image: twice the time.
         endpoint: URL of the S3 endpoint; empty takes S3_ENDPOINT from the environment.
-        encoded_prompts: One conditional embedding a prompt, what later steps need to know of the model,
-            and the configuration: a digest of the model, the prompts and whatever else changes a pixel.
+        encoded_prompts: The prompts with their conditional embeddings, what later steps need to know of the
+            model, and the configuration: a digest of the model, the prompts and all else that decides pixels.
     """
     from pathlib import Path
 
+    from clipseg_kfp.settings import Settings
     from clipseg_kfp.steps import encode_prompts as step
     from clipseg_kfp.steps import running
 
@@ -39,6 +53,13 @@ def encode_prompts(
             prompts=prompts,
             prompts_uri=prompts_uri,
             threshold=threshold,
-            precision=precision,
+            settings=Settings.of(
+                precision=precision,
+                tile_size=tile_size,
+                tile_ground_resolution=tile_ground_resolution,
+                tile_overlap=tile_overlap,
+                meters_per_pixel=meters_per_pixel,
+                flip=flip,
+            ),
             endpoint=endpoint,
         )

@@ -14,6 +14,7 @@ def postprocess_masks(
     masks: dsl.Output[dsl.Dataset],
     label_maps: bool = True,
     overlays: bool = True,
+    probability_bits: int = 0,
     endpoint: str = "",
 ):
     """Brings masks to the size of their source, writes them to the bucket and measures them.
@@ -25,6 +26,7 @@ def postprocess_masks(
         output_uri: Where results go.
         label_maps: Write a palette map of the most probable prompt for each image.
         overlays: Write a preview with all masks painted in for each image.
+        probability_bits: 8 or 16 writes the probabilities as a grayscale PNG beside each mask; 0 does not.
         endpoint: URL of the S3 endpoint; empty takes S3_ENDPOINT from the environment.
         masks: A row an image and prompt (run lengths, box, area, probabilities), and a few pictures.
     """
@@ -44,5 +46,6 @@ def postprocess_masks(
             config=read_configuration(Path(encoded_prompts.path)),
             label_maps=label_maps,
             overlays=overlays,
+            probability_bits=probability_bits,
             endpoint=endpoint,
         )

@@ -19,6 +19,7 @@ def publish_results(
     metrics: dsl.Output[dsl.Metrics],
     run_id: str = "",
     model_uri: str = "",
+    formats: list = [],  # noqa: B006 - KFP copies it
     endpoint: str = "",
 ) -> str:
     """Writes the run's tables, COCO file, metrics and report, and its manifest last: then the run exists.
@@ -32,6 +33,7 @@ def publish_results(
         job_id: Names the run where run_id is empty.
         run_id: Name of the run in the results.
         model_uri: Recorded in the manifest.
+        formats: What to write besides COCO: yolo, labelstudio, csv.
         endpoint: URL of the S3 endpoint; empty takes S3_ENDPOINT from the environment.
         report: The report, for the UI; the same page lies in the bucket.
         metrics: Counts of images and masks, for the UI.
@@ -57,6 +59,7 @@ def publish_results(
             config=read_configuration(Path(encoded_prompts.path)),
             run_id=run_id or job_id,
             model_uri=model_uri,
+            formats=formats,
             endpoint=endpoint,
         )
         Path(report.path).write_text(published.report, "utf-8")

@@ -15,7 +15,6 @@ def segment_images(
     memory_mb: int = 0,
     backend: str = "auto",
     device: str = "auto",
-    precision: str = "auto",
     int8_min_iou: float = 0.99,
 ):
     """Runs CLIPSeg: every view is encoded once, and every prompt decoded from it.
@@ -29,10 +28,8 @@ def segment_images(
             for the full-size model, come on top.
         backend: torch, openvino (CPUs only), or auto: openvino on Intel and AMD CPUs.
         device: auto, cpu or cuda.
-        precision: float32, bfloat16 (where the hardware has it, else float32), int8 (openvino only:
-            calibrated on the shard's own views), or auto: bfloat16 on GPUs, float32 on CPUs.
-        int8_min_iou: With int8, the least IoU of masks with those of float32 on held-out views; below it
-            the task fails.
+        int8_min_iou: With precision int8, the least IoU of masks with those of float32 on held-out views;
+            below it the task fails.
         probabilities: One map of 8-bit probabilities a view and prompt, at the model's resolution, and in
             engine.json how they were computed.
     """
@@ -51,7 +48,6 @@ def segment_images(
             memory_mb=memory_mb,
             backend=backend,
             device=device,
-            precision=precision,
             int8_min_iou=int8_min_iou,
         )
         probabilities.metadata.update(facts)

@@ -40,6 +40,13 @@ def batch_segmentation(
     device: str = "auto",
     precision: str = "auto",
     int8_min_iou: float = 0.99,
+    tile_size: int = 0,
+    tile_ground_resolution: float = 0.0,
+    tile_overlap: float = 0.25,
+    meters_per_pixel: float = 0.0,
+    flip: bool = False,
+    probability_bits: int = 0,
+    formats: list = [],  # noqa: B006 - KFP copies it
     max_megapixels: float = 50.0,
     max_megabytes: float = 100.0,
     run_id: str = "",
@@ -52,7 +59,8 @@ def batch_segmentation(
         source_uri: Images: s3://bucket/prefix, a manifest (CSV, JSONL, Parquet with a column uri), or a zip
             or tar archive. Pictures in masks/<prompt>/ beside images/ are taken as ground truth.
         output_uri: Where masks, tables and reports go: s3://bucket/prefix.
-        prompts: What to look for, as a JSON list: ["a cat", "a cup"], or objects with name, texts, threshold.
+        prompts: What to look for, as a JSON list: ["a cat", "a cup"], or objects: texts, images, stored
+            embeddings, mixes, logic; each with threshold and cleaning (docs/prompts.md).
         prompts_uri: A JSON or YAML prompt file instead of the list.
         model_uri: Checkpoint, safetensors only: hf://org/name@revision (pin it), or s3://bucket/prefix.
         threshold: Probability from which a pixel belongs to a mask, between 0 and 1.
@@ -66,6 +74,14 @@ def batch_segmentation(
         device: auto or cpu; cuda needs an accelerator on the inference task.
         precision: float32, bfloat16, int8 (openvino only), or auto: bfloat16 on GPUs, float32 on CPUs.
         int8_min_iou: With int8, the least IoU of masks with those of float32 on held-out images of a shard.
+        tile_size: Side of tiles in pixels of the source; larger images are looked at in overlapping tiles as
+            well as in whole. About four times the size of the things looked for is a good one; 0 cuts none.
+        tile_ground_resolution: Instead of tile_size, the meters that a pixel of the model shall cover.
+        tile_overlap: Least overlap of neighboring tiles, as a part of their side.
+        meters_per_pixel: Ground resolution of the images; 0 takes what their files say (GeoTIFF).
+        flip: Average the maps of every view with those of its mirror image: twice the time.
+        probability_bits: 8 or 16 writes the probabilities as a grayscale PNG beside each mask; 0 does not.
+        formats: What to write besides COCO, as a JSON list of yolo, labelstudio and csv.
         max_megapixels: Larger images go to quarantine.
         max_megabytes: Larger files go to quarantine.
         run_id: Name of this run in the results; empty takes Kubeflow's run ID.
@@ -86,6 +102,11 @@ def batch_segmentation(
         prompts_uri=prompts_uri,
         threshold=threshold,
         precision=precision,
+        tile_size=tile_size,
+        tile_ground_resolution=tile_ground_resolution,
+        tile_overlap=tile_overlap,
+        meters_per_pixel=meters_per_pixel,
+        flip=flip,
         endpoint=endpoint,
     )
     settle(encoded, storage_secret, cpu="2", memory="4Gi", caching=False)
@@ -119,7 +140,6 @@ def batch_segmentation(
             memory_mb=memory_mb,
             backend=backend,
             device=device,
-            precision=precision,
             int8_min_iou=int8_min_iou,
         )
         settle(inference, storage_secret, cpu="2", memory="4Gi", caching=True)
@@ -130,6 +150,7 @@ def batch_segmentation(
             output_uri=output_uri,
             label_maps=label_maps,
             overlays=overlays,
+            probability_bits=probability_bits,
             endpoint=endpoint,
         )
         # Not cached: its masks are in the bucket, which may have been emptied since.
@@ -146,6 +167,7 @@ def batch_segmentation(
         job_id=dsl.PIPELINE_JOB_ID_PLACEHOLDER,
         run_id=run_id,
         model_uri=model_uri,
+        formats=formats,
         endpoint=endpoint,
     )
     settle(published, storage_secret, cpu="1", memory="2Gi", caching=False)

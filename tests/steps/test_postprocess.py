@@ -18,7 +18,9 @@ from clipseg_kfp import records
 from clipseg_kfp.images import preview_jpeg
 from clipseg_kfp.masks import decode_rle, upsample
 from clipseg_kfp.model import ModelFacts
+from clipseg_kfp.prompts import Files, gather, parse_prompts, write_table
 from clipseg_kfp.results import json_bytes
+from clipseg_kfp.settings import Settings
 from clipseg_kfp.steps import encode_prompts, postprocess_masks, preprocess_images, segment_images
 
 SIDE = 48
@@ -39,9 +41,11 @@ def write_prompts(folder: Path, thresholds: list[float], side: int = SIDE) -> Pa
     folder.mkdir(parents=True)
     facts = ModelFacts("digest", side, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5), 4)
     (folder / encode_prompts.FACTS).write_bytes(json_bytes(facts.to_json()))
-    rows = ({"name": f"thing {i}", "texts": ["thing"], "threshold": threshold, "embedding": [0.0]}
-            for i, threshold in enumerate(thresholds))  # fmt: skip
-    records.write_parquet(folder / encode_prompts.TABLE, records.PROMPTS, rows)
+    prompts = parse_prompts([{"name": f"thing {i}", "text": "thing", "threshold": threshold}
+                             for i, threshold in enumerate(thresholds)])  # fmt: skip
+    gathered = list(gather(prompts, facts, 0.5, Files("", "")))
+    write_table(folder / encode_prompts.TABLE, gathered, np.zeros((len(thresholds), 4), np.float32))
+    Settings().write(folder)
     return folder
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from clipseg_kfp.engine import Engine, int8
 from clipseg_kfp.errors import ModelError, ParameterError
 from clipseg_kfp.images import to_model_input
 from clipseg_kfp.prompts import read_table
+from clipseg_kfp.settings import Settings
 from clipseg_kfp.steps import encode_prompts, segment_images
 
 DEMO_MODEL = Path(__file__).parents[2] / "examples" / "demo-model"
@@ -24,10 +26,16 @@ PROMPTS = [{"name": name, "texts": texts} for name, texts in DEMO_PROMPTS.items(
 
 
 @pytest.fixture(scope="module")
-def prompts(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def encoded(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("prompts")
     encode_prompts.run(model=DEMO_MODEL, target=folder, prompts=PROMPTS)
     return folder
+
+
+@pytest.fixture
+def prompts(encoded: Path, tmp_path: Path) -> Path:
+    """A copy, of which a test may change the settings."""
+    return Path(shutil.copytree(encoded, tmp_path / "prompts"))
 
 
 def scenes(count: int) -> list[NDArray[np.uint8]]:
@@ -48,6 +56,8 @@ def read_maps(folder: Path) -> list[dict[str, Any]]:
 
 def run(tmp_path: Path, prompts: Path, pixels: list[NDArray[np.uint8]], **choices: Any) -> dict[str, Any]:
     views, target = tmp_path / "views", tmp_path / "maps"
+    of_views = {name: choices.pop(name) for name in ("precision", "flip") if name in choices}
+    Settings.of(**of_views).write(prompts)
     for folder in (views, target):
         folder.mkdir(exist_ok=True)
     return segment_images.run(
@@ -55,8 +65,7 @@ def run(tmp_path: Path, prompts: Path, pixels: list[NDArray[np.uint8]], **choice
         prompts=prompts,
         model=DEMO_MODEL,
         target=target,
-        device="cpu",
-        **choices,
+        **{"device": "cpu", **choices},
     )
 
 
@@ -103,8 +112,8 @@ def test_an_empty_shard_loads_no_model(
     monkeypatch.setattr(Engine, "load", lambda *_, **__: pytest.fail("loaded"))
     assert run(tmp_path, prompts, []) == {"maps": 0}
     assert read_maps(tmp_path / "maps") == []
-    with pytest.raises(ParameterError, match="precision is 'exact'"):
-        run(tmp_path, prompts, [], precision="exact")
+    with pytest.raises(ParameterError, match="device is 'tpu'"):
+        run(tmp_path, prompts, [], device="tpu")
 
 
 def test_too_few_views_for_int8_are_done_in_float32(
@@ -127,3 +136,18 @@ def test_int8_records_its_agreement_or_is_refused(
     with pytest.raises(ModelError, match=r"int8_min_iou asks for 1\."):
         run(tmp_path, prompts, scenes(15), precision="int8", int8_min_iou=1)
     assert list((tmp_path / "maps").iterdir()) == []
+
+
+def test_flipping_averages_with_the_mirror_image(tmp_path: Path, prompts: Path) -> None:
+    pixels = scenes(7)
+    run(tmp_path, prompts, pixels, flip=True, batch_size=3)
+    rows = read_maps(tmp_path / "maps")
+    found = np.stack([np.frombuffer(row["probability"], np.uint8) for row in rows]).reshape(7, 6, 160, 160)
+    embeddings = read_table(prompts / "prompts.parquet").embeddings
+    engine = Engine.load(DEMO_MODEL, device="cpu")
+    plain, mirrored = (
+        np.stack([*engine.probabilities(np.ascontiguousarray(side), embeddings)]).astype(int)
+        for side in (np.stack(pixels), np.stack(pixels)[:, :, ::-1])
+    )
+    assert np.abs(plain - mirrored[..., ::-1]).max() > 20, "a model that is symmetric would prove nothing"
+    assert np.abs(found - (plain + mirrored[..., ::-1]) / 2).max() <= 1.5

@@ -16,6 +16,7 @@ from steps_chain import Chain, Run, mask_picture, object_bytes, picture
 from clipseg_kfp import records
 from clipseg_kfp.errors import ClipsegKfpError, ParameterError, StorageError
 from clipseg_kfp.masks import decode_rle
+from clipseg_kfp.settings import Settings
 from clipseg_kfp.steps import fetch_dataset, preprocess_images, segment_images
 from clipseg_kfp.storage import open_folder
 
@@ -155,10 +156,13 @@ def test_the_last_bits_of_embeddings_do_not_name_a_configuration(
 
     put(chain, {"a.png": GOOD["a.png"]})
     first = chain()
-    embed_texts = prompts.embed_texts
-    monkeypatch.setattr(
-        prompts, "embed_texts", lambda *given: np.nextafter(embed_texts(*given), np.float32(9))
-    )
+    encode = prompts.encode
+
+    def nudged(*given: Any) -> Any:
+        rows, values = encode(*given)
+        return rows, np.nextafter(values, np.float32(9))
+
+    monkeypatch.setattr(prompts, "encode", nudged)
     second = chain()
     assert second.config == first.config
     assert counts(second) == (1, 0, 1, 0)
@@ -651,7 +655,7 @@ def test_bad_sizes_and_choices_of_the_engine(encoded: Path, chain: Chain, tmp_pa
     }  # fmt: skip
     failing("device is 'tpu'", lambda: segment_images.run(**common, device="tpu"))
     failing("int8_min_iou is 2", lambda: segment_images.run(**common, int8_min_iou=2))
-    failing("precision is 'half'", lambda: segment_images.run(**common, precision="half"))
+    failing("precision is 'half'", lambda: Settings.of(precision="half"))
     failing("batch_size is -1", lambda: segment_images.run(**common, batch_size=-1))
     failing("memory_mb is -1", lambda: segment_images.run(**common, memory_mb=-1))
 

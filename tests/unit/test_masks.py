@@ -15,6 +15,8 @@ from pycocotools import mask as coco_mask
 
 from clipseg_kfp.masks import (
     LabelMap,
+    Measures,
+    Sums,
     decode_rle,
     mask_png,
     measure,
@@ -74,12 +76,18 @@ def test_upsample_fills_what_it_is_given(width: int, height: int) -> None:
     assert (out == upsample(probabilities(), width, height)).all()
 
 
+def measured(mask: NDArray[np.bool_], probability: NDArray[np.float32]) -> Measures:
+    inside = probability[mask]
+    score = float(inside.mean()) if inside.size else 0.0
+    return measure(mask, Sums(int(mask.sum()), score, float(probability.mean()), float(probability.max())))
+
+
 @settings(deadline=None, max_examples=60)
 @given(MASKS)
 def test_measures(mask: NDArray[np.bool_]) -> None:
     height, width = mask.shape
     probability = np.random.default_rng(mask.size).random(mask.shape, dtype=np.float32)
-    found = measure(mask, probability)
+    found = measured(mask, probability)
     assert found.area == mask.sum()
     assert found.mean == pytest.approx(probability.mean(), abs=1e-6)
     assert found.maximum == probability.max()
@@ -97,7 +105,7 @@ def test_measures(mask: NDArray[np.bool_]) -> None:
 @pytest.mark.parametrize("value", [False, True])
 def test_empty_and_full_masks(value: bool) -> None:
     mask = np.full((30, 50), value)
-    found = measure(mask, np.full((30, 50), 0.25, np.float32))
+    found = measured(mask, np.full((30, 50), 0.25, np.float32))
     assert found.area == 1500 * value
     assert found.bbox == ((0, 0, 50, 30) if value else (0, 0, 0, 0))
     assert found.score == 0.25 * value
@@ -129,7 +137,7 @@ def test_mask_png_and_rle_hold_every_pixel(mask: NDArray[np.bool_]) -> None:
         assert image.mode == "L"
         assert (np.asarray(image) == mask * np.uint8(255)).all()
     encoded = coco_mask.encode(np.asfortranarray(mask, dtype=np.uint8))
-    found = measure(mask, np.ones(mask.shape, np.float32))
+    found = measured(mask, np.ones(mask.shape, np.float32))
     assert found.rle == encoded["counts"].decode()
     assert found.area == mask.sum()
 

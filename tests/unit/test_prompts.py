@@ -16,20 +16,20 @@ from clipseg_kfp.errors import ParameterError
 from clipseg_kfp.model import load_model, load_tokenizer
 from clipseg_kfp.prompts import (
     MAX_PROMPTS,
-    RESERVED,
     Prompt,
     PromptSet,
     embed_texts,
     parse_prompts,
     read_prompts,
-    read_table,
     split_prompt_text,
-    write_table,
 )
 
 CAT_AND_CUP = PromptSet(
     prompts=(Prompt(name="a cat", texts=("a cat",)), Prompt(name="a cup", texts=("a cup",)))
 )
+
+
+KINDS = ("texts", "images", "images_in", "embedding", "mix", "logic")
 
 
 # Forms
@@ -98,7 +98,7 @@ def test_unicode_arrives_whole_from_both_formats() -> None:
         (b"", "f.json: the list of prompts is empty"),
         (b"42", "f.json: a list of prompts is needed, not int"),
         (b"- a cat\n- no\n", "f.json: prompt 2: a prompt is a text, or a mapping"),
-        (b'{"prompt": ["a cat"]}', "f.json: field 'prompts': Field required"),
+        (b'{"prompt": ["a cat"]}', "f.json: field 'prompts': it is needed and missing"),
     ],
 )
 def test_files_that_cannot_be_used_are_named(data: bytes, message: str) -> None:
@@ -132,6 +132,76 @@ def test_a_broken_list_on_one_line_says_how_to_write_it(text: str) -> None:
     assert len(caught.value.message) < 500
 
 
+@pytest.mark.parametrize(
+    ("short", "full"),
+    [
+        ({"image": "x.jpg"}, {"images": [{"image": "x.jpg"}]}),
+        ({"images": "x.jpg"}, {"images": ["x.jpg"]}),
+        ({"image": "x.jpg", "box": [1, 2, 3, 4]}, {"images": [{"image": "x.jpg", "box": [1, 2, 3, 4]}]}),
+        (
+            {"image": {"image": "x.jpg", "polygon": [1, 2, 3, 4, 5, 6]}},
+            {"images": [{"image": "x.jpg", "polygons": [[[1, 2], [3, 4], [5, 6]]]}]},
+        ),
+        ({"text": "a", "templates": "a {}"}, {"texts": ["a"], "templates": ["a {}"]}),
+        (
+            {"mix": ["a", {"image": "x"}]},
+            {"mix": [{"texts": ["a"], "weight": 1}, {"images": ["x"], "weight": 1.0}]},
+        ),
+        ({"text": "a", "cleaning": {"min_area": 50.0}}, {"texts": ["a"], "cleaning": {"min_area": 50}}),
+    ],
+)
+def test_short_forms_of_every_kind_mean_the_same(short: dict[str, Any], full: dict[str, Any]) -> None:
+    assert parse_prompts([{"name": "n", **short}]) == parse_prompts([{"name": "n", **full}])
+
+
+def test_full_forms_survive_a_round_trip() -> None:
+    """What ``prompts check`` prints can be used as a prompt file."""
+    entries = [
+        "a cat",
+        {"name": "b", "image": "x.jpg", "polygon": [[1, 2], [3, 4], [5, 6]], "engineering": {"blur": 0}},
+        {
+            "name": "c",
+            "mix": ["a", {"images_in": "s3://b/x/", "weight": 2}],
+            "threshold": "otsu",
+            "hidden": False,
+        },
+        {"name": "d", "logic": "b and not c", "cleaning": {"min_area": "0.1%", "fill_holes": True}},
+        {"name": "e", "embedding": {"uri": "v.npy", "row": 2, "normalized": True, "norm": "text"}, "id": 40},
+    ]
+    prompts = parse_prompts({"prompts": entries, "defaults": {"threshold": {"calibrated": "m.json"}}})
+    shown = json.dumps(prompts.model_dump(mode="json", exclude_defaults=True))
+    assert read_prompts(shown.encode(), "again") == prompts
+
+
+def test_ids_are_places_unless_given() -> None:
+    prompts = parse_prompts(["a", {"text": "b", "id": 9}, "c"])
+    assert [number for number, _ in prompts.numbered()] == [1, 9, 3]
+
+
+def test_cleaning_takes_its_gaps_from_the_defaults() -> None:
+    prompts = parse_prompts(
+        {
+            "defaults": {"cleaning": {"min_area": "0.1%", "smooth": 2}},
+            "prompts": ["a", {"text": "b", "cleaning": {"min_area": 7, "fill_holes": 20}}],
+        }
+    )
+    first, second = (prompts.cleaning_of(prompt) for prompt in prompts.prompts)
+    assert first.arguments(200, 100) == {
+        "min_area": 20, "fill_holes": False, "smooth": 2, "keep_largest": False,
+    }  # fmt: skip
+    assert second.arguments(200, 100) == {
+        "min_area": 7, "fill_holes": 20, "smooth": 2, "keep_largest": False,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(("value", "kept"), [(True, True), (False, False), (1, 1), (1.0, 1), (30, 30)])
+def test_filling_all_holes_is_not_filling_those_of_one_pixel(value: Any, kept: Any) -> None:
+    (prompt,) = parse_prompts([{"text": "a", "cleaning": {"fill_holes": value}}]).prompts
+    assert prompt.cleaning is not None
+    assert prompt.cleaning.fill_holes == kept
+    assert type(prompt.cleaning.fill_holes) is type(kept)
+
+
 # Mistakes
 
 
@@ -145,28 +215,121 @@ def test_an_empty_list_is_refused(empty: Any) -> None:
 @pytest.mark.parametrize(
     ("value", "message"),
     [
-        (["a", {"text": "b", "colour": "red"}], "prompt 2, field 'colour': Extra inputs are not permitted"),
-        (["a", {"text": "b", "prompts": 1}], "prompt 2, field 'prompts': Extra"),
-        ({"prompts": ["a"], "prompt": ["b"]}, "field 'prompt': Extra"),
+        (["a", {"text": "b", "colour": "red"}], "prompt 2 .'b'., field 'colour': there is no such field"),
+        (["a", {"text": "b", "prompts": 1}], "prompt 2 .'b'., field 'prompts': there"),
+        ({"prompts": ["a"], "prompt": ["b"]}, "field 'prompt': there"),
         ({"prompts": ["a"], "version": 2}, "field 'version': "),
         ({"prompts": "a cat"}, "field 'prompts': "),
         (["a", "b", "a"], "prompts 1 and 3 have the same name 'a'"),
         (["a", {"name": " a ", "text": "b"}], "prompts 1 and 2 have the same name 'a'"),
-        (["a", "  "], "prompt 2, field 'name': .*at least 1"),
+        (["a", "  "], "prompt 2, text 1: .*at least 1"),
         (["a", {"name": "", "text": "b"}], "prompt 2, field 'name': .*at least 1"),
-        (["a", {"name": "b"}], "prompt 2, field 'texts': Field required"),
-        (["a", {"name": "b", "texts": []}], "prompt 2, field 'texts': .*at least 1"),
-        (["a", {"name": "b", "texts": ["c", " "]}], "prompt 2, text 2: .*at least 1"),
-        (["a", {"name": "b", "texts": ["c", 5]}], "prompt 2, text 2: .*string"),
-        (["a", {"name": "b", "text": "x" * 1001}], "prompt 2, text 1: .*at most 1000"),
-        (["a", {"texts": 5}], "prompt 2, field 'name': Field required"),
-        (["a", {"texts": {"b": 1}}], "prompt 2, field 'name': Field required"),
-        (["a", {"text": "b", "texts": ["c"]}], "prompt 2: give 'text' or 'texts', not both"),
-        (["a", "x" * 101], "prompt 2, field 'name': .*at most 100"),
+        (["a", {"name": "b"}], "prompt 2 .'b'.: nothing to look for; give a text, an image"),
+        (["a", {"name": "b", "texts": []}], "prompt 2 .'b'., field 'texts': .*at least 1"),
+        (["a", {"name": "b", "texts": ["c", " "]}], "prompt 2 .'b'., text 2: .*at least 1"),
+        (["a", {"name": "b", "texts": ["c", 5]}], "prompt 2 .'b'., text 2: .*string"),
+        (["a", {"name": "b", "text": "x" * 1001}], "prompt 2 .'b'., text 1: .*at most 1000"),
+        (["a", {"texts": 5}], "prompt 2, field 'texts': .*valid list"),
+        (["a", {"texts": {"b": 1}}], "prompt 2, field 'texts': .*valid list"),
+        (["a", {"text": "b", "texts": ["c"]}], "prompt 2 .'b'.: give 'text' or 'texts', not both"),
+        (["a", "x" * 101], "prompt 2 .'x{40}…'., field 'name': .*at most 100"),
         (["a", {"name": "b\x07", "text": "c"}], "prompt 2, field 'name': the name has control characters"),
         (["a", {"name": "b\nc", "text": "c"}], "prompt 2, field 'name': the name has control characters"),
         (["a", "b\u202ec"], "prompt 2, field 'name': the name has control characters"),
-        (["a", "b\ud800"], "prompt 2, field 'name': "),
+        (["a", "b\ud800"], "prompt 2, text 1: "),
+        (
+            ["a", {"name": "b", "image": "x.jpg", "box": [1, 2, 3]}],
+            "prompt 2 .'b'., image 1, field 'box', value 4: it is",
+        ),
+        (
+            ["a", {"name": "b", "image": "x", "mask": "y", "box": [1, 2, 3, 4]}],
+            "prompt 2 .'b'., image 1: 'mask' and 'box'",
+        ),
+        (["a", {"name": "b", "image": "x", "box": [5, 5, 0, 4]}], "prompt 2 .'b'., image 1: 'box' is "),
+        (
+            ["a", {"name": "b", "image": "x", "box": [5, 5, 1, 4], "units": "fractions"}],
+            "prompt 2 .*between 0 and 1",
+        ),
+        (
+            ["a", {"name": "b", "image": "x", "units": "pixels"}],
+            "prompt 2 .'b'., image 1: 'units' belongs to",
+        ),
+        (
+            ["a", {"name": "b", "image": "x", "polygon": [1, 2, 3]}],
+            "prompt 2 .'b'., image 1, polygon 1: .*even number",
+        ),
+        (
+            ["a", {"name": "b", "image": "x", "polygon": [[1, 2], [3, 4]]}],
+            "prompt 2 .*polygon 1: .*at least 3",
+        ),
+        (["a", {"image": "x.jpg"}], "prompt 2, field 'name': it is needed and missing"),
+        (["a", {"text": "b", "mask": "x.png"}], "prompt 2 .'b'.: 'mask' belongs to an 'image'"),
+        (["a", {"text": "b", "image": "x.png"}], "prompt 2 .'b'.: 'texts' and 'images' exclude each other"),
+        (
+            ["a", {"text": "b", "templates": "shufle"}],
+            "prompt 2 .'b'., field 'templates': 'shufle' is none of",
+        ),
+        (["a", {"text": "b", "templates": ["{} {}"]}], "prompt 2 .*needs exactly one {}"),
+        (
+            ["a", {"name": "b", "logic": "a", "templates": "fixed"}],
+            "prompt 2 .'b'.: 'templates' belong to texts",
+        ),
+        (["a", {"text": "b", "engineering": "none"}], "prompt 2 .'b'.: 'engineering' belongs to images"),
+        (
+            ["a", {"name": "b", "image": "x", "engineering": "no"}],
+            "prompt 2 .*field 'engineering': 'no' is neither",
+        ),
+        (
+            ["a", {"name": "b", "embedding": {"uri": "x.npy"}}],
+            "prompt 2 .*'embedding', field 'normalized': it is needed",
+        ),
+        (
+            ["a", {"name": "b", "embedding": {"uri": "x.pt", "normalized": False}}],
+            "prompt 2 .*'embedding': 'x.pt' ends",
+        ),
+        (["a", {"name": "b", "embedding": {"uri": "x.npy", "normalized": True}}], "prompt 2 .*needs 'norm'"),
+        (
+            ["a", {"name": "b", "embedding": {"uri": "x.npy", "key": "k", "normalized": False}}],
+            "prompt 2 .*'key' belongs",
+        ),
+        (["a", {"name": "b", "mix": [{"text": "a"}]}], "prompt 2 .'b'., field 'mix': .*at least 2"),
+        (
+            ["a", {"name": "b", "mix": ["a", {"text": "c", "weight": 0}]}],
+            "prompt 2 .'b'., part 2, field 'weight': .*greater",
+        ),
+        (
+            ["a", {"name": "b", "mix": ["a", {"logic": "a"}]}],
+            "prompt 2 .'b'., part 2, field 'logic': there is no such",
+        ),
+        (["a", {"text": "b", "hidden": True}], "prompt 2 .'b'.: it is hidden, and no logic uses it"),
+        (
+            ["a", {"text": "b", "hidden": True, "threshold": 0.5}],
+            "prompt 2 .'b'.: a hidden prompt has no masks",
+        ),
+        ([{"name": "x", "logic": "y or x"}, "y"], "logic prompts use each other in a circle: x -> x"),
+        (
+            [{"name": "x", "logic": "y"}, {"name": "y", "logic": "x"}],
+            "logic prompts use each other in a circle: ",
+        ),
+        (
+            ["cup", {"name": "b", "logic": "cap"}],
+            "prompt 2 .'b'., field 'logic': there is no prompt named 'cap'",
+        ),
+        (["a", {"text": "b", "id": 0}], "prompt 2 .'b'., field 'id': "),
+        ([{"text": "a", "id": 2}, "b"], "prompts 1 and 2 have the same id 2"),
+        (["a", {"text": "b", "cleaning": {"min_area": "5"}}], "prompt 2 .*'cleaning': '5' is no percentage"),
+        (["a", {"text": "b", "cleaning": {"min_area": -5}}], "prompt 2 .*'cleaning', field 'min_area': "),
+        (
+            ["a", {"text": "b", "threshold": {"name": "x"}}],
+            "prompt 2 .*'threshold', field 'calibrated': it is needed",
+        ),
+        (
+            {"prompts": ["a"], "defaults": {"thresholds": 0.5}},
+            "field 'defaults', field 'thresholds': there is no such",
+        ),
+        (["a", {"name": "b", "image": "x", "engineering": "\ud800"}], "prompt 2 .*field 'engineering': "),
+        (["a", {"text": "b", "templates": "\ud800"}], "prompt 2 .*field 'templates': "),
+        (["a", {"text": "b", "cleaning": {"min_area": "\ud800"}}], "prompt 2 .*field 'cleaning': "),
         (["a", 7], "prompt 2: a prompt is a text, or a mapping"),
         (["a", ["b"]], "prompt 2: a prompt is a text, or a mapping"),
         (["a", None], "prompt 2: a prompt is a text, or a mapping"),
@@ -182,16 +345,8 @@ def test_messages_name_the_entry_and_the_field(value: Any, message: str) -> None
 
 @pytest.mark.parametrize("threshold", [0, 1, -0.1, 1.5, float("nan"), float("inf"), True, "high", []])
 def test_bad_thresholds_name_the_entry(threshold: Any) -> None:
-    with pytest.raises(ParameterError, match=r"prompt 2, field 'threshold': "):
+    with pytest.raises(ParameterError, match=r"prompt 2 \('b'\), field 'threshold': "):
         parse_prompts(["a", {"text": "b", "threshold": threshold}])
-
-
-@pytest.mark.parametrize("field", RESERVED)
-def test_reserved_fields_say_that_they_are_not_supported_yet(field: str) -> None:
-    with pytest.raises(
-        ParameterError, match=rf"prompt 2: '{field}' prompts are not supported by this version"
-    ):
-        parse_prompts(["a", {"text": "b", field: "s3://bucket/thing.png"}])
 
 
 def test_as_many_prompts_as_allowed_are_taken() -> None:
@@ -200,7 +355,8 @@ def test_as_many_prompts_as_allowed_are_taken() -> None:
 
 _words = st.text(max_size=5) | st.sampled_from(["a cat", "name", "texts", "\ud800", "\x00"])
 _scalars = st.none() | st.booleans() | st.integers() | st.floats() | _words
-_keys = st.sampled_from(["prompts", "version", "name", "text", "texts", "threshold", *RESERVED]) | _words
+_FIELDS = {"text", "image", "mask", "box", "polygon", *PromptSet.model_fields, *Prompt.model_fields}
+_keys = st.sampled_from(sorted(_FIELDS)) | _words
 _values = st.recursive(
     _scalars,
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(_keys, inner, max_size=4),
@@ -219,7 +375,7 @@ def test_anything_is_either_a_prompt_set_or_a_parameter_error(value: Any) -> Non
         names = [prompt.name for prompt in prompts.prompts]
         assert len(set(names)) == len(names) >= 1
         assert all(name.isprintable() and name.strip() for name in names)
-        assert all(prompt.texts and all(prompt.texts) for prompt in prompts.prompts)
+        assert all(len([f for f in KINDS if getattr(prompt, f)]) == 1 for prompt in prompts.prompts)
 
 
 @settings(max_examples=200, deadline=None)
@@ -265,18 +421,3 @@ def test_a_text_that_the_model_cannot_read_is_named(tiny_model: Path) -> None:
     ) as caught:
         embed_texts(prompts, load_model(tiny_model), load_tokenizer(tiny_model))
     assert caught.value.remedy == "Shorten it."
-
-
-def test_the_table_returns_what_was_written(tmp_path: Path) -> None:
-    prompts = parse_prompts(
-        [
-            {"name": "rust", "texts": ["a rusty bolt", "corrosion"], "threshold": 0.25},
-            {"name": "Kätzchen 🐈", "text": "a cat"},
-        ]
-    )
-    embeddings = np.random.default_rng(0).normal(size=(2, 24)).astype(np.float32)
-    write_table(tmp_path / "prompts.parquet", prompts, embeddings)
-    again, values = read_table(tmp_path / "prompts.parquet")
-    assert again == prompts
-    assert values.dtype == np.float32
-    assert np.array_equal(values, embeddings)

@@ -26,6 +26,8 @@ def values(kind: pa.DataType) -> st.SearchStrategy[Any]:
         return st.lists(values(kind.value_type), min_size=kind.list_size, max_size=kind.list_size)
     if pa.types.is_list(kind):
         return st.lists(values(kind.value_type), max_size=3)
+    if pa.types.is_boolean(kind):
+        return st.booleans()
     if pa.types.is_integer(kind):
         top = 2 ** (kind.bit_width - 1)
         return st.integers(-top, top - 1)

@@ -1,0 +1,29 @@
+"""Prompt sets: what to look for, as people write it; checked, gathered, encoded, combined.
+
+The modules, from the bottom: ``templates``, ``logic`` and ``parts`` (what entries are made of), ``sets`` (the
+entries), ``parsing`` (from text to sets), ``files``, ``stored`` and ``support`` (what entries refer to),
+``gathering`` (all of it together), ``encoding`` (with the model) and ``table`` (for later steps).
+"""
+
+from clipseg_kfp.prompts.encoding import Encoder, embed_texts, encode
+from clipseg_kfp.prompts.files import Files
+from clipseg_kfp.prompts.gathering import Gathered, Ingredient, gather
+from clipseg_kfp.prompts.logic import evaluate, parse_logic
+from clipseg_kfp.prompts.parsing import (
+    check_threshold,
+    json_schema,
+    parse_prompts,
+    read_prompts,
+    split_prompt_text,
+)
+from clipseg_kfp.prompts.parts import Cleaning, Engineering, StoredEmbedding, SupportImage
+from clipseg_kfp.prompts.sets import MAX_PROMPTS, Prompt, PromptSet
+from clipseg_kfp.prompts.support import engineer
+from clipseg_kfp.prompts.table import PromptTable, Row, complete, read_rows, read_table, write_table
+
+__all__ = [
+    "MAX_PROMPTS", "Cleaning", "Encoder", "Engineering", "Files", "Gathered", "Ingredient", "Prompt",
+    "PromptSet", "PromptTable", "Row", "StoredEmbedding", "SupportImage", "check_threshold", "complete",
+    "embed_texts", "encode", "engineer", "evaluate", "gather", "json_schema", "parse_logic", "parse_prompts",
+    "read_prompts", "read_rows", "read_table", "split_prompt_text", "write_table",
+]  # fmt: skip

@@ -1,0 +1,195 @@
+"""Reads what prompts refer to: support images and masks, vectors, calibrated thresholds."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import posixpath
+from collections.abc import Iterable, Iterator
+from pathlib import PurePosixPath
+from urllib.parse import quote
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from clipseg_kfp.errors import ObjectChangedError, ParameterError
+from clipseg_kfp.images import IMAGE_SUFFIXES, ImageRejectedError, decode_image, decode_mask
+from clipseg_kfp.storage import Folder, open_folder, open_object, split_object_uri
+
+MAX_BYTES = 100 << 20  # of a support image, a mask or a file of vectors
+MAX_PIXELS = 50_000_000
+
+
+class Files:
+    """The files that a prompt set refers to.
+
+    Args:
+        prompts_uri: where the prompt set was read; relative names start there. Empty for prompts from a
+            parameter: relative names start at the working folder.
+        endpoint: S3 endpoint URL.
+    """
+
+    def __init__(self, prompts_uri: str = "", endpoint: str = "") -> None:
+        self._base = split_object_uri(prompts_uri)[0] if prompts_uri else ""
+        self._endpoint = endpoint
+
+    def locate(self, uri: str) -> str:
+        """Makes a relative name absolute; leaves everything else.
+
+        >>> Files("s3://bucket/sets/prompts.yaml").locate("../support/bolt.jpg")
+        's3://bucket/support/bolt.jpg'
+
+        Raises:
+            ParameterError: it leaves the bucket.
+        """
+        if "://" in uri or uri.startswith(("/", "~")) or not self._base:
+            return uri
+        scheme, slashes, rest = self._base.rpartition("://")
+        if not slashes:
+            return posixpath.join(self._base, uri)
+        root, _, folder = rest.partition("/")
+        end = "/" if uri.endswith("/") else ""
+        path = posixpath.normpath(posixpath.join(folder, quote(uri) if scheme.lower() == "file" else uri))
+        if path == ".." or path.startswith("../"):
+            raise ParameterError(f"'{uri}' leaves {scheme}://{root}.", "Give its full URI.")
+        return f"{scheme}://{root}/{path}{end}"
+
+    def folder(self, uri: str) -> Folder:
+        """Opens a folder or prefix."""
+        return open_folder(self.locate(uri), self._endpoint)
+
+    def open(self, uri: str) -> tuple[Folder, str]:
+        """Opens an object's folder; returns it with the object's key."""
+        return open_object(self.locate(uri), self._endpoint)
+
+    def read(self, uri: str, limit: int = MAX_BYTES) -> bytes:
+        """Reads an object whole.
+
+        Raises:
+            ParameterError: there is none.
+            StorageError: it has more bytes than ``limit``, or the store failed.
+        """
+        folder, key = self.open(uri)
+        return _read(folder, key, limit)
+
+
+def choices(name: str, names: list[str]) -> str:
+    """A remedy for a name that is none of those there are."""
+    close = difflib.get_close_matches(name, names, n=1)
+    return f"Did you mean '{close[0]}'?" if close else f"There are: {listed(names)}."
+
+
+def listed(names: Iterable[str]) -> str:
+    """The first ten names, for a message."""
+    shown = sorted(names)
+    return ", ".join(shown[:10]) + (", …" if len(shown) > 10 else "")
+
+
+def _read(folder: Folder, key: str, limit: int = MAX_BYTES) -> bytes:
+    try:
+        return folder.read(key, limit=limit)
+    except ObjectChangedError as error:  # nothing was listed before: there is none
+        raise ParameterError(f"{folder.locate(key)} does not exist.", "Check the URI.") from error
+
+
+def support_pairs(folder: Folder) -> list[tuple[str, str | None]]:
+    """Lists the support images of a folder, each with its mask.
+
+    Images lie in ``images/``, or where there is no such folder anywhere but in ``masks/``. Where there is a
+    folder ``masks/``, each image needs a mask there: the same name below it, with the ending of any image.
+
+    Returns:
+        Keys of images and masks, sorted.
+
+    Raises:
+        ParameterError: no images, or one without its mask.
+    """
+    keys = [e.key for e in folder.entries() if PurePosixPath(e.key).suffix.lower() in IMAGE_SUFFIXES]
+    masks = {_stem(key, "masks/"): key for key in sorted(keys) if key.startswith("masks/")}
+    inside = "images/" if any(key.startswith("images/") for key in keys) else ""
+    images = sorted(key for key in keys if key.startswith(inside) and not key.startswith("masks/"))
+    if not images:
+        raise ParameterError(f"There are no images in {folder.uri}.", "Put some there, below images/.")
+    pairs: list[tuple[str, str | None]] = []
+    for key in images:
+        mask = masks.get(_stem(key, inside))
+        if masks and mask is None:
+            raise ParameterError(
+                f"{folder.locate(key)} has no mask.", f"Add masks/{_stem(key, inside)}.png, or remove it."
+            )
+        pairs.append((key, mask))
+    return pairs
+
+
+def _stem(key: str, prefix: str) -> str:
+    return key.removeprefix(prefix).rpartition(".")[0]
+
+
+def picture(data: bytes, name: str) -> Image.Image:
+    """Decodes a support image; raises ``ParameterError`` with its name where that cannot be done."""
+    try:
+        return decode_image(data, name, MAX_PIXELS)
+    except ImageRejectedError as error:
+        raise ParameterError(f"{name} cannot be used as a support image. {error.detail}") from error
+
+
+def mask_like(data: bytes, name: str, image: Image.Image) -> NDArray[np.bool_]:
+    """Decodes a mask; raises ``ParameterError`` unless it marks a part of an image of its size."""
+    try:
+        mask = decode_mask(data, name)
+    except ImageRejectedError as error:
+        raise ParameterError(f"{name} cannot be used as a mask. {error.detail}") from error
+    if mask.shape != (image.height, image.width):
+        raise ParameterError(
+            f"The mask {name} has {mask.shape[1]} x {mask.shape[0]} pixels, its image {image.width} x "
+            f"{image.height}.",
+            "Give a mask of the upright image's size.",
+        )
+    if not mask.any():
+        raise ParameterError(
+            f"The mask {name} marks nothing.", "The thing is what is above half of the mask's largest value."
+        )
+    return mask
+
+
+def calibrated_threshold(data: bytes, uri: str, name: str) -> float:
+    """Reads one threshold of ``{"thresholds": {"<prompt name>": 0.42}}``.
+
+    Raises:
+        ParameterError: another format, no threshold of that name, or none between 0 and 1.
+    """
+    form = 'It must be JSON with {"thresholds": {"<prompt name>": 0.42}}.'
+    try:
+        value = json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise ParameterError(f"{uri} is not JSON: {error}.", form) from error
+    thresholds = value.get("thresholds") if isinstance(value, dict) else None
+    if not isinstance(thresholds, dict):
+        raise ParameterError(f"{uri} has no thresholds.", form)
+    if name not in thresholds:
+        raise ParameterError(f"{uri} has no threshold for '{name}'.", choices(name, list(thresholds)))
+    number = thresholds[name]
+    if isinstance(number, bool) or not isinstance(number, int | float) or not 0 < number < 1:
+        raise ParameterError(f"{uri}: the threshold of '{name}' is {number!r}, not between 0 and 1.", form)
+    return float(number)
+
+
+def pictures_in(folder: Folder, limit: int) -> Iterator[tuple[str, bytes, str | None, bytes | None]]:
+    """Yields names and contents of a folder's support images and masks.
+
+    Raises:
+        ParameterError: as ``support_pairs``; or more than ``limit`` images.
+    """
+    pairs = support_pairs(folder)
+    if len(pairs) > limit:
+        raise ParameterError(
+            f"{folder.uri} has {len(pairs):,} images; {limit} are allowed.", "Choose the most typical ones."
+        )
+    for image, mask in pairs:
+        yield (
+            folder.locate(image),
+            _read(folder, image),
+            folder.locate(mask) if mask else None,
+            _read(folder, mask) if mask else None,
+        )

@@ -1,0 +1,67 @@
+from __future__ import annotations
+
+import io
+from typing import Any, Literal
+
+import cv2
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from numpy.typing import NDArray
+from PIL import Image
+
+from clipseg_kfp.formats.probability import decode_probability, encode_probability
+
+SHAPES = st.tuples(st.integers(1, 12), st.integers(1, 12))
+FLOATS = st.floats(0, 1, width=32)
+
+
+@settings(deadline=None, max_examples=100)
+@given(arrays(np.float32, SHAPES, elements=FLOATS), st.sampled_from([8, 16]))
+def test_the_error_is_half_a_level_at_most(probability: NDArray[np.float32], bits: Literal[8, 16]) -> None:
+    found = decode_probability(encode_probability(probability, bits=bits))
+    assert found.dtype == np.float32
+    assert found.shape == probability.shape
+    error = np.abs(found.astype(np.float64) - probability).max()
+    assert error <= 0.5 / (2**bits - 1) + 2**-24  # half a level, and float32's own rounding
+    assert (encode_probability(found, bits=bits)) == encode_probability(probability, bits=bits)
+
+
+@pytest.mark.parametrize(("bits", "mode", "top"), [(8, "L", 255), (16, "I;16", 65535)])
+def test_other_readers_see_the_levels(bits: Any, mode: str, top: int) -> None:
+    probability = np.random.default_rng(0).random((33, 47), dtype=np.float32)
+    probability[0, :3] = 0, 1, 0.5
+    levels = np.rint(probability.astype(np.float64) * top)
+    png = encode_probability(probability, bits=bits)
+    with Image.open(io.BytesIO(png)) as image:
+        assert (image.format, image.mode, image.size) == ("PNG", mode, (47, 33))
+        assert (np.asarray(image) == levels).all()
+    assert (cv2.imdecode(np.frombuffer(png, np.uint8), cv2.IMREAD_UNCHANGED) == levels).all()
+
+
+def test_levels_of_a_uint8_map_come_back() -> None:
+    levels = np.arange(256, dtype=np.uint8).reshape(16, 16)
+    png = encode_probability(levels / np.float32(255))
+    assert (np.rint(decode_probability(png) * 255) == levels).all()
+
+
+@pytest.mark.parametrize("values", [[[1.5]], [[-0.1]], [[np.nan]], [0.5], [[]]])
+def test_what_is_no_map_is_refused(values: Any) -> None:
+    with pytest.raises(ValueError, match="probabilit"):
+        encode_probability(np.array(values, np.float32))
+
+
+def test_what_is_no_grayscale_png_is_refused() -> None:
+    buffer = io.BytesIO()
+    Image.new("RGB", (3, 3)).save(buffer, "PNG")
+    for data in (b"", b"no picture", buffer.getvalue()):
+        with pytest.raises(ValueError, match="grayscale"):
+            decode_probability(data)
+
+
+def test_more_rows_than_are_rounded_at_a_time() -> None:
+    probability = np.random.default_rng(1).random((2_100, 1_000), dtype=np.float32)
+    found = decode_probability(encode_probability(probability, bits=16))
+    assert np.abs(found - probability).max() < 1e-5

@@ -1,0 +1,51 @@
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from mask_rows import HOSTILE, odd_masks, tables
+
+from clipseg_kfp import records
+from clipseg_kfp.formats import export_csv
+from clipseg_kfp.formats.tables import plain
+
+
+def test_pandas_reads_what_was_written(tmp_path: Path) -> None:
+    _, rows = tables({(f"{name}.jpg", 1): mask for name, mask in odd_masks().items()})
+    assert export_csv(tmp_path / "m.csv", iter(rows), rle=True) == len(rows)
+    table = pd.read_csv(tmp_path / "m.csv", dtype={"mask_sha256": str})
+    names = [name for name in records.MASKS.names if name != "bbox"]
+    assert [name for name in table.columns if not name.startswith("bbox_")] == names
+    for name in names:
+        assert table[name].tolist() == [row[name] for row in rows]
+    boxes = table[["bbox_x", "bbox_y", "bbox_width", "bbox_height"]].to_numpy().tolist()
+    assert boxes == [row["bbox"] for row in rows]
+
+
+def test_run_lengths_are_left_out_unless_asked_for(tmp_path: Path) -> None:
+    export_csv(tmp_path / "m.csv", [])
+    (header,) = csv.reader((tmp_path / "m.csv").read_text("utf-8").splitlines())
+    assert "rle" not in header
+    assert len(header) == len(records.MASKS.names) - 1 + 3
+
+
+@pytest.mark.parametrize("formulas", [False, True])
+def test_hostile_keys(tmp_path: Path, formulas: bool) -> None:
+    keys = [*HOSTILE, "\tx", "\rx", "@SUM(A1)", "\uff1d1+1", "+1", "'quoted"]
+    _, rows = tables({(key, 1): np.eye(2, dtype=bool) for key in keys})
+    export_csv(tmp_path / "m.csv", rows, formulas=formulas)
+    with (tmp_path / "m.csv").open(encoding="utf-8", newline="") as stream:
+        found = [row["key"] for row in csv.DictReader(stream)]
+    if formulas:
+        assert found == keys
+        return
+    assert not any(key[0] in "=+-@\t\r\n\uff1d" for key in found)
+    assert [key.removeprefix("'") for key in found] == [key.removeprefix("'") for key in keys]
+    assert sum(key != safe for key, safe in zip(keys, found, strict=True)) == 7
+
+
+def test_numbers_stay_numbers() -> None:
+    assert [plain(value) for value in (-1, -0.5, None, "-1", "a-1", "")] == [-1, -0.5, None, "'-1", "a-1", ""]

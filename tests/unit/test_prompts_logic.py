@@ -1,0 +1,202 @@
+"""Logic between prompts: what is read, what is said about mistakes, what comes out."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from clipseg_kfp.errors import ParameterError
+from clipseg_kfp.prompts.logic import (
+    And,
+    Expression,
+    Name,
+    Not,
+    Or,
+    check_names,
+    evaluate,
+    logic_order,
+    names_in,
+    parse_logic,
+    quoted,
+)
+
+A, B, C = Name("a"), Name("b"), Name("c")
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("a", A),
+        ("(((a)))", A),
+        ("a and b and c", And((A, B, C))),
+        ("a and b or c", Or((And((A, B)), C))),
+        ("a and (b or c)", And((A, Or((B, C))))),
+        ("a or b and not c", Or((A, And((B, Not(C)))))),
+        ("not not a", A),
+        ("NOT(a)And b", And((Not(A), B))),
+        ("not (a or b)", Not(Or((A, B)))),
+        ('"red circle" or blue', Or((Name("red circle"), Name("blue")))),
+        ('\'it\\\'s\' or "a \\"b\\" \\\\"', Or((Name("it's"), Name('a "b" \\')))),
+        ('"and" and "NOT"', And((Name("and"), Name("NOT")))),
+        ("android or orange and notch", Or((Name("android"), And((Name("orange"), Name("notch")))))),
+        ("a\n  and\tb", And((A, B))),
+        ("猫 and Kätzchen-2.0", And((Name("猫"), Name("Kätzchen-2.0")))),
+    ],
+)
+def test_expressions_are_read(text: str, expected: Expression) -> None:
+    assert parse_logic(text) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "place", "message", "remedy"),
+    [
+        ("", 1, "the expression ends at character 1, where a name, not or ( must come", "Combine names"),
+        ("cup and", 8, "the expression ends at character 8, where a name, not or (", "Combine names"),
+        ("cup and )", 9, "')' stands at character 9, where a name, not or (", "Combine names"),
+        ("red circle or blue", 5, "'circle' stands at character 5, where and, or or the end", "in quotes"),
+        ("(a or b", 8, "the expression ends at character 8, where and, or or )", "Combine"),
+        ("a)", 2, "')' stands at character 2, where and, or or the end", "Combine"),
+        ("a & b", 3, "'&' at character 3 has no meaning", "Combine"),
+        ('a or "b', 6, "the quote at character 6 is not closed", "Combine"),
+        ("and", 1, "'and' stands at character 1, where a name", "Combine"),
+        ("a not b", 3, "'not' stands at character 3, where and, or or the end", "Combine"),
+    ],
+)
+def test_mistakes_are_pointed_at(text: str, place: int, message: str, remedy: str) -> None:
+    with pytest.raises(ParameterError) as caught:
+        parse_logic(text)
+    assert caught.value.message.startswith(message)
+    assert remedy in caught.value.remedy
+    shown, caret = caught.value.message.splitlines()[1:3]
+    assert shown == f"    {text}"
+    assert caret.index("^") == 4 + place - 1
+
+
+def test_deep_and_long_input_ends_in_an_answer() -> None:
+    assert parse_logic("(" * 499 + "a" + ")" * 499) == A
+    assert parse_logic("not " * 248 + "a") == A
+    with pytest.raises(ParameterError, match="1,001 characters; 1,000 are allowed"):
+        parse_logic("a" * 1001)
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.text(alphabet="ab()\"'\\ &andornot\n", max_size=30))
+def test_anything_is_an_expression_or_a_parameter_error(text: str) -> None:
+    try:
+        expression = parse_logic(text)
+    except ParameterError:
+        return
+    assert parse_logic(str(expression)) == expression
+
+
+_names = st.text(st.characters(exclude_categories=["Cs", "Cc"]), min_size=1, max_size=8).map(Name)
+_expressions: st.SearchStrategy[Expression] = st.recursive(
+    _names | st.sampled_from([A, B, C]),
+    lambda inner: (
+        inner.filter(lambda e: not isinstance(e, Not)).map(Not)
+        | st.lists(inner.filter(lambda e: not isinstance(e, And)), min_size=2, max_size=3).map(
+            lambda p: And(tuple(p))
+        )
+        | st.lists(inner.filter(lambda e: not isinstance(e, Or)), min_size=2, max_size=3).map(
+            lambda p: Or(tuple(p))
+        )
+    ),
+    max_leaves=8,
+)
+
+
+@settings(max_examples=200, deadline=None)
+@given(_expressions)
+def test_the_canonical_text_means_the_same(expression: Expression) -> None:
+    assert parse_logic(str(expression)) == expression
+
+
+def test_the_text_does_not_depend_on_how_it_was_written() -> None:
+    assert str(parse_logic("( a AND\n not (not b))")) == str(parse_logic("a and b")) == "a and b"
+    assert quoted("red circle") == '"red circle"'
+    assert quoted("Not") == '"Not"'
+
+
+def test_unknown_names_get_a_suggestion() -> None:
+    known = ["cup", "Red Circle", "handle"]
+    check_names(parse_logic('cup and "Red Circle"'), known)
+    with pytest.raises(ParameterError, match="no prompt named 'red circl'") as caught:
+        check_names(parse_logic('cup and "red circl"'), known)
+    assert caught.value.remedy == 'Did you mean "Red Circle"?'
+    with pytest.raises(ParameterError) as caught:
+        check_names(parse_logic("xyz"), known)
+    assert caught.value.remedy == "Name one that is in the set."
+
+
+def test_logic_prompts_come_after_those_that_they_use() -> None:
+    texts = {"z": "y or base", "y": "not x", "x": "base", "w": "base"}
+    order = logic_order({name: parse_logic(text) for name, text in texts.items()})
+    assert sorted(order) == ["w", "x", "y", "z"]
+    assert order.index("x") < order.index("y") < order.index("z")
+
+
+def test_a_circle_is_named() -> None:
+    texts = {"x": "y", "y": "z and base", "z": "not x", "ok": "base"}
+    with pytest.raises(ParameterError, match="in a circle: ") as caught:
+        logic_order({name: parse_logic(text) for name, text in texts.items()})
+    circle = caught.value.message.removesuffix(".").partition("circle: ")[2].split(" -> ")
+    assert circle[0] == circle[-1]
+    assert set(circle) == {"x", "y", "z"}
+    for user, used in pairwise(circle):
+        assert used in list(names_in(parse_logic(texts[user])))
+
+
+def _reference(expression: Expression, point: dict[str, float]) -> float:
+    match expression:
+        case Name(name):
+            return point[name]
+        case Not(part):
+            return 1 - _reference(part, point)
+        case And(parts):
+            return min(_reference(part, point) for part in parts)
+        case Or(parts):
+            return max(_reference(part, point) for part in parts)
+
+
+_three = st.recursive(
+    st.sampled_from([A, B, C]),
+    lambda inner: inner.map(Not) | st.lists(inner, min_size=2, max_size=3).map(lambda p: And(tuple(p)))
+    | st.lists(inner, min_size=2, max_size=3).map(lambda p: Or(tuple(p))),
+    max_leaves=8,
+)  # fmt: skip
+
+
+@settings(max_examples=150, deadline=None)
+@given(_three, hnp.array_shapes(min_dims=0, max_dims=3, max_side=3), st.integers(0, 2**32 - 1))
+def test_maps_are_combined_point_by_point(expression: Expression, shape: tuple[int, ...], seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    maps = {name: np.asarray(rng.random(shape, np.float32)) for name in "abc"}
+    before = {name: value.copy() for name, value in maps.items()}
+    found = evaluate(expression, maps)
+    assert found.dtype == np.float32
+    assert found.shape == shape
+    for place in np.ndindex(shape):
+        point = {name: float(value[place]) for name, value in maps.items()}
+        assert found[place] == pytest.approx(_reference(expression, point), abs=1e-6)
+    assert all(np.array_equal(maps[name], before[name]) for name in maps), "inputs must stay as they are"
+    assert not any(np.shares_memory(found, value) for value in maps.values())
+
+
+def test_levels_of_bytes_are_combined_too() -> None:
+    maps = {"a": np.array([0, 10, 255], np.uint8), "b": np.array([5, 200, 0], np.uint8)}
+    found = evaluate(parse_logic("a and not b"), maps)
+    assert found.dtype == np.uint8
+    assert found.tolist() == [0, 10, 255]
+
+
+def test_maps_of_different_shapes_are_refused() -> None:
+    maps = {"a": np.zeros((2, 2), np.float32), "b": np.zeros((2, 1), np.float32)}
+    with pytest.raises(ValueError, match="shapes"):
+        evaluate(parse_logic("a or b"), maps)
+    with pytest.raises(KeyError):
+        evaluate(parse_logic("a or c"), maps)
