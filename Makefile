@@ -9,9 +9,10 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install -q $(PIP_ARGS)
 export MODEL ?=
 export PROMPTS ?=
 export IMAGE ?=
+export QUICK ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint types compile docs demo-model picture wheel locks clean
+.PHONY: help demo test bench lint types compile docs demo-model picture wheel locks clean
 
 help: ## Show this help
 	@grep -hE '^[a-z-]+:.*?## ' $(MAKEFILE_LIST) | awk 'BEGIN {FS = ":.*?## "} {printf "  make %-12s %s\n", $$1, $$2}'
@@ -38,6 +39,9 @@ demo: $(VENV)/.demo ## Run the whole pipeline on sample images, no cluster neede
 
 test: $(VENV)/.test ## Run the tests
 	$(BIN)/python -m pytest
+
+bench: $(VENV)/.test ## Measure the engine side by side (QUICK=1 ends within five minutes)
+	@$(BIN)/python tests/bench/bench.py
 
 lint: $(VENV)/.test ## Check style and format
 	$(BIN)/ruff check

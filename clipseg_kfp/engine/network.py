@@ -212,4 +212,7 @@ def split(model: CLIPSegForImageSegmentation, facts: ModelFacts) -> tuple[Encode
         halves = Encoder(model, facts, size).eval(), Decoder(model, size).eval()
     for half in halves:
         half.requires_grad_(False)
+        for parameter in half.parameters():
+            # Loaded weights lie in a mapping of the whole file: with one in use, all stay in memory.
+            parameter.data = parameter.data.clone()
     return *halves, size

@@ -7,8 +7,9 @@ then on neither torch nor transformers is imported, which saves seconds and some
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 import tempfile
-import warnings
 from pathlib import Path
 from typing import Any
 
@@ -16,16 +17,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clipseg_kfp.cache import cache_folder
-from clipseg_kfp.engine import private  # noqa: F401 - before openvino
+from clipseg_kfp.engine import (
+    conversion,
+    private,  # noqa: F401 - before openvino
+)
 from clipseg_kfp.engine.backends import ConversionError, not_finite
 from clipseg_kfp.engine.dimensions import Dimensions
-from clipseg_kfp.model import ModelFacts, load_model
+from clipseg_kfp.errors import ModelError
+from clipseg_kfp.model import ModelFacts
 from clipseg_kfp.progress import say
 from clipseg_kfp.resources import cpu_limit
 
 import openvino as ov  # isort: skip
 
-ENCODER, DECODER, SIZE = "encoder.xml", "decoder.xml", "size.json"
 #: Raised whenever the converted form changes.
 LAYOUT = 1
 #: Largest difference of logits to torch's, as a share of their deviation.
@@ -129,27 +133,31 @@ def read_converted(folder: Path, facts: ModelFacts) -> tuple[ov.Model, ov.Model,
     place = cache_folder("openvino") / f"{facts.digest}-{facts.image_size}-{LAYOUT}-{version}"
     if not place.exists():
         _convert(folder, facts, place)
+    return _read(place)
+
+
+def _read(folder: Path) -> tuple[ov.Model, ov.Model, Dimensions]:
     core = ov.Core()
-    size = Dimensions(**json.loads((place / SIZE).read_text("utf-8")))
-    return core.read_model(place / ENCODER), core.read_model(place / DECODER), size
+    size = Dimensions(**json.loads((folder / conversion.SIZE).read_text("utf-8")))
+    return core.read_model(folder / conversion.ENCODER), core.read_model(folder / conversion.DECODER), size
 
 
 def _convert(folder: Path, facts: ModelFacts, place: Path) -> None:
     """Fills ``place``, at once and as a whole: a process that dies half-way leaves nothing of that name."""
-    from clipseg_kfp.engine.network import split
-
     say("engine", "converting the model for OpenVINO, once")
-    encoder, decoder, size = split(load_model(folder), facts)
     with tempfile.TemporaryDirectory(dir=place.parent, prefix="unfinished-") as temporary:
         unfinished = Path(temporary) / "model"
-        unfinished.mkdir()
-        try:
-            _write(encoder, decoder, size, facts, unfinished)
-        except Exception as error:  # its converter passes on whatever its front ends raise
-            if isinstance(error, ConversionError):
-                raise
-            line = next(iter(str(error).splitlines()), type(error).__name__)
-            raise ConversionError(f"OpenVINO cannot convert this model: {line}.") from error
+        # In a process of its own, whose memory goes with it: torch's weights and OpenVINO's beside each
+        # other would not fit what the step may take.
+        done = subprocess.run(
+            [sys.executable, "-m", "clipseg_kfp.engine.conversion", folder.absolute(), unfinished],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if done.returncode:
+            raise _failure(done.stdout, done.stderr, done.returncode)
+        _check_parity(unfinished)
         try:
             unfinished.replace(place)
         except OSError:
@@ -157,41 +165,23 @@ def _convert(folder: Path, facts: ModelFacts, place: Path) -> None:
                 raise
 
 
-def _write(encoder: Any, decoder: Any, size: Dimensions, facts: ModelFacts, target: Path) -> None:
-    import torch
-
-    generator = torch.Generator().manual_seed(0)
-    side = size.image_size
-    # Two images and three prompts, so that no size is taken for a constant.
-    pixels = torch.randint(0, 256, (2, side, side, 3), dtype=torch.uint8, generator=generator)
-    embeddings = torch.randn(3, facts.projection_dim, generator=generator)
-    with torch.no_grad(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of tracing, about shapes that are constant on purpose
-        activations = encoder(pixels)
-        logits, _ = decoder(embeddings, *activations)
-        first = ov.convert_model(encoder, example_input=pixels, input=[[-1, side, side, 3]])
-        reduced = [-1, size.tokens, size.reduced]
-        second = ov.convert_model(
-            decoder,
-            example_input=(embeddings, *activations),
-            input=[[-1, facts.projection_dim], *[reduced] * size.activations],
-        )
-    ov.save_model(first, target / ENCODER, compress_to_fp16=False)
-    ov.save_model(second, target / DECODER, compress_to_fp16=False)
-    (target / SIZE).write_text(json.dumps(size.to_json()), "utf-8")
-    converted = OpenVinoBackend(first, second, size, "float32")
-    _check_parity(converted, pixels[:1].numpy(), embeddings[:1].numpy(), logits[:1, None].numpy())
+def _failure(out: str, err: str, status: int) -> ModelError:
+    """What ended a conversion: the checkpoint's fault in its own words, else OpenVINO's."""
+    try:
+        told = json.loads(out.splitlines()[-1])
+        return ModelError(told["message"], told["remedy"])
+    except (IndexError, ValueError, KeyError):
+        last = (err.strip().splitlines() or [f"it ended with status {status}"])[-1]
+        return ConversionError(f"OpenVINO cannot convert this model: {last}.")
 
 
-def _check_parity(
-    converted: OpenVinoBackend,
-    pixels: NDArray[np.uint8],
-    embeddings: NDArray[np.float32],
-    expected: NDArray[np.float32],
-) -> None:
+def _check_parity(folder: Path) -> None:
+    """Compares with what torch made of the same input."""
+    with np.load(folder / conversion.SAMPLE) as sample:
+        pixels, embeddings, expected = (sample[name] for name in ("pixels", "embeddings", "logits"))
+    converted = OpenVinoBackend(*_read(folder), "float32")
     found = converted.decode(converted.encode(pixels), embeddings)
-    difference = float(np.abs(found - expected).max())
-    scale = float(expected.std())
+    difference, scale = float(np.abs(found - expected).max()), float(expected.std())
     if not difference <= PARITY * scale:
         raise ConversionError(
             f"OpenVINO's logits of this model differ from torch's by {difference:.2g}, more than {PARITY:g} "

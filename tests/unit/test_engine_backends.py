@@ -131,7 +131,7 @@ print(sorted(name for name in ("torch", "transformers") if name in sys.modules))
 """
 
 
-def test_a_model_is_converted_once_and_then_needs_no_torch(tiny_model: Path, tmp_path: Path) -> None:
+def test_a_model_is_converted_once_and_needs_no_torch_here(tiny_model: Path, tmp_path: Path) -> None:
     """And neither time is anything reported to the maker of OpenVINO, or left in the home directory."""
     home = tmp_path / "home"
     home.mkdir()
@@ -151,7 +151,7 @@ def test_a_model_is_converted_once_and_then_needs_no_torch(tiny_model: Path, tmp
         )
         found.append(np.load(tmp_path / f"{attempt}.npy"))
         assert ("converting" in done.stdout) == (attempt == "first")
-        assert ("['torch', 'transformers']" in done.stdout) == (attempt == "first")
+        assert "[]" in done.stdout, "torch is for the process that converts"
     np.testing.assert_array_equal(*found)
     expected = [*Engine.load(tiny_model, backend="torch").probabilities(pixels, embeddings)]
     assert np.abs(found[0].astype(int) - np.stack(expected)).max() <= 1
