@@ -12,7 +12,7 @@ export IMAGE ?=
 export QUICK ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test bench lint types compile docs demo-model picture wheel locks clean
+.PHONY: help demo test bench lint types compile docs demo-model picture gallery wheel locks clean
 
 help: ## Show this help
 	@grep -hE '^[a-z-]+:.*?## ' $(MAKEFILE_LIST) | awk 'BEGIN {FS = ":.*?## "} {printf "  make %-12s %s\n", $$1, $$2}'
@@ -50,8 +50,9 @@ lint: $(VENV)/.test ## Check style and format
 types: $(VENV)/.test ## Check types
 	$(BIN)/mypy
 
-compile: $(VENV)/.demo ## Write batch-segmentation.yaml for the Kubeflow UI (IMAGE=registry/name@sha256:…)
-	@$(BIN)/clipseg-kfp compile $(if $(IMAGE),--image "$$IMAGE")
+compile: $(VENV)/.demo ## Write the pipelines' packages for the Kubeflow UI (IMAGE=registry/name@sha256:…)
+	@for name in batch-segmentation one-shot-segmentation; do \
+		$(BIN)/clipseg-kfp compile $$name $(if $(IMAGE),--image "$$IMAGE") || exit 1; done
 
 docs: $(VENV)/.demo ## Rewrite component READMEs and committed pipeline packages
 	$(BIN)/python -m clipseg_kfp.catalog
@@ -62,6 +63,9 @@ demo-model: $(VENV)/.demo ## Train the demo model anew (two hours on two cores)
 picture: $(VENV)/.demo ## Redraw the README's picture from the last demo
 	$(BIN)/python -m clipseg_kfp.demo.picture
 
+gallery: $(VENV)/.demo ## Redraw docs/gallery.md and its pictures, and measure anew
+	@$(BIN)/python -m clipseg_kfp.demo.gallery
+
 wheel: $(VENV)/.test ## Build the wheel into dist/
 	rm -rf build dist
 	$(BIN)/python -m pip --disable-pip-version-check wheel -q --no-deps --no-build-isolation -w dist .
@@ -70,4 +74,5 @@ locks: $(VENV)/.test ## Resolve the locks anew
 	sh locks/resolve.sh $(BIN)
 
 clean: ## Remove what was built or run (the environment stays)
-	rm -rf .demo dist build *.egg-info .pytest_cache .mypy_cache .ruff_cache batch-segmentation.yaml clipseg-kfp.log
+	rm -rf .demo dist build *.egg-info .pytest_cache .mypy_cache .ruff_cache batch-segmentation.yaml \
+		one-shot-segmentation.yaml clipseg-kfp.log bench.json

@@ -24,7 +24,7 @@ def render(component: Any, folder: Path) -> str:
     """
     function = getattr(component, "python_func", None) or component.pipeline_func
     doc = parse(inspect.getdoc(function) or "")
-    said = {item.arg_name: " ".join((item.description or "").split()) for item in doc.params}
+    said = {item.arg_name: _words(item.description) for item in doc.params}
     spec = component.component_spec
     lines = [f"# {spec.name.replace('-', '_') if folder.parent.name == 'components' else spec.name}", ""]
     lines += [" ".join((doc.short_description or "").split()), ""]
@@ -35,13 +35,18 @@ def render(component: Any, folder: Path) -> str:
         default = f"`{json.dumps(item.default)}`" if item.optional else "required"
         lines.append(f"| `{name}` | {_type(item)} | {default} | {said.get(name, '')} |")
     lines += ["", "## Outputs", "", "| name | type | what it is |", "| --- | --- | --- |"]
-    returned = " ".join((doc.returns.description or "").split()) if doc.returns else ""
+    returned = _words(doc.returns.description) if doc.returns else ""
     for name, item in (spec.outputs or {}).items():
         lines.append(f"| `{name}` | {_type(item)} | {said.get(name, returned)} |")
     notes = folder / "notes.md"
     if notes.exists():
         lines += ["", notes.read_text("utf-8").strip()]
     return "\n".join(lines) + "\n"
+
+
+def _words(text: str | None) -> str:
+    """A description on one line, its <placeholders> kept from being taken for HTML."""
+    return " ".join((text or "").split()).replace("<", "\\<")
 
 
 def _type(item: Any) -> str:
@@ -51,10 +56,11 @@ def _type(item: Any) -> str:
 
 def readmes() -> dict[Path, str]:
     """Returns the README text of every component and pipeline by path."""
-    from clipseg_kfp import components, pipelines
+    from clipseg_kfp import pipelines
+    from clipseg_kfp.components import ALL as COMPONENTS
 
     found: dict[Path, str] = {}
-    for component in components.ALL:
+    for component in COMPONENTS:
         folder = ROOT / "components" / component.component_spec.name.replace("-", "_")
         found[folder / "README.md"] = render(component, folder)
     for name, pipeline in pipelines.ALL.items():

@@ -81,6 +81,9 @@ def local_run(
         typer.Option(help="What to look for: a text, or a JSON object as in prompt files; repeat for more."),
     ] = None,
     prompts_file: Annotated[str, typer.Option(help="JSON or YAML prompt file instead of --prompt.")] = "",
+    support: Annotated[
+        str, typer.Option(help="Example pictures, a folder a thing: NAME/images/x.jpg, NAME/masks/x.png.")
+    ] = "",
     threshold: Annotated[float, typer.Option(help="Probability from which a pixel belongs to a mask.")] = 0.5,
     limit: Annotated[int, typer.Option(help="The most new images to take; 0 takes all.")] = 0,
     shard_size: Annotated[int, typer.Option(help="Images a shard; two shards run at once.")] = 500,
@@ -126,7 +129,7 @@ def local_run(
         ),
     ] = None,
 ) -> None:
-    """Runs the batch-segmentation pipeline on this machine, on folders or s3:// URIs.
+    """Runs batch-segmentation on this machine, or with --support one-shot-segmentation, on folders or s3://.
 
     Credentials come from AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, the endpoint from S3_ENDPOINT.
     Images that an earlier run has done under the same model, prompts and threshold are skipped.
@@ -136,12 +139,14 @@ def local_run(
 
         clipseg-kfp local run --source s3://in/photos --output s3://out/masks --prompts-file prompts.yaml
         --model hf://CIDAS/clipseg-rd64-refined
+
+        clipseg-kfp local run --source ./photos --output ./masks --model ./clipseg --support ./examples
     """
     from clipseg_kfp.local import new_run_id, run_batch
     from clipseg_kfp.summary import read_run, show
 
-    if not prompt and not prompts_file:
-        raise ParameterError("There is nothing to look for.", "Give --prompt (repeatable) or --prompts-file.")
+    if not (prompt or prompts_file or support):
+        raise ParameterError("There is nothing to look for.", "Give --prompt, --prompts-file or --support.")
     if prompt and prompts_file:
         raise ParameterError("--prompt and --prompts-file exclude each other.")
     console = Console()
@@ -153,6 +158,7 @@ def local_run(
                 "model_uri": model,
                 "prompts": [_parsed(text) for text in prompt or []],
                 "prompts_uri": prompts_file,
+                **({"support_uri": support} if support else {}),
                 "threshold": threshold,
                 "limit": limit,
                 "shard_size": shard_size,
@@ -222,6 +228,8 @@ def compile_package(
 
     Examples:
         clipseg-kfp compile
+
+        clipseg-kfp compile one-shot-segmentation
 
         clipseg-kfp compile batch-segmentation --image registry.example/clipseg-kfp@sha256:… -o pipeline.yaml
     """

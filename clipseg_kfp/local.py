@@ -25,7 +25,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 
 from clipseg_kfp.errors import ClipsegKfpError, ParameterError
 from clipseg_kfp.progress import EVENT_PREFIX, EVENT_VARIABLE
-from clipseg_kfp.storage import open_folder, open_object
+from clipseg_kfp.storage import open_folder
 
 _LINE = re.compile(r"^\s*\[(?P<step>[a-z_]+)\] (?P<text>.*)$")
 _TOOK = re.compile(r"took (?P<seconds>[\d.]+) s$")
@@ -106,7 +106,9 @@ def new_run_id() -> str:
 def run_batch(
     parameters: dict[str, Any], log: Path, console: Console | None = None, work: Path | None = None
 ) -> LocalRun:
-    """Runs ``batch-segmentation``; what can be seen to be wrong is said before anything starts.
+    """Runs ``batch-segmentation``, or ``one-shot-segmentation`` where ``support_uri`` is given.
+
+    What can be seen to be wrong is said before anything starts.
 
     Args:
         parameters: the pipeline's.
@@ -118,10 +120,11 @@ def run_batch(
         ParameterError: bad prompts or threshold, or a URI of an unknown form.
         LocalRunError: a step failed.
     """
-    from clipseg_kfp.pipelines import batch_segmentation
+    from clipseg_kfp.pipelines import batch_segmentation, one_shot_segmentation
 
     _check(parameters)
-    return run_pipeline(batch_segmentation, parameters, log, console, work)
+    pipeline = one_shot_segmentation if "support_uri" in parameters else batch_segmentation
+    return run_pipeline(pipeline, parameters, log, console, work)
 
 
 def _check(parameters: dict[str, Any]) -> None:
@@ -129,9 +132,10 @@ def _check(parameters: dict[str, Any]) -> None:
     from clipseg_kfp.engine import check_choices
     from clipseg_kfp.engine.int8 import check_min_iou
     from clipseg_kfp.model import check_uri
-    from clipseg_kfp.prompts import check_threshold, parse_prompts, read_prompts
+    from clipseg_kfp.prompts import check_threshold
     from clipseg_kfp.settings import Settings
     from clipseg_kfp.sources import check_source
+    from clipseg_kfp.steps.encode_prompts import wanted_prompts
     from clipseg_kfp.steps.publish_results import check_formats
 
     endpoint = parameters.get("endpoint", "")
@@ -152,11 +156,12 @@ def _check(parameters: dict[str, Any]) -> None:
             f"probability_bits is {parameters['probability_bits']}.", "Give 8 or 16, or 0 for none."
         )
     check_min_iou(parameters.get("int8_min_iou", 1.0))
-    if uri := parameters.get("prompts_uri"):
-        folder, key = open_object(uri, endpoint)
-        read_prompts(folder.read(key), uri)
-    else:
-        parse_prompts(parameters["prompts"])
+    said = ("prompts_uri", "support_uri", "engineering")
+    wanted_prompts(
+        parameters.get("prompts", []),
+        **{name: parameters[name] for name in said if name in parameters},
+        endpoint=endpoint,
+    )
     if not parameters["output_uri"]:
         raise ParameterError("output_uri is empty.", "Give a folder or s3://bucket/prefix.")
     open_folder(parameters["output_uri"], endpoint)

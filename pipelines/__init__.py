@@ -1,8 +1,9 @@
 """The pipelines of the suite; each folder holds one, with its README and compiled package."""
 
 from clipseg_kfp.pipelines.batch_segmentation.pipeline import batch_segmentation
+from clipseg_kfp.pipelines.one_shot_segmentation.pipeline import one_shot_segmentation
 
 #: By the name of their folder.
-ALL = {"batch_segmentation": batch_segmentation}
+ALL = {"batch_segmentation": batch_segmentation, "one_shot_segmentation": one_shot_segmentation}
 
-__all__ = ["ALL", "batch_segmentation"]
+__all__ = ["ALL", "batch_segmentation", "one_shot_segmentation"]

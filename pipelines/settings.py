@@ -1,10 +1,14 @@
 """What every task of a pipeline gets on a cluster: storage credentials from a secret, and room to work.
 
 The local runner ignores these settings; there, credentials come from the environment.
+The defaults of parameters that name a place are here as well.
 """
 
 from kfp import dsl, kubernetes
 
+DEFAULT_MODEL = "hf://CIDAS/clipseg-rd64-refined"
+#: The store that Kubeflow brings along (SeaweedFS since 2.16).
+CLUSTER_ENDPOINT = "http://seaweedfs.kubeflow:9000"
 #: The secret that Kubeflow makes in every namespace for its own object store.
 STORAGE_SECRET = "mlpipeline-minio-artifact"
 STORAGE_KEYS = {"accesskey": "AWS_ACCESS_KEY_ID", "secretkey": "AWS_SECRET_ACCESS_KEY"}

@@ -63,7 +63,7 @@ def _scenes() -> Iterator[tuple[str, bytes]]:
         scene = draw_scene(_FIRST_SEED + i, _SIZES[i % len(_SIZES)])
         # The format changes with every round of sizes too, so that each size comes in both.
         jpeg = (i + i // len(_SIZES)) % 2 == 0
-        content = _jpeg(scene.image) if jpeg else _png(scene.image)
+        content = _jpeg(scene.image) if jpeg else png(scene.image)
         yield from _with_truth(f"scenes/scene-{i:02d}.{'jpg' if jpeg else 'png'}", content, scene)
 
 
@@ -90,22 +90,18 @@ def _odd() -> Iterator[tuple[str, bytes]]:
     yield from _with_truth("odd/cmyk.jpg", _jpeg(scene.image.convert("CMYK")), scene)
 
     gray = np.asarray(draw_scene(_ODD_SEED + 3).image.convert("L"), dtype=np.uint16)
-    yield "images/odd/gray-16-bit.png", _png(Image.fromarray(gray * np.uint16(257)))
+    yield "images/odd/gray-16-bit.png", png(Image.fromarray(gray * np.uint16(257)))
 
     for i, name in enumerate(("spaß & мир 画像 (1).png", "left/same.png", "right/same.png")):
         scene = draw_scene(_ODD_SEED + 4 + i)
-        yield from _with_truth(f"odd/{name}", _png(scene.image), scene)
+        yield from _with_truth(f"odd/{name}", png(scene.image), scene)
 
 
 def _with_truth(name: str, content: bytes, scene: Scene) -> Iterator[tuple[str, bytes]]:
     yield f"images/{name}", content
     stem = PurePosixPath(name).with_suffix("")
     for prompt, query in DEMO_QUERIES.items():
-        yield f"masks/{prompt}/{stem}.png", _png(_mask_image(scene.mask(query)))
-
-
-def _mask_image(mask: NDArray[np.bool_]) -> Image.Image:
-    return Image.fromarray(mask.astype(np.uint8) * np.uint8(255))
+        yield f"masks/{prompt}/{stem}.png", mask_png(scene.mask(query))
 
 
 def _jpeg(image: Image.Image, exif: Image.Exif | None = None) -> bytes:
@@ -114,7 +110,13 @@ def _jpeg(image: Image.Image, exif: Image.Exif | None = None) -> bytes:
     return buffer.getvalue()
 
 
-def _png(image: Image.Image) -> bytes:
+def mask_png(mask: NDArray[np.bool_]) -> bytes:
+    """Encodes a mask, bool (height, width), as an 8-bit PNG of 0 and 255."""
+    return png(Image.fromarray(mask.astype(np.uint8) * np.uint8(255)))
+
+
+def png(image: Image.Image) -> bytes:
+    """Encodes a picture as PNG."""
     buffer = io.BytesIO()
     image.save(buffer, "PNG")
     return buffer.getvalue()

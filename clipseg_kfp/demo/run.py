@@ -1,4 +1,4 @@
-"""``make demo``: sample images into an embedded object store, and the real pipeline over them."""
+"""``make demo``: sample images into an embedded object store, and the real pipelines over them."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import json
 import os
 import time
 from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from rich.tree import Tree
 
 from clipseg_kfp.concurrency import ordered_map
 from clipseg_kfp.demo.bucket import DEMO_PROMPTS, demo_objects
+from clipseg_kfp.demo.one_shot import one_shot_objects
 from clipseg_kfp.embedded import EmbeddedStore
 from clipseg_kfp.errors import ModelError
 from clipseg_kfp.local import LocalRun, new_run_id, run_batch
@@ -24,6 +26,7 @@ from clipseg_kfp.summary import RunSummary, read_run, show
 
 BUCKET = "demo"
 SOURCE, OUTPUT = f"s3://{BUCKET}/dataset", f"s3://{BUCKET}/results"
+ONE_SHOT = f"s3://{BUCKET}/one-shot"
 MODEL = Path(__file__).parents[2] / "examples" / "demo-model"
 REAL_MODEL = "hf://CIDAS/clipseg-rd64-refined"
 SHARD_SIZE = 20  # two shards, so that the fan-out shows
@@ -31,6 +34,8 @@ SHARD_SIZE = 20  # two shards, so that the fan-out shows
 
 def run_demo(folder: Path, model: str = "", prompts: str = "") -> dict[str, Any]:
     """Runs the demo and prints what a user wants to know of it.
+
+    Where neither a model nor prompts are given, things that are shown and not named are looked for as well.
 
     Args:
         folder: for the store's data, the log, the report and ``summary.json``.
@@ -54,29 +59,58 @@ def run_demo(folder: Path, model: str = "", prompts: str = "") -> dict[str, Any]
         os.environ.update(store.environment())
         os.environ.pop("AWS_SESSION_TOKEN", None)  # belongs to other keys, and would be sent with these
         console.print(f"Object store at {store.endpoint}, data in {folder / 'store'}", highlight=False)
-        loaded = _load(open_folder(SOURCE))
-        console.print(f"{loaded} sample files put into {SOURCE}" if loaded else f"{SOURCE} is loaded already")
-        finished = run_batch(
-            {
-                "source_uri": SOURCE,
-                "output_uri": OUTPUT,
-                "prompts": _prompts(prompts),
-                "model_uri": model or str(MODEL),
-                "threshold": 0.5,
-                "shard_size": SHARD_SIZE,
-                "run_id": new_run_id(),
-                "endpoint": "",
-            },
+        _load(SOURCE, demo_objects(), console)
+        finished = _segment(
+            {"source_uri": SOURCE, "output_uri": OUTPUT, "prompts": _prompts(prompts)},
+            model,
             folder / "pipeline.log",
             console,
         )
         run = read_run(finished.manifest)
         show(run, console)
+        shown = None if model or prompts else _one_shot(folder, console)
         console.print(_bucket_tree(open_folder(f"s3://{BUCKET}")))
-        summary = _summary(run, finished, folder)
+        _keep_report(run, folder / "report.html")
+        summary = {
+            **_figures(run, finished, OUTPUT),
+            "report": str(folder / "report.html"),
+            "one_shot_iou": shown and shown["mean_iou"],
+            "one_shot": shown,
+        }
     (folder / "summary.json").write_bytes(json_bytes(summary))
     _farewell(console, summary, folder, time.monotonic() - start, own_model=not model)
     return summary
+
+
+def _segment(parameters: dict[str, Any], model: str, log: Path, console: Console) -> LocalRun:
+    return run_batch(
+        {
+            **parameters,
+            "model_uri": model or str(MODEL),
+            "threshold": 0.5,
+            "shard_size": SHARD_SIZE,
+            "run_id": new_run_id(),
+            "endpoint": "",
+        },
+        log,
+        console,
+    )
+
+
+def _one_shot(folder: Path, console: Console) -> dict[str, Any]:
+    """Runs the one-shot pipeline on pictures of its own; returns its figures."""
+    console.print()
+    console.print("Now by example: one picture a thing, no words", style="bold")
+    _load(ONE_SHOT, one_shot_objects(), console)
+    places = {
+        "source_uri": f"{ONE_SHOT}/dataset",
+        "output_uri": f"{ONE_SHOT}/results",
+        "support_uri": f"{ONE_SHOT}/support",
+    }
+    finished = _segment(places, "", folder / "one-shot.log", console)
+    run = read_run(finished.manifest)
+    show(run, console)
+    return _figures(run, finished, places["output_uri"])
 
 
 def _prompts(text: str) -> list[Any]:
@@ -85,22 +119,24 @@ def _prompts(text: str) -> list[Any]:
     return [{"name": name, "texts": texts} for name, texts in DEMO_PROMPTS.items()]
 
 
-def _load(folder: Folder) -> int:
-    """Puts the sample files into the bucket, those that are not there."""
+def _load(uri: str, objects: Iterable[tuple[str, bytes]], console: Console) -> None:
+    """Puts sample files into the bucket, those that are not there."""
+    folder = open_folder(uri)
     there = {entry.key: entry.size for entry in folder.entries()}
-    missing = ((key, data) for key, data in demo_objects() if there.get(key) != len(data))
+    missing = ((key, data) for key, data in objects if there.get(key) != len(data))
 
     def put(item: tuple[str, bytes]) -> None:
         folder.write(*item)
 
-    return sum(1 for _ in ordered_map(put, missing, workers=8))
+    loaded = sum(1 for _ in ordered_map(put, missing, workers=8))
+    console.print(f"{loaded} sample files put into {uri}" if loaded else f"{uri} is loaded already")
 
 
 def _bucket_tree(bucket: Folder) -> Tree:
-    """Folders of the bucket to four levels, with the number of objects in each."""
+    """Folders of the bucket to three levels, with the number of objects in each."""
     counts: Counter[tuple[str, ...]] = Counter()
     for entry in bucket.entries():
-        parts = tuple(entry.key.split("/")[:-1])[:4]
+        parts = tuple(entry.key.split("/")[:-1])[:3]
         for depth in range(1, len(parts) + 1):
             counts[parts[:depth]] += 1
     tree = Tree(f"{bucket.uri}/")
@@ -115,15 +151,18 @@ def _bucket_tree(bucket: Folder) -> Tree:
     return tree
 
 
-def _summary(run: RunSummary, finished: LocalRun, folder: Path) -> dict[str, Any]:
+def _keep_report(run: RunSummary, path: Path) -> None:
+    if run.manifest["counts"]["done"] or not path.exists():  # without anything new it has no pictures to show
+        path.write_bytes(run.read("report.html"))
+
+
+def _figures(run: RunSummary, finished: LocalRun, output: str) -> dict[str, Any]:
+    """What the summary says of a run whose results are in ``output``."""
     counts = run.manifest["counts"]
-    report = folder / "report.html"
-    if counts["done"] or not report.exists():  # a run without anything new has no pictures to show
-        report.write_bytes(run.read("report.html"))
     measured = run.metrics["mean_iou"]
     iou_run = run.manifest["run"]
     if measured is None and counts["skipped"]:
-        measured, iou_run = _last_measured(run)
+        measured, iou_run = _last_measured(run, output)
     return {
         "run": run.manifest["run"],
         **{name: counts[name] for name in ("listed", "done", "skipped", "quarantined")},
@@ -132,17 +171,16 @@ def _summary(run: RunSummary, finished: LocalRun, folder: Path) -> dict[str, Any
         "mean_iou": measured,
         "mean_iou_run": iou_run if measured is not None else None,
         "manifest": finished.manifest,
-        "report": str(report),
         "seconds_by_step": finished.seconds,
     }
 
 
-def _last_measured(run: RunSummary) -> tuple[float | None, str]:
+def _last_measured(run: RunSummary, output: str) -> tuple[float | None, str]:
     """Agreement with ground truth of the latest earlier run of the configuration that measured any."""
-    output = open_folder(OUTPUT)
+    folder = open_folder(output)
     best: tuple[str, float | None, str] = ("", None, "")
-    for manifest in Results(output, run.manifest["config"]).manifests():
-        place = output.child(f"{run.manifest['config']}/runs/{manifest['run']}")
+    for manifest in Results(folder, run.manifest["config"]).manifests():
+        place = folder.child(f"{run.manifest['config']}/runs/{manifest['run']}")
         mean = json.loads(place.read("metrics.json"))["mean_iou"]
         if mean is not None and manifest["created"] >= best[0]:
             best = (manifest["created"], mean, manifest["run"])
@@ -155,8 +193,9 @@ def _farewell(
     def say(text: str) -> None:
         console.print(text, soft_wrap=True, highlight=False, markup=False)
 
-    if summary["mean_iou_run"] not in (None, summary["run"]):
-        say(f"mean IoU {summary['mean_iou']:.3f}, measured by run {summary['mean_iou_run']}")
+    for what, figures in (("mean IoU", summary), ("one-shot IoU", summary["one_shot"] or {})):
+        if figures.get("mean_iou_run") not in (None, figures.get("run")):
+            say(f"{what} {figures['mean_iou']:.3f}, measured by run {figures['mean_iou_run']}")
     say(f"report: {summary['report']}")
     say(f"summary: {folder / 'summary.json'}")
     say(f"Look into the bucket: clipseg-kfp local store --data {folder / 'store'}, then any S3 client.")

@@ -1,12 +1,14 @@
 """Prompt sets: what to look for, as people write it; checked, gathered, encoded, combined.
 
 The modules, from the bottom: ``templates``, ``logic`` and ``parts`` (what entries are made of), ``sets`` (the
-entries), ``parsing`` (from text to sets), ``files``, ``stored`` and ``support`` (what entries refer to),
-``gathering`` (all of it together), ``encoding`` (with the model) and ``table`` (for later steps).
+entries), ``parsing`` (from text to sets), ``folders`` (from folders of pictures to entries), ``files``,
+``stored`` and ``support`` (what entries refer to), ``gathering`` (all of it together), ``encoding`` (with the
+model) and ``table`` (for later steps).
 """
 
 from clipseg_kfp.prompts.encoding import Encoder, embed_texts, encode
 from clipseg_kfp.prompts.files import Files
+from clipseg_kfp.prompts.folders import check_engineering, prompts_shown
 from clipseg_kfp.prompts.gathering import Gathered, Ingredient, gather
 from clipseg_kfp.prompts.logic import evaluate, parse_logic
 from clipseg_kfp.prompts.parsing import (
@@ -23,7 +25,8 @@ from clipseg_kfp.prompts.table import PromptTable, Row, complete, read_rows, rea
 
 __all__ = [
     "MAX_PROMPTS", "Cleaning", "Encoder", "Engineering", "Files", "Gathered", "Ingredient", "Prompt",
-    "PromptSet", "PromptTable", "Row", "StoredEmbedding", "SupportImage", "check_threshold", "complete",
-    "embed_texts", "encode", "engineer", "evaluate", "gather", "json_schema", "parse_logic", "parse_prompts",
-    "read_prompts", "read_rows", "read_table", "split_prompt_text", "write_table",
+    "PromptSet", "PromptTable", "Row", "StoredEmbedding", "SupportImage", "check_engineering",
+    "check_threshold", "complete", "embed_texts", "encode", "engineer", "evaluate", "gather", "json_schema",
+    "parse_logic", "parse_prompts", "prompts_shown", "read_prompts", "read_rows", "read_table",
+    "split_prompt_text", "write_table",
 ]  # fmt: skip

@@ -93,6 +93,11 @@ def _read(folder: Folder, key: str, limit: int = MAX_BYTES) -> bytes:
         raise ParameterError(f"{folder.locate(key)} does not exist.", "Check the URI.") from error
 
 
+def _is_shown(key: PurePosixPath) -> bool:
+    """Whether a key is an image's; hidden ones are copies that editors and systems leave behind."""
+    return key.suffix.lower() in IMAGE_SUFFIXES and not any(part.startswith(".") for part in key.parts)
+
+
 def support_pairs(folder: Folder) -> list[tuple[str, str | None]]:
     """Lists the support images of a folder, each with its mask.
 
@@ -105,7 +110,7 @@ def support_pairs(folder: Folder) -> list[tuple[str, str | None]]:
     Raises:
         ParameterError: no images, or one without its mask.
     """
-    keys = [e.key for e in folder.entries() if PurePosixPath(e.key).suffix.lower() in IMAGE_SUFFIXES]
+    keys = [e.key for e in folder.entries() if _is_shown(PurePosixPath(e.key))]
     masks = {_stem(key, "masks/"): key for key in sorted(keys) if key.startswith("masks/")}
     inside = "images/" if any(key.startswith("images/") for key in keys) else ""
     images = sorted(key for key in keys if key.startswith(inside) and not key.startswith("masks/"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import json
+from collections.abc import Sequence
 from typing import Any
 
 import yaml
@@ -31,12 +32,13 @@ _ONE_OF = {"texts": "text", "images": "image", "mix": "part", "polygons": "polyg
 _EXAMPLE = "See docs/prompts.md for an example of each kind."
 
 
-def parse_prompts(value: Any, where: str = "prompts") -> PromptSet:
+def parse_prompts(value: Any, where: str = "prompts", more: Sequence[Any] = ()) -> PromptSet:
     """Checks a list of prompts (texts or mappings), or a mapping with a ``prompts`` list.
 
     Args:
         value: parsed JSON or YAML.
         where: what to call it in messages: a parameter or a file.
+        more: entries that come after those of ``value``, which may be empty then.
 
     Raises:
         ParameterError: names the entry by number and name, the field and the remedy.
@@ -45,6 +47,11 @@ def parse_prompts(value: Any, where: str = "prompts") -> PromptSet:
         value = [value]
     if isinstance(value, list | tuple):
         value = {"prompts": value}
+    if more and (value in (None, "") or isinstance(value, dict)):
+        value = dict(value or {})
+        own = value.get("prompts") or []
+        if isinstance(own, list | tuple):  # what it is else, is said below
+            value["prompts"] = [*own, *more]
     if value in (None, "", {}) or (isinstance(value, dict) and value.get("prompts", ...) in (None, [], ())):
         raise ParameterError(
             f"{where}: the list of prompts is empty.", 'Give at least one, such as ["a cat"].'
@@ -121,8 +128,8 @@ def _name_of(value: Any, i: int) -> str:
     return f" ('{entry.strip()[:40]}{'…' if len(entry.strip()) > 40 else ''}')"
 
 
-def read_prompts(data: bytes, where: str) -> PromptSet:
-    """Parses the bytes of a JSON or YAML prompt file.
+def read_prompts(data: bytes, where: str, more: Sequence[Any] = ()) -> PromptSet:
+    """Parses the bytes of a JSON or YAML prompt file; ``more`` entries come after its own.
 
     Raises:
         ParameterError: not JSON or YAML, or not a prompt set; names the file.
@@ -132,7 +139,7 @@ def read_prompts(data: bytes, where: str) -> PromptSet:
     except Exception as error:  # yaml's own errors, and what its constructors pass on of odd scalars
         reason = " ".join(str(error).split()) or type(error).__name__
         raise ParameterError(f"{where} is neither JSON nor YAML: {reason}.") from error
-    return parse_prompts(value, where)
+    return parse_prompts(value, where, more)
 
 
 def _parse(text: str) -> Any:

@@ -28,6 +28,8 @@ def run(
     prompts_uri: str = "",
     threshold: float = 0.5,
     settings: Settings | None = None,
+    support_uri: str = "",
+    engineering: str = "paper",
     endpoint: str = "",
 ) -> str:
     """Encodes the prompts.
@@ -39,6 +41,8 @@ def run(
         prompts_uri: JSON or YAML prompt file; relative names in it start at its own folder.
         threshold: for prompts that name none of their own; between 0 and 1.
         settings: what else decides pixels; goes to later steps beside the prompts.
+        support_uri: example pictures, a folder a thing; each is one more prompt.
+        engineering: how those with masks are prepared: ``paper`` or ``none``.
         endpoint: S3 endpoint URL.
 
     Returns:
@@ -51,7 +55,7 @@ def run(
     """
     settings = settings or Settings()
     prompt_sets.check_threshold(threshold)
-    wanted = _read(prompts, prompts_uri, endpoint)
+    wanted = wanted_prompts(prompts, prompts_uri, support_uri, engineering, endpoint)
     facts = read_facts(model)
     encoder = prompt_sets.Encoder(load_model(model), facts, lambda: load_tokenizer(model))
     files = prompt_sets.Files(prompts_uri, endpoint)
@@ -72,11 +76,32 @@ def run(
     return config
 
 
-def _read(prompts: list[Any], prompts_uri: str, endpoint: str) -> prompt_sets.PromptSet:
+def wanted_prompts(
+    prompts: list[Any],
+    prompts_uri: str = "",
+    support_uri: str = "",
+    engineering: str = "paper",
+    endpoint: str = "",
+) -> prompt_sets.PromptSet:
+    """Puts together what a run looks for: the list or the prompt file, then the example pictures.
+
+    Args:
+        prompts: texts or mappings; ignored where ``prompts_uri`` is given.
+        prompts_uri: JSON or YAML prompt file.
+        support_uri: example pictures, a folder a thing.
+        engineering: ``paper`` or ``none``.
+        endpoint: S3 endpoint URL.
+
+    Raises:
+        ParameterError: a bad prompt set or folder; names the entry.
+        StorageError: the store failed.
+    """
+    prompt_sets.check_engineering(engineering)
+    shown = prompt_sets.prompts_shown(support_uri, engineering, endpoint) if support_uri else []
     if not prompts_uri:
-        return prompt_sets.parse_prompts(prompts)
+        return prompt_sets.parse_prompts(prompts, more=shown)
     folder, key = open_object(prompts_uri, endpoint)
-    return prompt_sets.read_prompts(folder.read(key, limit=16 << 20), prompts_uri)
+    return prompt_sets.read_prompts(folder.read(key, limit=16 << 20), prompts_uri, shown)
 
 
 def read_facts_of(folder: Path) -> ModelFacts:

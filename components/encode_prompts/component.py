@@ -18,6 +18,8 @@ def encode_prompts(
     tile_overlap: float = 0.25,
     meters_per_pixel: float = 0.0,
     flip: bool = False,
+    support_uri: str = "",
+    engineering: str = "paper",
     endpoint: str = "",
 ):
     """Encodes the prompt set once, so that inference needs no text tower, and names the configuration.
@@ -36,6 +38,10 @@ def encode_prompts(
         tile_overlap: Least overlap of neighboring tiles, as a part of their side.
         meters_per_pixel: Ground resolution of the images; 0 takes what their files say (GeoTIFF).
         flip: Average the maps of every view with those of its mirror image: twice the time.
+        support_uri: Example pictures, a folder a thing: each is one more prompt, named after its folder.
+            <name>/images/x.jpg with <name>/masks/x.png (white where the thing is), or <name>/x.jpg alone.
+        engineering: paper crops the example pictures with masks to the thing and blurs and fades the rest;
+            none leaves them as they are.
         endpoint: URL of the S3 endpoint; empty takes S3_ENDPOINT from the environment.
         encoded_prompts: The prompts with their conditional embeddings, what later steps need to know of the
             model, and the configuration: a digest of the model, the prompts and all else that decides pixels.
@@ -61,5 +67,7 @@ def encode_prompts(
                 meters_per_pixel=meters_per_pixel,
                 flip=flip,
             ),
+            support_uri=support_uri,
+            engineering=engineering,
             endpoint=endpoint,
         )

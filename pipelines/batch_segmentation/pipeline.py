@@ -2,21 +2,8 @@
 
 from kfp import dsl
 
-from clipseg_kfp.components import (
-    encode_prompts,
-    evaluate_masks,
-    fetch_dataset,
-    fetch_model,
-    postprocess_masks,
-    preprocess_images,
-    publish_results,
-    segment_images,
-)
-from clipseg_kfp.pipelines.settings import STORAGE_SECRET, allow_private_models, settle
-
-DEFAULT_MODEL = "hf://CIDAS/clipseg-rd64-refined"
-#: The store that Kubeflow brings along (SeaweedFS since 2.16).
-CLUSTER_ENDPOINT = "http://seaweedfs.kubeflow:9000"
+from clipseg_kfp.pipelines.graph import segment_bucket
+from clipseg_kfp.pipelines.settings import CLUSTER_ENDPOINT, DEFAULT_MODEL, STORAGE_SECRET
 
 
 @dsl.pipeline(
@@ -91,84 +78,5 @@ def batch_segmentation(
     Returns:
         URI of the run's manifest.
     """
-    model = fetch_model(model_uri=model_uri, endpoint=endpoint)
-    # Whatever can be replaced in place (a checkpoint, a prompt file, a bucket's content) is never cached;
-    # what spares repeated work is that done images are skipped. Pure steps may be cached.
-    settle(model, storage_secret, cpu="1", memory="2Gi", caching=False)
-    allow_private_models(model)
-    encoded = encode_prompts(
-        model=model.outputs["model"],
-        prompts=prompts,
-        prompts_uri=prompts_uri,
-        threshold=threshold,
-        precision=precision,
-        tile_size=tile_size,
-        tile_ground_resolution=tile_ground_resolution,
-        tile_overlap=tile_overlap,
-        meters_per_pixel=meters_per_pixel,
-        flip=flip,
-        endpoint=endpoint,
-    )
-    settle(encoded, storage_secret, cpu="2", memory="4Gi", caching=False)
-    encoded_prompts = encoded.outputs["encoded_prompts"]
-    listing = fetch_dataset(
-        source_uri=source_uri,
-        output_uri=output_uri,
-        encoded_prompts=encoded_prompts,
-        shard_size=shard_size,
-        limit=limit,
-        endpoint=endpoint,
-        run_id=run_id,
-    )
-    settle(listing, storage_secret, cpu="1", memory="1Gi", caching=False)
-
-    with dsl.ParallelFor(listing.outputs["Output"], name="shards", parallelism=8) as shard:
-        views = preprocess_images(
-            dataset=listing.outputs["dataset"],
-            shard=shard,
-            encoded_prompts=encoded_prompts,
-            max_megapixels=max_megapixels,
-            max_megabytes=max_megabytes,
-            endpoint=endpoint,
-        )
-        settle(views, storage_secret, cpu="2", memory="2Gi", caching=True)
-        inference = segment_images(
-            views=views.outputs["views"],
-            encoded_prompts=encoded_prompts,
-            model=model.outputs["model"],
-            batch_size=batch_size,
-            memory_mb=memory_mb,
-            backend=backend,
-            device=device,
-            int8_min_iou=int8_min_iou,
-        )
-        settle(inference, storage_secret, cpu="2", memory="4Gi", caching=True)
-        finished = postprocess_masks(
-            views=views.outputs["views"],
-            probabilities=inference.outputs["probabilities"],
-            encoded_prompts=encoded_prompts,
-            output_uri=output_uri,
-            label_maps=label_maps,
-            overlays=overlays,
-            probability_bits=probability_bits,
-            endpoint=endpoint,
-        )
-        # Not cached: its masks are in the bucket, which may have been emptied since.
-        settle(finished, storage_secret, cpu="2", memory="2Gi", caching=False)
-
-    evaluation = evaluate_masks(masks=dsl.Collected(finished.outputs["masks"]), endpoint=endpoint)
-    settle(evaluation, storage_secret, cpu="1", memory="1Gi", caching=False)
-    published = publish_results(
-        masks=dsl.Collected(finished.outputs["masks"]),
-        dataset=listing.outputs["dataset"],
-        encoded_prompts=encoded_prompts,
-        evaluation=evaluation.outputs["evaluation"],
-        output_uri=output_uri,
-        job_id=dsl.PIPELINE_JOB_ID_PLACEHOLDER,
-        run_id=run_id,
-        model_uri=model_uri,
-        formats=formats,
-        endpoint=endpoint,
-    )
-    settle(published, storage_secret, cpu="1", memory="2Gi", caching=False)
-    return published.outputs["Output"]  # type: ignore[no-any-return]
+    manifest: str = segment_bucket(**locals())  # each parameter under its own name
+    return manifest

@@ -26,10 +26,13 @@ from clipseg_kfp.demo.scenes import draw_scene
 from clipseg_kfp.embedded import EmbeddedStore
 from clipseg_kfp.images import open_image, preview_jpeg, to_model_input
 from clipseg_kfp.model import ModelFacts
+from clipseg_kfp.prompts import Files, gather, parse_prompts, write_table
 from clipseg_kfp.resources import cpu_limit
 from clipseg_kfp.results import json_bytes
+from clipseg_kfp.settings import Settings
 from clipseg_kfp.steps import encode_prompts, postprocess_masks, preprocess_images, segment_images
 from clipseg_kfp.storage import open_folder
+from clipseg_kfp.views import Merger, cut_mask, sum_up
 
 SIDE, PROMPTS, THRESHOLD = 352, 8, 0.5
 ROUNDS = 9  # of each stage
@@ -88,7 +91,8 @@ def measure_stages(photo: bytes, maps: NDArray[np.uint8]) -> dict[str, float]:
     preview, (width, height) = preview_jpeg(image), image.size
     small_size = Image.open(io.BytesIO(preview)).size
     out = np.empty((height, width), np.float32)
-    cut = np.empty((height, width), bool)
+    # A merger each: fields of one merger share their place.
+    fields = [Merger([(0, 0, width, height)], width, height).field([small]) for small in maps]
     full = [masks.upsample(small, width, height) for small in maps]
     found = [probability >= np.float32(THRESHOLD) for probability in full]
     shown = [(i + 1, found[i], full[i]) for i in range(len(maps)) if found[i].any()]
@@ -106,8 +110,10 @@ def measure_stages(photo: bytes, maps: NDArray[np.uint8]) -> dict[str, float]:
         "model input": lambda: to_model_input(image, SIDE),
         "preview JPEG": lambda: preview_jpeg(image),
         "upsample": lambda: [masks.upsample(small, width, height, out=out) for small in maps],
-        "threshold": lambda: [np.greater_equal(p, np.float32(THRESHOLD), out=cut) for p in full],
-        "measure and RLE": lambda: [masks.measure(m, p) for m, p in zip(found, full, strict=True)],
+        "threshold": lambda: [cut_mask(field, THRESHOLD) for field in fields],
+        "measure and RLE": lambda: [
+            masks.measure(m, sum_up(f, m)) for m, f in zip(found, fields, strict=True)
+        ],
         "PNG": lambda: [masks.mask_png(mask) for mask in found],
         "label map": label,
         "label map's PNG": labels.png,
@@ -126,9 +132,10 @@ class Shard:
         prompts.mkdir(parents=True)
         facts = ModelFacts("digest", SIDE, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5), 4)
         (prompts / encode_prompts.FACTS).write_bytes(json_bytes(facts.to_json()))
-        names = [f"thing {i}" for i in range(PROMPTS)]
-        table = ({"name": n, "texts": [n], "threshold": THRESHOLD, "embedding": [0.0] * 4} for n in names)
-        records.write_parquet(prompts / encode_prompts.TABLE, records.PROMPTS, table)
+        wanted = parse_prompts([f"thing {i}" for i in range(PROMPTS)])
+        gathered = list(gather(wanted, facts, THRESHOLD, Files("", "")))
+        write_table(prompts / encode_prompts.TABLE, gathered, np.zeros((PROMPTS, 4), np.float32))
+        Settings().write(prompts)
 
         folder = open_folder(f"{uri}/in")
         for i in range(images):

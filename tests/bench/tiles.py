@@ -10,7 +10,6 @@ over prompts of true positives over the union, at a threshold of 0.5, pixels sum
 from __future__ import annotations
 
 import argparse
-import math
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -23,8 +22,8 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from clipseg_kfp.demo import scenes
-from clipseg_kfp.demo.bucket import DEMO_PROMPTS, DEMO_QUERIES
+from clipseg_kfp.demo.bucket import DEMO_PROMPTS
+from clipseg_kfp.demo.large_scenes import LargeScene, draw_large_scene
 from clipseg_kfp.engine import Engine
 from clipseg_kfp.metrics import Confusion
 from clipseg_kfp.model import load_model, load_tokenizer
@@ -33,7 +32,6 @@ from clipseg_kfp.views import WHOLE_WEIGHT, Box, Merger, Tiling, averaged_with_f
 MODEL = Path(__file__).parents[2] / "examples" / "demo-model"
 THRESHOLD = 0.5
 BATCH = 16
-SMALL = (12.0, 20.0)  # radii in pixels
 
 
 @dataclass(frozen=True)
@@ -52,60 +50,6 @@ class Setting:
             f"tiles {self.tiling.size:4d}, overlap {self.tiling.overlap:5.3f}, whole {whole:>4}"
             + ", flip" * self.flip
         )
-
-
-@dataclass(frozen=True)
-class LargeScene:
-    """A picture and, for each of the demo's prompts, where it is right: bool (height, width)."""
-
-    image: Image.Image
-    truth: dict[str, NDArray[np.bool_]]
-
-
-def draw_large(seed: int, size: tuple[int, int], large: int = 0) -> LargeScene:
-    """Draws a large scene; equal arguments give equal scenes.
-
-    Args:
-        seed: any non-negative integer.
-        size: width and height in pixels.
-        large: how many objects of a quarter of the height to half of it stand among the small ones.
-    """
-    rng = np.random.default_rng([seed, large])
-    scale = 2  # supersampled, like the demo's scenes
-    canvas = scenes._background(rng, size[0] * scale, size[1] * scale)
-    labels = Image.new("I", canvas.size, 0)
-    radii = [size[1] * rng.uniform(0.125, 0.25) * scale for _ in range(large)]
-    radii += [rng.uniform(*SMALL) * scale for _ in range(size[0] * size[1] // 6000)]
-    placed = np.empty((0, 3))
-    objects: list[scenes.SceneObject] = []
-    for radius in radii:
-        for _attempt in range(20):
-            x, y = (rng.uniform(radius, side - radius) for side in canvas.size)
-            if (np.hypot(placed[:, 0] - x, placed[:, 1] - y) > 1.15 * (placed[:, 2] + radius)).all():
-                break
-        else:
-            continue
-        placed = np.vstack([placed, (x, y, radius)])
-        item = scenes.SceneObject(
-            shape=scenes.SHAPES[rng.integers(len(scenes.SHAPES))],
-            color=list(scenes.COLORS)[rng.integers(len(scenes.COLORS))],
-            texture="plain" if radius < 2 * SMALL[1] * scale else scenes.TEXTURES[rng.integers(4)],
-        )
-        objects.append(item)
-        side = 2 * math.ceil(radius) + 2
-        corner = (round(x) - side // 2, round(y) - side // 2)
-        stencil = scenes._stencil(item.shape, (side, side), (side / 2, side / 2), radius, rng.uniform(0, 360))
-        canvas.paste(scenes._fill(item, (side, side), radius, rng), corner, stencil)
-        labels.paste(len(objects), corner, stencil)
-    image = scenes._finish(canvas.resize(size, Image.Resampling.BOX), rng)
-    numbers = np.asarray(labels.resize(size, Image.Resampling.NEAREST))
-    return LargeScene(
-        image,
-        {
-            name: np.isin(numbers, [i + 1 for i, item in enumerate(objects) if query.matches(item)])
-            for name, query in DEMO_QUERIES.items()
-        },
-    )
 
 
 def embed(folder: Path, prompts: dict[str, list[str]]) -> torch.Tensor:
@@ -227,7 +171,7 @@ def main() -> None:
     width, height = (int(side) for side in options.size.split("x"))
     sides = [int(side) for side in options.tiles.split(",")]
     kinds = {
-        kind: Bench([draw_large(seed, (width, height), large) for seed in range(options.scenes)])
+        kind: Bench([draw_large_scene(seed, (width, height), large) for seed in range(options.scenes)])
         for kind, large in (("small", 0), ("mixed", 5))
     }
     print(f"{options.scenes} scenes of each kind, {width} x {height}; views and seconds an image\n")

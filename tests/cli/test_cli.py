@@ -15,9 +15,11 @@ from typing import Any
 
 import pytest
 import typer.main
+from PIL import Image
 
 from clipseg_kfp import __version__, cli
 from clipseg_kfp.embedded import EmbeddedStore
+from clipseg_kfp.errors import ParameterError
 
 ROOT = Path(__file__).parents[2]
 MODEL = str(ROOT / "examples" / "demo-model")
@@ -95,6 +97,8 @@ def local_run(tmp_path: Path, **changes: str) -> list[str]:
         ({"model": "hf://nonsense"}, "not of the form hf://org/name@revision"),
         ({"prompts-file": "/no/such.yaml", "prompt": ""}, "/no/such.yaml does not exist"),
         ({"prompts-file": "x.yaml"}, "exclude each other"),
+        ({"support": "/no/such/folder", "prompt": ""}, "/no/such/folder does not exist"),
+        ({"support": str(ROOT / "docs")}, "demo.png lies in no folder named after a thing. remedy: Lay them"),
         ({"limit": "-1"}, "limit is -1"),
         ({"device": "tpu"}, "device is 'tpu'"),
         ({"max-megapixels": "0"}, "max_megapixels is 0.0. remedy: Give a positive number."),
@@ -155,6 +159,35 @@ def test_compile_writes_a_package(
     assert status == 0 and "batch-segmentation.yaml" in out
     committed = ROOT / "pipelines" / "batch_segmentation" / "pipeline.yaml"
     assert Path("batch-segmentation.yaml").read_text("utf-8") == committed.read_text("utf-8")
+
+
+def test_compile_knows_every_pipeline_by_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    status, out, _ = run(["compile", "one-shot-segmentation"], capsys)
+    assert status == 0 and "one-shot-segmentation.yaml" in out
+    committed = ROOT / "pipelines" / "one_shot_segmentation" / "pipeline.yaml"
+    assert Path("one-shot-segmentation.yaml").read_text("utf-8") == committed.read_text("utf-8")
+
+
+@pytest.mark.parametrize("prompt", ["", '{"name": "other", "logic": "not thing"}'])
+def test_example_pictures_go_to_the_one_shot_pipeline(
+    prompt: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """They are enough, and prompts beside them may use their names; checked before anything starts."""
+    (tmp_path / "examples" / "thing").mkdir(parents=True)
+    Image.new("RGB", (8, 8)).save(tmp_path / "examples" / "thing" / "x.png")
+    started: list[str] = []
+
+    def stop(pipeline: Any, *_: Any) -> None:
+        started.append(pipeline.name)
+        raise ParameterError("stopped")
+
+    monkeypatch.setattr("clipseg_kfp.local.run_pipeline", stop)
+    arguments = local_run(tmp_path, prompt=prompt, support=str(tmp_path / "examples"))
+    assert run(arguments, capsys)[2] == "error: stopped"
+    assert started == ["one-shot-segmentation"]
 
 
 def test_prompts_check_prints_the_full_form_or_names_the_entry(

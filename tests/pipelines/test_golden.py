@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -40,11 +41,43 @@ def test_every_component_is_documented_and_thin(component: object) -> None:
             assert row.rstrip(" |").count("|") >= 3 and not row.endswith("|  |"), f"undescribed: {row}"
 
 
-def test_every_parameter_of_the_pipeline_has_a_description_for_the_ui_form() -> None:
-    spec = yaml.safe_load(compile_pipeline("batch-segmentation").split("\n---\n")[0])
-    for name, parameter in spec["root"]["inputDefinitions"]["parameters"].items():
+def parameters(pipeline: str) -> dict[str, Any]:
+    """The specification of each parameter of a pipeline, by name."""
+    spec = yaml.safe_load(compile_pipeline(pipeline).split("\n---\n")[0])
+    return dict(spec["root"]["inputDefinitions"]["parameters"])
+
+
+@pytest.mark.parametrize("pipeline", pipeline_names())
+def test_every_parameter_of_a_pipeline_has_a_description_for_the_ui_form(pipeline: str) -> None:
+    for name, parameter in parameters(pipeline).items():
         assert len(parameter.get("description", "")) > 15, name
         assert "defaultValue" in parameter, name
+
+
+def test_what_pipelines_share_is_the_same_in_each() -> None:
+    batch, one_shot = parameters("batch-segmentation"), parameters("one-shot-segmentation")
+    assert set(one_shot) - set(batch) == {"support_uri", "engineering"}
+    assert not set(batch) - set(one_shot)
+    assert {name for name in batch if batch[name] != one_shot[name]} == {"prompts"}
+    assert one_shot["prompts"]["defaultValue"] == []
+
+
+def test_each_pipeline_hands_its_own_example_pictures_on() -> None:
+    specs = {
+        name: yaml.safe_load(compile_pipeline(name).split("\n---\n")[0])["root"]["dag"]["tasks"]
+        for name in pipeline_names()
+    }
+    assert specs["batch-segmentation"].keys() == specs["one-shot-segmentation"].keys()
+    given = {
+        name: (task["support_uri"], task["engineering"])
+        for name, tasks in specs.items()
+        for task in [tasks["encode-prompts"]["inputs"]["parameters"]]
+    }
+    assert given["batch-segmentation"][0] == {"runtimeValue": {"constant": ""}}
+    assert given["one-shot-segmentation"] == (
+        {"componentInputParameter": "support_uri"},
+        {"componentInputParameter": "engineering"},
+    )
 
 
 def test_an_image_of_ones_own_is_set_everywhere_and_nothing_else_changes() -> None:
@@ -60,8 +93,9 @@ def test_an_image_of_ones_own_is_set_everywhere_and_nothing_else_changes() -> No
     assert own == default
 
 
-def test_only_pure_steps_are_cached() -> None:
-    spec = yaml.safe_load(compile_pipeline("batch-segmentation").split("\n---\n")[0])
+@pytest.mark.parametrize("pipeline", pipeline_names())
+def test_only_pure_steps_are_cached(pipeline: str) -> None:
+    spec = yaml.safe_load(compile_pipeline(pipeline).split("\n---\n")[0])
     tasks = dict(spec["root"]["dag"]["tasks"])
     for component in spec["components"].values():
         tasks.update(component.get("dag", {}).get("tasks", {}))
@@ -69,8 +103,9 @@ def test_only_pure_steps_are_cached() -> None:
     assert cached - {"for-loop-1", "shards"} == {"preprocess-images", "segment-images"}
 
 
-def test_credentials_come_from_the_secret_that_the_parameter_names() -> None:
-    text = compile_pipeline("batch-segmentation")
+@pytest.mark.parametrize("pipeline", pipeline_names())
+def test_credentials_come_from_the_secret_that_the_parameter_names(pipeline: str) -> None:
+    text = compile_pipeline(pipeline)
     assert "AWS_SECRET_ACCESS_KEY" in text  # the name of the variable, filled from the mounted secret
     spec, platform = yaml.safe_load_all(text)
     for executor in spec["deploymentSpec"]["executors"].values():
@@ -83,7 +118,7 @@ def test_credentials_come_from_the_secret_that_the_parameter_names() -> None:
 @pytest.mark.parametrize(
     ("name", "image", "words"),
     [
-        ("no-such", "image:1", "Choose from: batch-segmentation"),
+        ("no-such", "image:1", "Choose from: batch-segmentation, one-shot-segmentation"),
         ("batch-segmentation", " ", "no image reference"),
         ("batch-segmentation", "a b", "no image reference"),
     ],

@@ -13,6 +13,7 @@ from PIL import Image
 from rich.console import Console
 
 from clipseg_kfp.demo.bucket import DEMO_QUERIES
+from clipseg_kfp.demo.one_shot import SEARCHED_SEEDS, SHOWN, one_shot_objects
 from clipseg_kfp.demo.scenes import draw_scene
 from clipseg_kfp.embedded import EmbeddedStore
 from clipseg_kfp.local import LocalRunError, run_batch
@@ -90,6 +91,26 @@ def test_a_bucket_is_segmented_and_a_second_run_has_nothing_to_do(
     show(first, console)
     shown = console.file.getvalue()  # type: ignore[attr-defined]
     assert "mean IoU" in shown and "images/broken.png" in shown and first.manifest["run"] in shown
+
+
+def test_things_that_are_shown_and_not_named_are_found(tmp_path: Path) -> None:
+    """The demo's own case, and a folder's name in the logic of a prompt."""
+    root = open_folder(str(tmp_path))
+    for key, data in one_shot_objects():
+        root.write(key, data)
+    found = run(
+        tmp_path,
+        str(tmp_path / "dataset"),
+        str(tmp_path / "out"),
+        run_id="shown",
+        shard_size=20,
+        support_uri=str(tmp_path / "support"),
+        prompts=[{"name": "not red", "logic": '"blue ring" and not "red circle"'}],
+    )
+    assert found.manifest["counts"]["done"] == len(SEARCHED_SEEDS)
+    assert [prompt["name"] for prompt in found.manifest["prompts"]] == ["not red", *sorted(SHOWN)]
+    assert set(found.metrics["per_prompt"]) == set(SHOWN)
+    assert found.metrics["mean_iou"] > 0.75
 
 
 def test_an_empty_folder_ends_well(tmp_path: Path) -> None:

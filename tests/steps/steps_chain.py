@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from clipseg_kfp import records
+from clipseg_kfp.settings import Settings
 from clipseg_kfp.steps import (
     encode_prompts,
     evaluate_masks,
@@ -25,6 +26,8 @@ from clipseg_kfp.steps import (
     segment_images,
 )
 from clipseg_kfp.storage import Folder, open_folder, open_object
+
+LOOKS = ("precision", "tile_size", "tile_ground_resolution", "tile_overlap", "meters_per_pixel", "flip")
 
 
 def picture(seed: int, width: int = 40, height: int = 30, kind: str = "PNG", **options: Any) -> bytes:
@@ -100,6 +103,8 @@ class Chain:
             path.mkdir(parents=True)
         take = {name: options.pop(name) for name in ("shard_size", "limit") if name in options}
         limits = {n: options.pop(n) for n in ("max_megapixels", "max_megabytes") if n in options}
+        looks = {name: options.pop(name) for name in LOOKS if name in options}
+        formats = options.pop("formats", ())
         self.views_seen.clear()
         fetch_model.run(model_uri=str(self.model), target=dirs["model"])
         config = encode_prompts.run(
@@ -107,6 +112,7 @@ class Chain:
             target=dirs["prompts"],
             prompts=prompts or ["a circle", "red things"],
             threshold=threshold,
+            settings=Settings.of(**looks),
         )
         dataset = fetch_dataset.run(
             source_uri=source or self.source,
@@ -130,6 +136,7 @@ class Chain:
             config=config,
             run_id=run_id or f"run {self.runs}",
             model_uri="file:///tiny",
+            formats=formats,
         )
         manifest = json.loads(object_bytes(published.manifest))
         folder = open_folder(self.output).child(config)

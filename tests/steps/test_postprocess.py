@@ -72,7 +72,7 @@ def test_every_pixel_and_every_measure(tmp_path: Path, compression: str | None) 
     ) as writer:
         for i in range(len(SIZES)):
             for prompt, probability in enumerate(draw_maps(i)):
-                writer.append({"image": i, "box": (0, 0, 9, 9), "prompt": prompt,
+                writer.append({"image": i, "box": (0, 0, *SIZES[i]), "prompt": prompt,
                                "probability": probability.tobytes()})  # fmt: skip
     (tmp_path / segment_images.ENGINE).write_text("{}")
     out = tmp_path / "out"
@@ -131,7 +131,7 @@ def test_memory_does_not_grow_with_the_shard(tmp_path: Path) -> None:
         work = write_shard(tmp_path / str(count), [(20, 20)] * count)
         with records.ArrowWriter(work / segment_images.PROBABILITIES, records.PROBABILITIES, 16) as writer:
             for i in range(count):
-                writer.append({"image": i, "box": (0, 0, 9, 9), "prompt": 0, "probability": pixels})
+                writer.append({"image": i, "box": (0, 0, 20, 20), "prompt": 0, "probability": pixels})
         (work / segment_images.ENGINE).write_text("{}")
         done = subprocess.run(
             [sys.executable, "-c", PEAK, str(work), str(prompts)],

@@ -16,6 +16,7 @@ from steps_chain import picture
 from clipseg_kfp import records
 from clipseg_kfp.errors import ParameterError, StorageError
 from clipseg_kfp.model import ModelFacts
+from clipseg_kfp.settings import Settings
 from clipseg_kfp.steps import preprocess_images
 from clipseg_kfp.steps.preprocess_images import Budget
 from clipseg_kfp.storage import open_object
@@ -30,6 +31,8 @@ class Shard:
     def __init__(self, work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         self.work = work
         monkeypatch.setattr(preprocess_images, "read_facts_of", lambda _: FACTS)
+        work.mkdir(parents=True, exist_ok=True)
+        Settings().write(work)
 
     def run(self, sources: list[dict[str, Any]], **options: Any) -> dict[str, dict[str, Any]]:
         records.write_parquet(self.work / "shards" / "a.parquet", records.SOURCES, sources)
@@ -187,9 +190,11 @@ MEASURE = """
 import json, sys
 from pathlib import Path
 from clipseg_kfp.model import ModelFacts
+from clipseg_kfp.settings import Settings
 from clipseg_kfp.steps import preprocess_images as step
 step.read_facts_of = lambda _: ModelFacts("d", 32, (.5, .5, .5), (.5, .5, .5), 16)
 work = Path(sys.argv[1])
+Settings().write(work)
 # Of this program alone; ru_maxrss would begin with what the parent had.
 peak = lambda: 1024 * int(
     next(line.split()[1] for line in open("/proc/self/status") if line.startswith("VmHWM:"))

@@ -23,7 +23,7 @@ EXAMPLES = sorted((ROOT / "examples" / "prompts").glob("*.*"))
 
 
 def validator() -> Any:
-    jsonschema = pytest.importorskip("jsonschema", reason="checks JSON Schemas")
+    jsonschema = pytest.importorskip("jsonschema", reason="needs jsonschema")
     jsonschema.Draft202012Validator.check_schema(json_schema())
     return jsonschema.Draft202012Validator(json_schema())
 

@@ -1,0 +1,79 @@
+"""Pictures in rows and columns with words: what the gallery's files look like."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
+
+INK, MUTED, PAPER = (30, 34, 40), (96, 102, 112), (252, 252, 252)
+GAP, MARGIN, LINE, SIZE = 8, 12, 22, 15  # pixels; the last is the font's
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A picture with words below it.
+
+    Attributes:
+        image: RGB; centered in the cell where it is smaller.
+        caption: one line, which must fit the cell's width.
+    """
+
+    image: Image.Image
+    caption: str = ""
+
+
+def sheet(
+    rows: Sequence[Sequence[Cell]],
+    heads: Sequence[str] = (),
+    legend: Sequence[tuple[str, NDArray[np.uint8]]] = (),
+) -> Image.Image:
+    """Lays cells out in a grid on light paper, so that it reads in a dark page as well.
+
+    Args:
+        rows: all of one length. A column is as wide as its widest picture, a row as high as its highest.
+        heads: words above the columns.
+        legend: words below, each beside a square of its color, uint8 (3,).
+
+    Raises:
+        ValueError: words that do not fit, which would otherwise be cut off or run into their neighbors.
+    """
+    widths = [max(cell.image.width for cell in column) for column in zip(*rows, strict=True)]
+    heights = [max(cell.image.height for cell in row) for row in rows]
+    words = LINE if any(cell.caption for row in rows for cell in row) else 0
+    lefts = [MARGIN + sum(widths[:i]) + i * GAP for i in range(len(widths))]
+    width = lefts[-1] + widths[-1] + MARGIN
+    top = MARGIN + (LINE if heads else 0)
+    height = top + sum(heights) + (len(rows) - 1) * GAP + len(rows) * words + bool(legend) * (LINE + GAP)
+    page = Image.new("RGB", (width, height + MARGIN), PAPER)
+    pen, font = ImageDraw.Draw(page), ImageFont.load_default(SIZE)
+
+    def write(x: int, y: int, text: str, room: int, ink: tuple[int, int, int]) -> None:
+        if pen.textlength(text, font=font) > room:
+            raise ValueError(f"'{text}' is wider than {room} pixels")
+        pen.text((x, y), text, fill=ink, font=font)
+
+    for i, head in enumerate(heads):
+        write(lefts[i], MARGIN - 2, head, widths[i], INK)
+    for row, tall in zip(rows, heights, strict=True):
+        for cell, left, wide in zip(row, lefts, widths, strict=True):
+            page.paste(
+                cell.image, (left + (wide - cell.image.width) // 2, top + (tall - cell.image.height) // 2)
+            )
+            write(left, top + tall + 2, cell.caption, wide, MUTED)
+        top += tall + words + GAP
+    x = MARGIN
+    for name, color in legend:
+        pen.rectangle([x, top + 4, x + 13, top + 17], fill=tuple(color.tolist()))
+        write(x + 20, top + 2, name, width - MARGIN - x - 20, INK)
+        x += 44 + int(pen.textlength(name, font=font))
+    return page
+
+
+def save(page: Image.Image, path: Path) -> None:
+    """Writes a JPEG without chroma subsampling, which would smear outlines."""
+    page.save(path, "JPEG", quality=88, subsampling=0, optimize=True)
