@@ -124,15 +124,15 @@ def local_run(
     work: Annotated[
         Path | None,
         typer.Option(
-            help="Folder for intermediate files, emptied at the end; about 0.12 MB an image and prompt at "
-            "352 pixels. Without it, the system's temporary folder."
+            help="Folder for intermediate files, emptied at the end; about 0.4 MB a view, and 0.03 MB more "
+            "for each prompt. Without it, the system's temporary folder."
         ),
     ] = None,
 ) -> None:
     """Runs batch-segmentation on this machine, or with --support one-shot-segmentation, on folders or s3://.
 
     Credentials come from AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, the endpoint from S3_ENDPOINT.
-    Images that an earlier run has done under the same model, prompts and threshold are skipped.
+    Images that an earlier run has done under the same model, prompts and settings are skipped.
 
     Examples:
         clipseg-kfp local run --source ./photos --output ./masks --model ./clipseg --prompt "a cat"

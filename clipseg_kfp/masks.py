@@ -155,7 +155,8 @@ class LabelMap:
     """
 
     def __init__(self, width: int, height: int, count: int) -> None:
-        self._best = np.zeros((height, width), np.float32)
+        # Below any probability: cleaning puts pixels into masks that have none.
+        self._best = np.full((height, width), -1, np.float32)
         self._wins = np.empty((height, width), bool)
         self._wide = count > 255
         self.labels = np.zeros((height, width), np.uint16 if self._wide else np.uint8)

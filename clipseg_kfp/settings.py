@@ -65,7 +65,7 @@ class Settings:
         tiles = asdict(self.tiling) if self.tiling.on else {}
         meters = self.meters_per_pixel if self.tiling.ground_resolution else 0.0
         return {
-            **({"precision": self.precision} if self.precision != "auto" else {}),
+            **({"precision": self.precision} if self.precision not in ("auto", "float32") else {}),
             **({"tiling": tiles} if tiles else {}),
             **({"meters_per_pixel": meters} if meters else {}),
             **({"flip": True} if self.flip else {}),

@@ -129,7 +129,7 @@ def load_backend(folder: Path, facts: ModelFacts, *, backend: str, device: str, 
         facts: of the checkpoint.
         backend: one that ``check_choices`` has passed, as the others.
         device: likewise.
-        precision: likewise; ``int8`` is loaded in float32, for ``int8.load_int8`` to quantize.
+        precision: likewise, but for ``int8``.
 
     Raises:
         ModelError: the checkpoint cannot be used.
@@ -138,9 +138,9 @@ def load_backend(folder: Path, facts: ModelFacts, *, backend: str, device: str, 
         from clipseg_kfp.engine.openvino_backend import load_openvino
 
         try:
-            return load_openvino(folder, facts, "float32" if precision == "int8" else precision)
+            return load_openvino(folder, facts, precision)
         except ConversionError as error:
-            if backend == "openvino" or precision == "int8":
+            if backend == "openvino":
                 raise
             say("engine", f"{error.message} Going on with torch.")
     from clipseg_kfp.engine.torch_backend import load_torch
@@ -167,8 +167,6 @@ class ConversionError(ModelError):
 def _takes_openvino(backend: str, device: str, precision: str) -> bool:
     if backend != "auto":
         return backend == "openvino"
-    if precision == "int8":
-        return True
     if device == "cuda" or platform.machine().lower() not in ("x86_64", "amd64") or not installed("openvino"):
         return False
     return device == "cpu" or not _has_cuda()

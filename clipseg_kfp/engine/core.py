@@ -93,9 +93,10 @@ class Engine:
             folder: with config.json, weights and the processor's configuration.
             backend: ``auto``, ``torch`` or ``openvino``.
             device: ``auto``, ``cpu`` or ``cuda``.
-            precision: ``auto`` (bfloat16 on a GPU that has it, float32 elsewhere), ``float32``,
-                ``bfloat16`` (where the hardware has it, else float32). ``int8`` needs images to calibrate
-                on: ``clipseg_kfp.engine.int8.load_int8``.
+            precision: ``auto`` or ``float32``, or ``bfloat16`` (where the hardware has it, else float32):
+                faster on many CPUs and on all current GPUs. ``auto`` is never that, or the same run would
+                give other masks on another node. ``int8`` needs images to calibrate on:
+                ``clipseg_kfp.engine.int8.load_int8``.
             batch_size: see the class.
             memory_mb: see the class.
 
@@ -104,6 +105,10 @@ class Engine:
             ParameterError: a choice that cannot be had here.
         """
         check_choices(backend, device, precision)
+        if precision == "int8":
+            raise ParameterError(
+                "int8 needs images to calibrate on.", "Use clipseg_kfp.engine.int8.load_int8."
+            )
         facts = read_facts(folder)
         loaded = load_backend(folder, facts, backend=backend, device=device, precision=precision)
         return cls(loaded, facts, batch_size=batch_size, memory_mb=memory_mb)

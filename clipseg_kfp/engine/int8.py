@@ -136,11 +136,15 @@ def load_int8(
     if agreement.iou is None:
         say("engine", f"none of the prompts is in the {len(held_out)} held-out views; going on in float32")
         return exact, agreement
-    say("engine", f"int8 agrees with float32 by an IoU of {agreement.iou:.4f} on {agreement.views} views")
+    say(
+        "engine",
+        f"int8 agrees with float32 by an IoU of {agreement.iou:.4f} on {agreement.views} views; worst is "
+        f"prompt {(agreement.worst_prompt or 0) + 1} of those inferred, {agreement.worst:.4f}",
+    )
     if agreement.iou < min_iou:
         raise ModelError(
             f"The masks of int8 agree with those of float32 by an IoU of {agreement.iou:.4f} only (prompt "
-            f"{agreement.worst_prompt or 0:d}: {agreement.worst:.4f}); int8_min_iou asks for {min_iou:g}.",
+            f"{(agreement.worst_prompt or 0) + 1}: {agreement.worst:.4f}); int8_min_iou asks for {min_iou:g}.",
             "Take precision float32 or bfloat16, or lower int8_min_iou.",
         )
     return engine, agreement

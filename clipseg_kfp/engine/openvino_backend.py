@@ -6,10 +6,14 @@ then on neither torch nor transformers is imported, which saves seconds and some
 
 from __future__ import annotations
 
+import fcntl
 import json
+import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -131,9 +135,18 @@ def read_converted(folder: Path, facts: ModelFacts) -> tuple[ov.Model, ov.Model,
     """
     version = ov.__version__.split("-")[0]
     place = cache_folder("openvino") / f"{facts.digest}-{facts.image_size}-{LAYOUT}-{version}"
-    if not place.exists():
-        _convert(folder, facts, place)
+    with _locked(cache_folder("locks") / "openvino"):  # two at once would need twice the memory
+        if not place.exists():
+            _convert(folder, facts, place)
     return _read(place)
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Holds a lock between processes; it goes with the process that holds it, however that ends."""
+    with path.open("w") as stream:
+        fcntl.flock(stream, fcntl.LOCK_EX)
+        yield
 
 
 def _read(folder: Path) -> tuple[ov.Model, ov.Model, Dimensions]:
@@ -145,12 +158,16 @@ def _read(folder: Path) -> tuple[ov.Model, ov.Model, Dimensions]:
 def _convert(folder: Path, facts: ModelFacts, place: Path) -> None:
     """Fills ``place``, at once and as a whole: a process that dies half-way leaves nothing of that name."""
     say("engine", "converting the model for OpenVINO, once")
+    for stale in place.parent.glob("unfinished-*"):  # of a process that was killed
+        shutil.rmtree(stale, ignore_errors=True)
     with tempfile.TemporaryDirectory(dir=place.parent, prefix="unfinished-") as temporary:
         unfinished = Path(temporary) / "model"
         # In a process of its own, whose memory goes with it: torch's weights and OpenVINO's beside each
         # other would not fit what the step may take.
         done = subprocess.run(
-            [sys.executable, "-m", "clipseg_kfp.engine.conversion", folder.absolute(), unfinished],
+            # -P: nothing of the user's folder takes the place of a module.
+            [sys.executable, "-P", "-m", "clipseg_kfp.engine.conversion", folder.absolute(), unfinished],
+            stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
             check=False,
@@ -158,11 +175,7 @@ def _convert(folder: Path, facts: ModelFacts, place: Path) -> None:
         if done.returncode:
             raise _failure(done.stdout, done.stderr, done.returncode)
         _check_parity(unfinished)
-        try:
-            unfinished.replace(place)
-        except OSError:
-            if not place.exists():  # another process was first: its files are as good
-                raise
+        unfinished.replace(place)
 
 
 def _failure(out: str, err: str, status: int) -> ModelError:
@@ -170,7 +183,11 @@ def _failure(out: str, err: str, status: int) -> ModelError:
     try:
         told = json.loads(out.splitlines()[-1])
         return ModelError(told["message"], told["remedy"])
-    except (IndexError, ValueError, KeyError):
+    except (IndexError, ValueError, KeyError, TypeError):
+        if status < 0:
+            return ConversionError(
+                f"Converting the model for OpenVINO was killed (signal {-status}), perhaps for want of memory."
+            )
         last = (err.strip().splitlines() or [f"it ended with status {status}"])[-1]
         return ConversionError(f"OpenVINO cannot convert this model: {last}.")
 

@@ -95,11 +95,12 @@ class TorchBackend:
 
 
 def choose_precision(device: str, precision: str) -> str:
-    """What a device computes in: bfloat16 only where its hardware has it, and on a CPU only if asked to."""
-    if device == "cuda":
-        able = torch.cuda.is_bf16_supported(including_emulation=False)
-        return "bfloat16" if able and precision != "float32" else "float32"
-    return "bfloat16" if precision == "bfloat16" and has_bfloat16() else "float32"
+    """What a device computes in: bfloat16 if asked to, and only where its hardware has it."""
+    if precision != "bfloat16":
+        return "float32"
+    on_gpu = device == "cuda"
+    able = torch.cuda.is_bf16_supported(including_emulation=False) if on_gpu else has_bfloat16()
+    return "bfloat16" if able else "float32"
 
 
 def load_torch(

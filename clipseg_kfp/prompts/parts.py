@@ -26,6 +26,8 @@ Uri = Annotated[str, Field(min_length=1, max_length=2000)]
 Number = Annotated[float, Field(allow_inf_nan=False)]
 Share = Annotated[float, Field(gt=0, lt=1)]
 
+#: ``cleaning.MAX_RADIUS``, without importing OpenCV.
+MAX_SMOOTH = 100
 PERCENT = re.compile(r"(\d+(?:\.\d+)?|\.\d+)\s*%")
 
 
@@ -300,7 +302,7 @@ class Cleaning(Strict):
     Attributes:
         min_area: connected parts below this are removed: pixels, or a share of the image such as ``"0.1%"``.
         fill_holes: all holes, or those of up to so many pixels.
-        smooth: radius of the smoothing, in pixels.
+        smooth: radius of the smoothing, in pixels, at most 100.
         keep_largest: keep the largest connected part only.
     """
 
@@ -310,7 +312,9 @@ class Cleaning(Strict):
     fill_holes: Annotated[int, Field(ge=0)] | bool = Field(
         default=False, description="True fills all holes, a number those of up to so many pixels."
     )
-    smooth: Annotated[int, Field(ge=0, le=200)] = Field(default=0, description="Radius in pixels; 0 is off.")
+    smooth: Annotated[int, Field(ge=0, le=MAX_SMOOTH)] = Field(
+        default=0, description="Radius in pixels; 0 is off."
+    )
     keep_largest: bool = Field(default=False, description="Keep the largest part only.")
 
     @model_validator(mode="before")

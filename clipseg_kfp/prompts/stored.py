@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
 from clipseg_kfp.errors import ParameterError
@@ -38,7 +39,7 @@ def read_vector(files: Files, stored: StoredEmbedding, width: int) -> NDArray[np
             values = np.load(io.BytesIO(files.read(stored.uri)), allow_pickle=False)
         else:
             values = _from_safetensors(files.read(stored.uri), stored)
-    except (ValueError, EOFError, OSError, MemoryError) as error:  # what readers raise on other bytes
+    except (ValueError, EOFError, OSError, MemoryError, pa.ArrowException) as error:  # of other bytes
         words = " ".join(str(error).split())[:200]
         raise ParameterError(f"'{stored.uri}' is no usable .{stored.file_kind} file: {words}.") from error
     values = _one_row(np.asarray(values), stored)

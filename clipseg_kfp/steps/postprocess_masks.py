@@ -8,7 +8,7 @@ import json
 import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import groupby, repeat
+from itertools import groupby, pairwise, repeat
 from operator import itemgetter
 from pathlib import Path
 from typing import Any
@@ -29,9 +29,8 @@ from clipseg_kfp.progress import say, track
 from clipseg_kfp.prompts import Row, read_rows
 from clipseg_kfp.resources import cpu_limit
 from clipseg_kfp.results import Results
-from clipseg_kfp.settings import Settings
 from clipseg_kfp.steps.encode_prompts import TABLE, read_facts_of
-from clipseg_kfp.steps.preprocess_images import IMAGES, PREVIEWS
+from clipseg_kfp.steps.preprocess_images import IMAGES, PREVIEWS, VIEWS
 from clipseg_kfp.steps.segment_images import ENGINE, PROBABILITIES
 from clipseg_kfp.storage import open_folder
 from clipseg_kfp.views import Box, Field, FieldLabelMap
@@ -39,7 +38,7 @@ from clipseg_kfp.views import Box, Field, FieldLabelMap
 STEP = "postprocess_masks"
 MASKS, GALLERY = "masks.parquet", "gallery.arrow"
 GALLERY_PER_SHARD = 24
-PIXELS_AT_ONCE = 60_000_000
+BYTES_AT_ONCE = 960_000_000
 
 
 @dataclass
@@ -130,12 +129,13 @@ def run(
         return _finish(work, results, table, options)
 
     base = [prompt.name for prompt in table if prompt.expression is None]
-    tiled = Settings.read(prompts).tiling.on
+    counts = _view_counts(views / VIEWS, len(rows))
+    map_bytes = int(counts.max(initial=0)) * len(base) * size**2
     finished = ordered_map(
         finish_one,
-        _work(views, probabilities, rows, base, size),
-        workers=_workers(rows),
-        ahead=0 if tiled else 2,
+        _work(views, probabilities, rows, base, size, counts),
+        workers=_workers(rows, map_bytes),
+        ahead=2 if counts.max(initial=0) == 1 else 0,
     )
     part = PartName()
 
@@ -160,15 +160,16 @@ def run(
     return count
 
 
-def _workers(rows: list[dict[str, Any]]) -> int:
-    """Images worked on at once: as many as fit about 1 GB.
+def _workers(rows: list[dict[str, Any]], map_bytes: int) -> int:
+    """Images worked on at once: as many as fit about 1 GB; one that needs more is worked on alone.
 
     A pixel takes up to 16 bytes: two float32 maps (the prompt's and the best so far), a label of 2 bytes,
     the mask, the pixels where its prompt is the best, and the mask's other forms (column-major, as a
-    picture), which come and go. Of large images, whose maps exist in strips, it takes half of that.
+    picture), which come and go. Of large images, whose maps exist in strips, it takes half of that. The maps
+    of an image's views count twice: logic makes more of them.
     """
     largest = max((row["width"] * row["height"] for row in rows), default=0)
-    return max(1, min(max(4, 2 * cpu_limit()), PIXELS_AT_ONCE // max(largest, 1)))
+    return max(1, min(max(4, 2 * cpu_limit()), BYTES_AT_ONCE // max(16 * largest + 2 * map_bytes, 1)))
 
 
 class PartName:
@@ -195,33 +196,47 @@ class PartName:
         return f"parts/{self._total.hexdigest()[:16]}.parquet"
 
 
+def _view_counts(path: Path, images: int) -> NDArray[np.intp]:
+    """How many views each image has; nothing but that column is read."""
+    with pa.memory_map(str(path)) as source:
+        reader = pa.ipc.open_file(source)
+        batches = [reader.get_batch(i).column("image").to_numpy() for i in range(reader.num_record_batches)]
+        return np.bincount(np.concatenate(batches) if batches else [], minlength=images)
+
+
 def _work(
-    views: Path, probabilities: Path, rows: list[dict[str, Any]], base: list[str], size: int
+    views: Path,
+    probabilities: Path,
+    rows: list[dict[str, Any]],
+    base: list[str],
+    size: int,
+    counts: NDArray[np.intp],
 ) -> Iterator[_Work]:
     previews = _values(views / PREVIEWS, "jpeg")
     maps = _values(probabilities / PROBABILITIES, "probability", "box")
     for (image, group), (shown, preview, _) in zip(groupby(maps, key=itemgetter(0)), previews, strict=True):
         if image != shown:
             raise AssertionError(f"previews and probabilities are out of step at image {image}")
-        found: list[NDArray[np.uint8]] = []
+        found = np.empty((len(base), counts[image], size, size), np.uint8)
         boxes: list[Box] = []
-        for i, (_, value, box) in enumerate(group):
-            found.append(np.frombuffer(value, np.uint8).reshape(size, size))
-            if i % len(base) == 0:  # the prompts of a view follow each other
+        for i, (_, value, box) in enumerate(group):  # the prompts of a view follow each other
+            view, prompt = divmod(i, len(base))
+            found[prompt, view] = np.frombuffer(value, np.uint8).reshape(size, size)
+            if not prompt:
                 boxes.append(tuple(box))
-        by_prompt = {name: np.stack(found[i :: len(base)]) for i, name in enumerate(base)}
-        yield _Work(rows[image], boxes, by_prompt, preview.to_pybytes())
+        yield _Work(rows[image], boxes, dict(zip(base, found, strict=True)), preview.to_pybytes())
+        del found  # before the next image's are made
 
 
 def _values(path: Path, column: str, *others: str) -> Iterator[tuple[int, pa.Buffer, Any]]:
-    """Yields the image of each row, its large value, uncopied, and another column's value.
-
-    The large value keeps its batch in memory.
-    """
+    """Yields the image of each row, its large value as a part of the batch, and another column's value."""
     for batch in records.read_arrow(path):
+        values = batch.column(column)
+        _, offsets, data = values.buffers()
+        ends = np.frombuffer(offsets, np.int64)[values.offset : values.offset + len(values) + 1].tolist()
         yield from zip(
             batch.column("image").to_pylist(),
-            (value.as_buffer() for value in batch.column(column)),
+            (data.slice(start, stop - start) for start, stop in pairwise(ends)),
             batch.column(others[0]).to_pylist() if others else repeat(None, batch.num_rows),
             strict=True,
         )
@@ -250,7 +265,7 @@ def _finish(work: _Work, results: Results, prompts: Sequence[Row], options: _Opt
             layers.append((masks.shrink(done.mask, *small_size), options.colors[prompt.id]))
         probability = ""
         if options.probability_bits:
-            probability = f"probabilities/{place}/{name}.png"
+            probability = f"probabilities/{options.probability_bits}-bit/{place}/{name}.png"
             results.write(probability, _picture(done.field, options.probability_bits))
         mask_rows.append(
             {

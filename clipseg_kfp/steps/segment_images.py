@@ -160,10 +160,17 @@ def write_maps(
 
 
 def _batches(path: Path, size: int) -> Iterator[tuple[Rows, NDArray[np.uint8]]]:
+    rows: Rows = []
+    pixels: list[NDArray[np.uint8]] = []
     for batch in records.read_arrow(path):
-        for start in range(0, batch.num_rows, size):
-            part = batch.slice(start, size)
-            yield part.select(["image", "box"]).to_pylist(), np.stack([_pixels(v) for v in part["pixels"]])
+        for row, value in zip(batch.select(["image", "box"]).to_pylist(), batch["pixels"], strict=True):
+            rows.append(row)
+            pixels.append(_pixels(value))
+            if len(rows) == size:
+                yield rows, np.stack(pixels)
+                rows, pixels = [], []
+    if rows:
+        yield rows, np.stack(pixels)
 
 
 def _samples(path: Path, total: int) -> tuple[list[NDArray[np.uint8]], list[NDArray[np.uint8]]]:

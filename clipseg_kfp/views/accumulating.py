@@ -71,8 +71,8 @@ class FieldLabelMap(LabelMap):
             chosen = mask[:, columns]
             if not chosen.any():
                 continue
-            # Rounded up: what is in a mask has a probability above 0 and gets a level above background's.
-            levels = np.ceil(values * np.float32(65535)).astype(np.uint16)
+            # From 1: cleaning puts pixels into masks that have no probability; 0 is what no mask has.
+            levels = np.ceil(values * np.float32(65534)).astype(np.uint16) + np.uint16(1)
             levels *= chosen
             best = self._levels[:, columns]
             np.copyto(self.labels[:, columns], category, where=levels > best)

@@ -143,7 +143,7 @@ def plan(
         raise ImageRejectedError(
             "too_large",
             f"{width} x {height} pixels need {columns * rows:,} tiles of {tile} pixels; "
-            f"max_tiles allows {max_tiles:,} and can be raised, as can the tile's size.",
+            f"{max_tiles:,} are allowed: take larger tiles.",
         )
     tiles = [
         (left, top, left + min(tile, width), top + min(tile, height))

@@ -26,7 +26,7 @@ def postprocess_masks(
         output_uri: Where results go.
         label_maps: Write a palette map of the most probable prompt for each image.
         overlays: Write a preview with all masks painted in for each image.
-        probability_bits: 8 or 16 writes the probabilities as a grayscale PNG beside each mask; 0 does not.
+        probability_bits: 8 or 16 also writes probabilities of new images, as grayscale PNGs; 0 does not.
         endpoint: URL of the S3 endpoint; empty takes S3_ENDPOINT from the environment.
         masks: A row an image and prompt (run lengths, box, area, probabilities), and a few pictures.
     """

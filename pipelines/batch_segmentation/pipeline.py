@@ -59,7 +59,7 @@ def batch_segmentation(
         memory_mb: Megabytes that the model's activations may take; 0 takes what suits the device.
         backend: torch, openvino (CPUs only), or auto: openvino on Intel and AMD CPUs.
         device: auto or cpu; cuda needs an accelerator on the inference task.
-        precision: float32, bfloat16, int8 (openvino only), or auto: bfloat16 on GPUs, float32 on CPUs.
+        precision: auto or float32; bfloat16 (take it on GPUs); int8 (openvino; for shards of 150 images and up).
         int8_min_iou: With int8, the least IoU of masks with those of float32 on held-out images of a shard.
         tile_size: Side of tiles in pixels of the source; larger images are looked at in overlapping tiles as
             well as in whole. About four times the size of the things looked for is a good one; 0 cuts none.
@@ -67,7 +67,7 @@ def batch_segmentation(
         tile_overlap: Least overlap of neighboring tiles, as a part of their side.
         meters_per_pixel: Ground resolution of the images; 0 takes what their files say (GeoTIFF).
         flip: Average the maps of every view with those of its mirror image: twice the time.
-        probability_bits: 8 or 16 writes the probabilities as a grayscale PNG beside each mask; 0 does not.
+        probability_bits: 8 or 16 also writes probabilities of new images, as grayscale PNGs; 0 does not.
         formats: What to write besides COCO, as a JSON list of yolo, labelstudio and csv.
         max_megapixels: Larger images go to quarantine.
         max_megabytes: Larger files go to quarantine.

@@ -95,12 +95,13 @@ def test_parameters_that_change_pixels_have_their_own_configuration(chain: Chain
     put(chain, {"a.png": picture(1, 96, 64)})
     looks: list[dict[str, Any]] = [
         {}, {"flip": True}, {"tile_size": 40}, {"tile_size": 40, "tile_overlap": 0.5},
-        {"precision": "float32"}, {"tile_ground_resolution": 2.0, "meters_per_pixel": 1.0},
+        {"precision": "bfloat16"}, {"tile_ground_resolution": 2.0, "meters_per_pixel": 1.0},
     ]  # fmt: skip
     runs = [chain(["a circle"], **look) for look in looks]
     assert len({run.config for run in runs}) == len(looks)
     assert all(counts(run) == (1, 1, 0, 0) for run in runs)
     assert chain(["a circle"], tile_overlap=0.5).config == runs[0].config, "without tiles it has no effect"
+    assert chain(["a circle"], precision="float32").config == runs[0].config, "it is what auto takes"
     assert chain(["a circle"], flip=True).published.counts.skipped == 1
 
 

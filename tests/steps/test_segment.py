@@ -69,6 +69,16 @@ def run(tmp_path: Path, prompts: Path, pixels: list[NDArray[np.uint8]], **choice
     )
 
 
+@pytest.mark.parametrize("size", [1, 3, 16, 25, 40, 100])
+def test_batches_are_as_large_as_wanted(tmp_path: Path, size: int) -> None:
+    """However many rows a batch of the file has."""
+    pixels = [np.full((4, 4, 3), i, np.uint8) for i in range(40)]
+    found = list(segment_images._batches(write_views(tmp_path, pixels) / "views.arrow", size))
+    assert [len(rows) for rows, _ in found] == [size] * (40 // size) + [40 % size] * bool(40 % size)
+    assert [row["image"] for rows, _ in found for row in rows] == list(range(40))
+    assert (np.concatenate([batch for _, batch in found]) == np.stack(pixels)).all()
+
+
 @pytest.mark.parametrize("batch_size", [0, 1, 3])
 @pytest.mark.parametrize("backend", ["torch", "openvino"])
 def test_maps_are_those_of_the_engine_in_order(

@@ -177,3 +177,11 @@ def test_otsu_of_a_flat_map(value: int, kind: Any) -> None:
 def test_otsu_refuses_what_is_no_probability(values: list[float]) -> None:
     with pytest.raises(ValueError, match=r"threshold|0 to 1"):
         otsu(np.array(values))
+
+
+def test_prompts_allow_what_smoothing_can_do() -> None:
+    """The bound is written twice, so that prompts need no OpenCV."""
+    from clipseg_kfp.cleaning import MAX_RADIUS
+    from clipseg_kfp.prompts.parts import MAX_SMOOTH
+
+    assert MAX_SMOOTH == MAX_RADIUS

@@ -95,12 +95,21 @@ def test_auto_goes_on_with_torch_where_parity_fails(
     assert list(cache_folder("openvino").iterdir()) == [], "what fails the check must not be kept"
 
 
-@pytest.mark.parametrize("choice", [{"backend": "openvino"}, {"precision": "int8"}])
-def test_an_explicit_choice_fails_where_parity_fails(
-    tiny_model: Path, failing_conversion: str, choice: dict[str, str]
-) -> None:
+def test_an_explicit_choice_fails_where_parity_fails(tiny_model: Path, failing_conversion: str) -> None:
     with pytest.raises(ModelError, match=rf"{failing_conversion}.*Take backend torch"):
-        Engine.load(tiny_model, **choice)
+        Engine.load(tiny_model, backend="openvino")
+
+
+def test_int8_is_not_loaded_without_images(tiny_model: Path) -> None:
+    with pytest.raises(ParameterError, match="needs images to calibrate on"):
+        Engine.load(tiny_model, precision="int8")
+
+
+def test_a_conversion_that_was_killed_leaves_nothing_for_long(tiny_model: Path) -> None:
+    stale = cache_folder("openvino") / "unfinished-old"
+    stale.mkdir()
+    Engine.load(tiny_model, backend="openvino")
+    assert not stale.exists()
 
 
 def test_a_checkpoint_that_cannot_be_used_is_no_matter_of_backends(tmp_path: Path, tiny_model: Path) -> None:

@@ -275,3 +275,12 @@ def test_overlay_without_masks_is_the_preview() -> None:
     with Image.open(io.BytesIO(overlay_jpeg(preview(33, 21), []))) as image:
         assert image.size == (33, 21)
         assert abs(np.asarray(image).astype(int) - 128).max() < 4
+
+
+def test_a_filled_hole_gets_the_label() -> None:
+    """Cleaning puts pixels into masks that have no probability at all."""
+    probability = np.full((6, 8), 0.9, np.float32)
+    probability[2:4, 3:5] = 0
+    labels = LabelMap(8, 6, 1)
+    labels.add(1, np.ones((6, 8), bool), probability)
+    assert (labels.labels == 1).all()

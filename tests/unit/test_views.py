@@ -474,3 +474,13 @@ def test_200_megapixels_are_merged_in_less_than_float32_of_them_takes(tile: int)
     views, growth = (int(value) for value in done.stdout.split())
     assert views == (16 if tile else 1)
     assert growth < (4 * 200 + 150) * 1e6
+
+
+def test_a_filled_hole_gets_the_label_in_strips_too() -> None:
+    small = np.full((16, 16), 230, np.uint8)
+    small[6:10, 6:10] = 0
+    field = Merger([(0, 0, 300, 200)], 300, 200).field([small], 200 * 64)
+    assert field.strips > 1
+    labels = FieldLabelMap(300, 200, 1)
+    labels.add_field(1, np.ones((200, 300), bool), field)
+    assert (labels.labels == 1).all()
