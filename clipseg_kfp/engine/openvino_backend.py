@@ -186,7 +186,7 @@ def _failure(out: str, err: str, status: int) -> ModelError:
     except (IndexError, ValueError, KeyError, TypeError):
         if status < 0:
             return ConversionError(
-                f"Converting the model for OpenVINO was killed (signal {-status}), perhaps for want of memory."
+                f"Converting the model for OpenVINO was killed (signal {-status}); perhaps for memory."
             )
         last = (err.strip().splitlines() or [f"it ended with status {status}"])[-1]
         return ConversionError(f"OpenVINO cannot convert this model: {last}.")

@@ -30,8 +30,8 @@ def encode_prompts(
             cleaning (docs/prompts.md). Ignored where prompts_uri is given.
         prompts_uri: A JSON or YAML prompt file instead; relative names in it start at its own folder.
         threshold: Probability from which a pixel belongs to a mask, for prompts without their own.
-        precision: Of inference: auto or float32; bfloat16 (where the hardware has it, else float32: take it on
-            GPUs); int8 (openvino only: calibrated on a shard's own views, where it has 150 or more).
+        precision: Of inference: auto or float32; bfloat16 (where the hardware has it, else float32; take it
+            on GPUs); int8 (openvino only: calibrated on a shard's own views, where it has 150 or more).
         tile_size: Side of tiles in pixels of the source; larger images are looked at in overlapping tiles as
             well as in whole. 0 cuts none.
         tile_ground_resolution: Instead of tile_size, the meters that a pixel of the model shall cover.
