@@ -61,6 +61,9 @@ def write_shard(folder: Path, sizes: list[tuple[int, int]]) -> Path:
     with records.ArrowWriter(folder / preprocess_images.PREVIEWS, records.PREVIEWS) as previews:
         for i, size in enumerate(sizes):
             previews.append({"image": i, "jpeg": preview_jpeg(Image.new("RGB", size, "gray"))})
+    with records.ArrowWriter(folder / preprocess_images.VIEWS, records.VIEWS) as views:
+        for i, size in enumerate(sizes):
+            views.append({"image": i, "box": (0, 0, *size), "pixels": b""})
     return folder
 
 

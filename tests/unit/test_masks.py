@@ -171,7 +171,7 @@ def test_labels_are_those_of_a_loop_over_pixels(seed: int, count: int) -> None:
     for i, probability in enumerate(maps):
         labels.add(i + 1, probability >= cuts[i], probability)
     for y, x in np.ndindex(3, 4):
-        best = 0.0
+        best = -1.0
         for i in range(count):
             if maps[i, y, x] >= cuts[i] and maps[i, y, x] > best:
                 best, expected[y, x] = maps[i, y, x], i + 1
