@@ -115,7 +115,7 @@ def measure(quick: bool, picture: Path | None, profile: bool, console: Console) 
     del reference, engines  # the next part is about other processes' memory
     watch.next("measuring memory")
     counts = (25, 100) if quick else (25, 100, 300, 1000)
-    found |= measure_memory(folder, counts, torch_count=25 if quick else 100)
+    found |= measure_memory(folder, counts, torch_count=0 if quick else 100)
     watch.next("")
     if picture and not quick:
         draw_growth(found["seconds_by_prompts"], found["peak_rss_mb"], best, picture)

@@ -91,18 +91,20 @@ class Peaks:
         return round(float(json.loads(done.stdout.splitlines()[-1])["peak_rss_mb"]))
 
 
-def measure_memory(model: Path, counts: tuple[int, ...], torch_count: int) -> dict[str, Any]:
+def measure_memory(model: Path, counts: tuple[int, ...], torch_count: int = 0) -> dict[str, Any]:
     """Measures the step with the backend that it takes by itself, converting, and with torch.
 
     Args:
         model: checkpoint folder; already converted in this process's cache, where OpenVINO is installed.
         counts: numbers of views, smallest first.
-        torch_count: views for torch.
+        torch_count: views for torch; 0 measures neither torch nor the conversion.
     """
     with tempfile.TemporaryDirectory(prefix="clipseg-bench-") as folder:
         peaks = Peaks(Path(folder), model)
-        return {
-            "peak_rss_mb": {str(count): peaks.measure(count) for count in counts},
+        found = {"peak_rss_mb": {str(count): peaks.measure(count) for count in counts}}
+        if not torch_count:
+            return found
+        return found | {
             "peak_rss_mb_conversion": {str(FEW): peaks.measure(FEW, cold=True)},
             "peak_rss_mb_torch": {str(torch_count): peaks.measure(torch_count, "torch")},
         }

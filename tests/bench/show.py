@@ -83,7 +83,7 @@ def _memory(found: dict[str, Any]) -> Table | None:
         return None
     table = _table("Peak memory of segment_images", "", "images", "MB")
     for key, name in (("", "as it is"), ("_conversion", "converting the model first"), ("_torch", "torch")):
-        for count, value in found[f"peak_rss_mb{key}"].items():
+        for count, value in found.get(f"peak_rss_mb{key}", {}).items():
             table.add_row(name, count, f"{value:,}")
     return table
 
