@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import builtins
 import contextlib
 import datetime as dt
 import io
@@ -80,6 +81,7 @@ def run_pipeline(
         _Screen(stream, _pinned(console)) as screen,
         _environment({EVENT_VARIABLE: "events"} if screen.live else {}),
         _ending_steps(),
+        _same_print(),
     ):
         # Secrets, limits and caching are for clusters; kfp warns of each.
         warnings.filterwarnings("ignore", message="Task .* have no effect in the current local runner")
@@ -96,6 +98,16 @@ def run_pipeline(
                 f"{' '.join(line.strip().removeprefix('remedy: ') for line in remedy)} (Log: {log})".strip(),
             ) from None
         return LocalRun(str(task.output), dict(screen.seconds), log)
+
+
+@contextlib.contextmanager
+def _same_print() -> Iterator[None]:
+    """Puts ``print`` back: kfp replaces it in each of its threads, and two that end crosswise leave it so."""
+    before = builtins.print
+    try:
+        yield
+    finally:
+        builtins.print = before
 
 
 def new_run_id() -> str:
