@@ -155,14 +155,16 @@ class LabelMap:
     """
 
     def __init__(self, width: int, height: int, count: int) -> None:
-        # Below any probability: cleaning puts pixels into masks that have none.
-        self._best = np.full((height, width), -1, np.float32)
+        self._best: NDArray[np.float32] | None = None
         self._wins = np.empty((height, width), bool)
         self._wide = count > 255
         self.labels = np.zeros((height, width), np.uint16 if self._wide else np.uint8)
 
     def add(self, category: int, mask: Mask, probability: NDArray[np.float32]) -> None:
         """Gives a prompt the pixels of its mask where it is the most probable so far."""
+        if self._best is None:
+            # Below any probability: cleaning puts pixels into masks that have none.
+            self._best = np.full(self.labels.shape, -1, np.float32)
         wins = np.greater(probability, self._best, out=self._wins)
         wins &= mask
         np.copyto(self.labels, self.labels.dtype.type(category), where=wins)

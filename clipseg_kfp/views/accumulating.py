@@ -62,7 +62,6 @@ class FieldLabelMap(LabelMap):
 
     def __init__(self, width: int, height: int, count: int) -> None:
         super().__init__(width, height, count)
-        self._best = np.zeros((0, 0), np.float32)  # never touched so far, so it took no memory
         self._levels = np.zeros((height, width), np.uint16)
 
     def add_field(self, category: int, mask: Mask, field: Field) -> None:
