@@ -12,7 +12,7 @@ export IMAGE ?=
 export QUICK ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test bench lint types compile docs demo-model picture gallery wheel locks clean
+.PHONY: help demo test test-faults bench lint types compile docs demo-model picture gallery wheel locks clean
 
 help: ## Show this help
 	@grep -hE '^[a-z-]+:.*?## ' $(MAKEFILE_LIST) | awk 'BEGIN {FS = ":.*?## "} {printf "  make %-12s %s\n", $$1, $$2}'
@@ -39,6 +39,9 @@ demo: $(VENV)/.demo ## Run the whole pipeline on sample images, no cluster neede
 
 test: $(VENV)/.test ## Run the tests
 	$(BIN)/python -m pytest
+
+test-faults: $(VENV)/.test ## Run the long matrices of kills, faults and hostile input; writes faults.json
+	$(BIN)/python -m pytest tests/faults -m faults
 
 bench: $(VENV)/.test ## Measure the engine side by side (QUICK=1 ends within five minutes)
 	@$(BIN)/python tests/bench/bench.py
@@ -75,4 +78,4 @@ locks: $(VENV)/.test ## Resolve the locks anew
 
 clean: ## Remove what was built or run (the environment stays)
 	rm -rf .demo dist build *.egg-info .pytest_cache .mypy_cache .ruff_cache batch-segmentation.yaml \
-		one-shot-segmentation.yaml clipseg-kfp.log bench.json
+		one-shot-segmentation.yaml clipseg-kfp.log bench.json faults.json

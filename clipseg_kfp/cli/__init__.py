@@ -1,0 +1,73 @@
+"""The command line: ``clipseg-kfp``, a module a group of commands."""
+
+from __future__ import annotations
+
+import errno
+import signal
+import sys
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from clipseg_kfp import __version__
+from clipseg_kfp.cli import compile, demo, local, prompts
+from clipseg_kfp.errors import ClipsegKfpError
+
+app = typer.Typer(
+    help="Segments whole buckets of images by prompts with CLIPSeg, on Kubeflow Pipelines or right here.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+)
+app.command("demo")(demo.demo)
+app.add_typer(local.app, name="local")
+app.command("compile")(compile.compile_package)
+app.add_typer(prompts.app, name="prompts")
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        print(__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    pass
+
+
+def main(arguments: list[str] | None = None) -> Any:
+    """Entry point; a user's mistake ends in one clear message and status 1, never in a traceback."""
+    # A polite kill ends like Ctrl-C does: servers are stopped, temporary folders removed.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    try:
+        return app(arguments)
+    except ClipsegKfpError as error:
+        _complain(error.message, error.remedy)
+        sys.exit(1)
+    except OSError as error:
+        _complain(*_words(error))
+        sys.exit(1)
+
+
+def _words(error: OSError) -> tuple[str, str]:
+    """What is wrong with a path, and what to do about it."""
+    where = f"{error.filename}: " if error.filename else ""
+    remedies = {
+        errno.ENOSPC: "Free some space, or name a place on another disk.",
+        errno.ENOENT: "Check the path; make its folder first.",
+    }
+    refused = "Check the path and its permissions, or name another one."
+    return f"{where}{error.strerror or error}", remedies.get(error.errno or 0, refused)
+
+
+def _complain(message: str, remedy: str) -> None:
+    console = Console(stderr=True, soft_wrap=True)
+    console.print(f"error: {message}", style="bold red", markup=False, highlight=False)
+    if remedy:
+        console.print(f"  remedy: {remedy}", markup=False, highlight=False)

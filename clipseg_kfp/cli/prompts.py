@@ -1,0 +1,62 @@
+"""``clipseg-kfp prompts``: work with prompt files."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from clipseg_kfp.cli.shared import Endpoint, group
+
+app = group("Work with prompt files.")
+
+
+@app.command("check")
+def prompts_check(
+    file: Annotated[str, typer.Argument(help="JSON or YAML prompt file: a path or s3:// URI.")],
+    model: Annotated[
+        Path | None, typer.Option(help="Checkpoint folder: check the files that prompts name, too.")
+    ] = None,
+    endpoint: Endpoint = "",
+) -> None:
+    """Checks a prompt file and prints it in full form; a line a prompt goes to standard error.
+
+    With --model, the files that it names are read and checked, too.
+
+    Examples:
+        clipseg-kfp prompts check prompts.yaml
+
+        clipseg-kfp prompts check s3://bucket/prompts.yaml --model ./clipseg
+    """
+    from clipseg_kfp.prompts import read_prompts
+    from clipseg_kfp.storage import open_object
+
+    folder, key = open_object(file, endpoint)
+    prompts = read_prompts(folder.read(key), file)
+    if model:
+        from clipseg_kfp.model import read_facts
+        from clipseg_kfp.prompts import Files, gather
+
+        for one in gather(prompts, read_facts(model), 0.5, Files(file, endpoint)):
+            for note in one.notes:
+                print(f"note: prompt '{one.prompt.name}': {note}", file=sys.stderr)
+    for number, prompt in prompts.numbered():
+        hidden = ", hidden" if prompt.hidden else ""
+        print(f"{number}: {prompt.name} ({prompt.kind}{hidden})", file=sys.stderr)
+    full = prompts.model_dump(mode="json", exclude_defaults=True)
+    print(json.dumps(full, indent=2, ensure_ascii=False))
+
+
+@app.command("schema")
+def prompts_schema() -> None:
+    """Prints the JSON Schema of prompt files, for editors and other checkers.
+
+    Example:
+        clipseg-kfp prompts schema > prompts.schema.json
+    """
+    from clipseg_kfp.prompts import json_schema
+
+    print(json.dumps(json_schema(), indent=2, ensure_ascii=False))
