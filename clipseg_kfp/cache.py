@@ -10,19 +10,32 @@ from functools import cache
 from pathlib import Path
 
 
+def configured_folder(name: str) -> Path:
+    """Where a kind of thing belongs: it need not exist, and may be filled and read-only, as in an image.
+
+    ``CLIPSEG_KFP_CACHE`` names its parent, else ``clipseg-kfp`` in the user's cache folder is.
+    """
+    if chosen := os.environ.get("CLIPSEG_KFP_CACHE"):
+        return Path(chosen) / name
+    try:
+        default = Path(os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser())
+    except RuntimeError:  # no home directory
+        default = _temporary()
+    return default / "clipseg-kfp" / name
+
+
 def cache_folder(name: str) -> Path:
     """Returns a folder that exists and can be written.
 
-    ``CLIPSEG_KFP_CACHE`` names its parent, else ``clipseg-kfp`` in the user's cache folder is. Where that
-    cannot be written, as in a pod with a read-only root, it is a temporary one that goes with the process.
+    It is the configured one; where that cannot be written, as in a pod with a read-only root, it is a
+    temporary one that goes with the process.
     """
-    default = Path(os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser()) / "clipseg-kfp"
-    folder = Path(os.environ.get("CLIPSEG_KFP_CACHE") or default) / name
+    folder = configured_folder(name)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         if os.access(folder, os.W_OK):
             return folder
-    except (OSError, RuntimeError):  # RuntimeError: no home directory
+    except OSError:
         pass
     folder = _temporary() / name
     folder.mkdir(exist_ok=True)

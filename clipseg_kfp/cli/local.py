@@ -28,6 +28,9 @@ def local_run(
     support: Annotated[
         str, typer.Option(help="Example pictures, a folder a thing: NAME/images/x.jpg, NAME/masks/x.png.")
     ] = "",
+    engineering: Annotated[
+        str, typer.Option(help="With --support: paper crops, blurs and fades around the thing; none does not.")
+    ] = "paper",
     threshold: Annotated[float, typer.Option(help="Probability from which a pixel belongs to a mask.")] = 0.5,
     limit: Annotated[int, typer.Option(help="The most new images to take; 0 takes all.")] = 0,
     shard_size: Annotated[int, typer.Option(help="Images a shard; two shards run at once.")] = 500,
@@ -102,7 +105,7 @@ def local_run(
                 "model_uri": model,
                 "prompts": [parsed_prompt(text) for text in prompt or []],
                 "prompts_uri": prompts_file,
-                **({"support_uri": support} if support else {}),
+                **({"support_uri": support, "engineering": engineering} if support else {}),
                 "threshold": threshold,
                 "limit": limit,
                 "shard_size": shard_size,

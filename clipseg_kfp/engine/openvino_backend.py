@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from clipseg_kfp.cache import cache_folder
+from clipseg_kfp.cache import cache_folder, configured_folder
 from clipseg_kfp.engine import (
     conversion,
     private,  # noqa: F401 - before openvino
@@ -134,11 +134,27 @@ def read_converted(folder: Path, facts: ModelFacts) -> tuple[ov.Model, ov.Model,
         ModelError: the checkpoint cannot be used at all.
     """
     version = ov.__version__.split("-")[0]
-    place = cache_folder("openvino") / f"{facts.digest}-{facts.image_size}-{LAYOUT}-{version}"
+    name = f"{facts.digest}-{facts.image_size}-{LAYOUT}-{version}"
+    if found := _kept(configured_folder("openvino") / name):
+        return found
+    place = cache_folder("openvino") / name
     with _locked(cache_folder("locks") / "openvino"):  # two at once would need twice the memory
-        if not place.exists():
-            _convert(folder, facts, place)
+        if found := _kept(place):  # meanwhile, by another process
+            return found
+        shutil.rmtree(place, ignore_errors=True)  # damaged
+        _convert(folder, facts, place)
     return _read(place)
+
+
+def _kept(place: Path) -> tuple[ov.Model, ov.Model, Dimensions] | None:
+    """What an earlier conversion left, if it is there and whole."""
+    if not place.exists():
+        return None
+    try:
+        return _read(place)
+    except (OSError, RuntimeError, ValueError, TypeError) as error:
+        say("engine", f"{place} is damaged and left aside: {str(error).strip().splitlines()[-1:]}")
+        return None
 
 
 @contextmanager

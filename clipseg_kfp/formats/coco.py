@@ -51,8 +51,7 @@ def export_coco(
         segmentation: ``"rle"`` for compressed run lengths, which are exact; or ``"polygons"``, one for each
             connected region, with holes joined to the outline by a cut of no width.
         instances: ids of categories that get an annotation for each 8-connected region instead of one a
-            mask. Its score is that of
-            the whole mask.
+            mask; its score is that of the whole mask.
         tolerance: how far polygons may deviate, in pixels, to save points; with 0 pycocotools' rasterization
             gives back the mask exactly. ``area`` and ``bbox`` are always the mask's.
 

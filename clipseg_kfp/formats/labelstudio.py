@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Container, Iterable, Iterator
 from pathlib import Path
 from typing import Any, Literal
 from xml.sax.saxutils import quoteattr
@@ -42,7 +42,7 @@ def export_labelstudio(
     categories: Categories,
     *,
     kind: Kind = "brush",
-    instances: bool = False,
+    instances: Container[int] = (),
     tolerance: float = 1.0,
     annotations: bool = False,
     url: Callable[[Row], str] = lambda image: str(image["uri"]),
@@ -59,7 +59,8 @@ def export_labelstudio(
         categories: ids and names.
         kind: ``"brush"`` for exact masks; ``"polygon"`` for outlines, one for each 8-connected region, with
             holes joined in.
-        instances: with brushes, a region for each 8-connected region instead of one a mask.
+        instances: with brushes, ids of categories that get a brush for each 8-connected region instead of one
+            a mask.
         tolerance: how far polygons may deviate, in pixels, to save points.
         annotations: write annotations, which count as done, instead of predictions.
         url: where Label Studio finds the image of a row; the image's URI, if not given.
@@ -82,7 +83,9 @@ def export_labelstudio(
             results = [
                 result
                 for row in rows
-                for result in _results(row, labels[table.place(row)], kind, instances, tolerance)
+                for result in _results(
+                    row, labels[table.place(row)], kind, row["category_id"] in instances, tolerance
+                )
             ]
             task = {
                 "data": {"image": url(image), "key": image["key"], "version": image["version"]},

@@ -47,8 +47,9 @@ def export_yolo(
 ) -> int:
     """Writes a data set for Ultralytics' YOLO: label files, ``data.yaml``, and ``images.csv``.
 
-    Each 8-connected region of a mask is a line of its own, with its holes joined to the outline. An image
-    without masks has an empty file: it was searched, and nothing was found. Label files lie as the keys do:
+    Each 8-connected region of a mask is a line of its own, with its holes joined to the outline: in this format
+    a line is an object, so regions are instances whether they were asked for or not. An image without masks
+    has an empty file: it was searched, and nothing was found. Label files lie as the keys do:
     for ``a/b.jpg`` there is ``labels/a/b.txt``, and the image belongs at ``images/a/b.jpg``. Unsafe
     characters are encoded, and an image gets a digest behind its name where another one (``a/b.png``, another
     version, a name of other case) has that label file already; ``images.csv`` says for every image where it
@@ -128,10 +129,8 @@ class _Names:
     def of(self, key: str, version: str) -> str:
         root, suffix = splitext(key)
         if suffix.lower() not in SUFFIXES:
-            root, suffix = (
-                key,
-                ".jpg",
-            )  # readers look at the suffix to find images, and at the content to decode
+            # Readers look at the suffix to find images, and at the content to decode them.
+            root, suffix = key, ".jpg"
         *folders, name = safe_key(root).split("/")
         # A store may have "a.jpg" beside "a.jpg/b.jpg"; in a folder of files one name is not both.
         root = "/".join([*(f"{part}~" if _looks_like_file(part) else part for part in folders), name])

@@ -112,7 +112,7 @@ def run(
     done = export_coco(
         coco_path, _rows(shards, IMAGES), _rows(shards, MASKS), categories, instances=instances
     )
-    extra = _export(target, formats, shards, categories)
+    extra = _export(target, formats, shards, categories, instances)
     counts = Counts(listing.listed, done, listing.skipped, quarantined, masks)
     counts.check()
     metrics = {"counts": vars(counts), **metrics}
@@ -160,7 +160,11 @@ def check_formats(formats: Sequence[str]) -> None:
 
 
 def _export(
-    target: Path, formats: Sequence[str], shards: Sequence[Path], categories: list[tuple[int, str]]
+    target: Path,
+    formats: Sequence[str],
+    shards: Sequence[Path],
+    categories: list[tuple[int, str]],
+    instances: set[int],
 ) -> list[str]:
     """Writes the formats that were asked for and returns the names of the files."""
     names = []
@@ -172,7 +176,7 @@ def _export(
         elif name == "yolo":
             export_yolo(path, images, masks, categories)
         else:
-            export_labelstudio(path, images, masks, categories)
+            export_labelstudio(path, images, masks, categories, instances=instances)
             names.append(path.with_suffix(".xml").name)
         names.append(path.name)
     return names

@@ -98,6 +98,7 @@ def local_run(tmp_path: Path, **changes: str) -> list[str]:
         ({"prompts-file": "/no/such.yaml", "prompt": ""}, "/no/such.yaml does not exist"),
         ({"prompts-file": "x.yaml"}, "exclude each other"),
         ({"support": "/no/such/folder", "prompt": ""}, "/no/such/folder does not exist"),
+        ({"support": str(ROOT / "docs"), "engineering": "blur"}, "engineering is 'blur'"),
         ({"support": str(ROOT / "docs")}, "demo.png lies in no folder named after a thing. remedy: Lay them"),
         ({"limit": "-1"}, "limit is -1"),
         ({"device": "tpu"}, "device is 'tpu'"),

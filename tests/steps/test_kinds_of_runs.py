@@ -73,8 +73,10 @@ def test_cleaning_otsu_and_instances(chain: Chain) -> None:
     cleaned = chain(
         [
             {"text": "a circle", "threshold": 0.47, "cleaning": {"min_area": "2%", "fill_holes": True}},
-            {"name": "otsu", "text": "a circle", "threshold": "otsu", "instances": True},
-        ]
+            {"name": "otsu", "text": "a circle", "threshold": "otsu"},
+            {"name": "parts", "text": "a circle", "threshold": 0.55, "instances": True},
+        ],
+        formats=["labelstudio"],
     )
     rows = rows_of(cleaned)
     expected = cleaning.clean(mask_of(plain), min_area=round(0.02 * 200 * 150), fill_holes=True)
@@ -85,9 +87,14 @@ def test_cleaning_otsu_and_instances(chain: Chain) -> None:
     assert rows["otsu"]["threshold"] != 0.5
     found = mask_of(rows["otsu"])
     assert 0 < found.mean() < 1, "Otsu's method parts every map"
-    regions = len(list(cleaning.components(found)))
+    regions = len(list(cleaning.components(mask_of(rows["parts"]))))
+    assert regions > 1, "one region would prove nothing"
     written = json.loads(read(cleaned, "annotations.coco.json"))["annotations"]
-    assert sum(a["category_id"] == 2 for a in written) == regions
+    assert sum(a["category_id"] == 3 for a in written) == regions
+    (task,) = json.loads(read(cleaned, "annotations.labelstudio.json"))
+    brushes = [result["value"]["brushlabels"] for result in task["predictions"][0]["result"]]
+    assert brushes.count(["parts"]) == regions
+    assert brushes.count(["otsu"]) == 1
     assert "Otsu" in cleaned.published.report
 
 

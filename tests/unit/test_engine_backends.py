@@ -191,6 +191,30 @@ def test_another_checkpoint_is_another_conversion(tiny_model: Path, build_tiny: 
     assert all(any(name.startswith(read_facts(folder).digest) for name in names) for folder in folders)
 
 
+@pytest.mark.parametrize("name", ["encoder.bin", "encoder.xml", "size.json"])
+def test_a_damaged_conversion_is_made_again(
+    tiny_model: Path, name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    expected = next(Engine.load(tiny_model, backend="openvino").probabilities(views(1), np.ones((1, 24))))
+    (entry,) = cache_folder("openvino").iterdir()
+    whole = (entry / name).read_bytes()
+    (entry / name).write_bytes(whole[: len(whole) // 2])
+    found = next(Engine.load(tiny_model, backend="openvino").probabilities(views(1), np.ones((1, 24))))
+    np.testing.assert_array_equal(found, expected)
+    assert "is damaged and left aside" in capsys.readouterr().out
+    assert (entry / name).read_bytes() == whole
+
+
+def test_a_filled_cache_that_cannot_be_written_is_used(
+    tiny_model: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Engine.load(tiny_model, backend="openvino")
+    monkeypatch.setattr(os, "access", lambda path, mode: False)  # root may write everywhere
+    capsys.readouterr()
+    Engine.load(tiny_model, backend="openvino")
+    assert "converting" not in capsys.readouterr().out
+
+
 def test_a_cache_that_cannot_be_written_is_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     blocked = tmp_path / "blocked"
     blocked.write_text("a file, where a folder should be")
