@@ -7,7 +7,7 @@ the background through.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import cv2
@@ -45,7 +45,10 @@ class Instance:
 
 
 def otsu(
-    probability: NDArray[np.uint8] | NDArray[np.floating], *, flat: float = 0.5, minimum: float = 0.0
+    probability: NDArray[np.uint8] | NDArray[np.floating] | Iterable[NDArray[np.floating]],
+    *,
+    flat: float = 0.5,
+    minimum: float = 0.0,
 ) -> float:
     """Finds the threshold that best parts a probability map into two classes.
 
@@ -55,7 +58,8 @@ def otsu(
     names: ``minimum`` keeps its noise from becoming a mask.
 
     Args:
-        probability: any shape; uint8 for ``round(255 p)``, or floating point in 0 to 1.
+        probability: any shape; uint8 for ``round(255 p)``, or floating point in 0 to 1; or the parts of a
+            map that is too large to exist at once.
         flat: what a map of one level gets, as it has no two classes.
         minimum: the result is never lower.
 
@@ -66,16 +70,27 @@ def otsu(
     Raises:
         ValueError: the map is empty, or has values that are no probabilities.
     """
-    levels = _levels(probability)
-    if levels.min() == levels.max():
+    parts = [probability] if isinstance(probability, np.ndarray) else probability
+    counts = np.zeros(256, np.int64)
+    for part in parts:
+        counts += np.bincount(_levels(part).ravel(), minlength=256)
+    if not counts.any():
+        raise ValueError("an empty probability map has no threshold")
+    if np.count_nonzero(counts) == 1:
         return max(float(flat), minimum)
-    level, _ = cv2.threshold(levels.reshape(1, -1), 0, 255, cv2.THRESH_BINARY + cv2.THRESH_OTSU)
-    return max((float(level) + 0.5) / 255, minimum)
+    # With w and m the share and mean of the levels up to each, and M that of all, the variance between the
+    # classes is (M w - w m)^2 / (w (1 - w)).
+    share = np.cumsum(counts) / counts.sum()
+    moment = np.cumsum(counts * np.arange(256)) / counts.sum()
+    inside = (share > 0) & (share < 1)
+    between = np.zeros(256)
+    between[inside] = (moment[-1] * share - moment)[inside] ** 2 / (share * (1 - share))[inside]
+    return max((float(between.argmax()) + 0.5) / 255, minimum)
 
 
 def _levels(probability: NDArray[np.uint8] | NDArray[np.floating]) -> NDArray[np.uint8]:
     if probability.size == 0:
-        raise ValueError("an empty probability map has no threshold")
+        return np.zeros(0, np.uint8)
     if probability.dtype == np.uint8:
         return np.ascontiguousarray(probability, dtype=np.uint8)
     if not (probability.min() >= 0 and probability.max() <= 1):  # false for NaN, too

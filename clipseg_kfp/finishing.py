@@ -56,11 +56,16 @@ def finish(
         if prompt.hidden:
             continue
         found = levels[prompt.name]
-        threshold = cleaning.otsu(found) if prompt.otsu else prompt.threshold
+        field = merger.field(list(found))
+        threshold = _otsu(found, field) if prompt.otsu else prompt.threshold
         if threshold is None:
             raise AssertionError(f"prompt '{prompt.name}' has no threshold")
-        field = merger.field(list(found))
         mask = cut_mask(field, threshold)
         if prompt.cleaning != Cleaning() and mask.any():
             mask = cleaning.clean(mask, **prompt.cleaning.arguments(width, height))
         yield Finished(prompt, threshold, mask, masks.measure(mask, sum_up(field, mask)), field)
+
+
+def _otsu(maps: NDArray[np.uint8], field: Field) -> float:
+    """One view is its map, stretched; of several only the blended field says what they make together."""
+    return cleaning.otsu(maps if len(maps) == 1 else (values.clip(0, 1) for _, values in field))

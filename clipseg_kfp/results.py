@@ -30,7 +30,7 @@ from clipseg_kfp.naming import digest, safe_segment
 from clipseg_kfp.storage import Folder
 
 #: Raised whenever the same inputs would give other pixels, so that old results are not taken for new ones.
-ALGORITHM = 2
+ALGORITHM = 3
 MANIFEST = "manifest.json"
 QUARANTINE = "quarantine.parquet"
 

@@ -115,16 +115,18 @@ def test_parameters_that_change_pixels_have_their_own_configuration(chain: Chain
 @pytest.mark.parametrize("chain", ["folder", "s3"], indirect=True)
 def test_tiles(chain: Chain) -> None:
     put(chain, {"a.png": picture(1, 100, 70), "small.png": picture(2, 30, 20)})
-    prompts = ["a circle", {"name": "none", "logic": 'not "a circle"'}]
+    prompts = ["a circle", {"name": "none", "logic": 'not "a circle"'}, {"text": "red", "threshold": "otsu"}]
     run = chain(prompts, tile_size=48, probability_bits=16)
     assert counts(run) == (2, 2, 0, 0)
-    assert run.maps == 3 * 2 + 1 + 1, "3 x 2 tiles and the whole, and the small one in whole"
+    assert run.maps == 2 * (3 * 2 + 1 + 1), "3 x 2 tiles and the whole, and the small one in whole"
     whole = chain(prompts, probability_bits=16)
     maps = [
         decode_probability(each.folder.read(rows_of(each)["a circle"]["probability"]))
         for each in (run, whole)
     ]
     assert np.abs(maps[0] - maps[1]).max() > 1e-3, "tiles that change nothing would prove nothing"
+    blended = decode_probability(run.folder.read(rows_of(run)["red"]["probability"]))
+    assert rows_of(run)["red"]["threshold"] == cleaning.otsu(blended), "of the map that is cut"
     same = [rows_of(each, "small.png")["a circle"]["rle"] for each in (run, whole)]
     assert same[0] == same[1]
 

@@ -156,6 +156,7 @@ def test_otsu_finds_the_largest_variance_between_classes(levels: NDArray[np.uint
     exact = levels / np.float64(255)
     assert otsu(exact) == otsu(exact.astype(np.float32)) == threshold
     assert ((exact >= threshold) == (levels > int(threshold * 255))).all()
+    assert otsu(iter([exact[:1], exact[1:]])) == threshold, "in parts"
 
 
 def test_otsu_parts_two_humps() -> None:
