@@ -58,46 +58,23 @@ from clipseg_kfp.prompts import (
     read_table,
     write_table,
 )
-from clipseg_kfp.views import Tiling, cut
+from clipseg_kfp.segmenter import Segmenter
+from clipseg_kfp.views import Tiling
 
 SEED, SUPPORT_SEED = 5000, 6000  # where the search for scenes begins; training takes none of these
-THRESHOLD, BATCH = 0.5, 16
+THRESHOLD = 0.5
 COLOR = masks.palette(5)[4]  # one that no drawn thing has
 #: Longest sides in pixels, so that no picture is wider than 1000.
 CELL, SUPPORT_CELL = 148, 184
 TILE, LARGE, CROP = 96, (1200, 800), (360, 180, 840, 620)
 
 
-class Suite:
-    """The demo model with what is needed to run prompts by it."""
-
-    def __init__(self, model: Path = MODEL) -> None:
-        self.facts = read_facts(model)
-        self.encoder = Encoder(load_model(model), self.facts, lambda: load_tokenizer(model))
-        self.engine = Engine.load(model, backend="torch", device="cpu", precision="float32")
-
-    def table(self, prompts: PromptSet, where: str = "") -> PromptTable:
-        """Encodes a prompt set; ``where`` is its file, at whose folder relative names start."""
-        rows, embeddings = encode(gather(prompts, self.facts, THRESHOLD, Files(where)), self.encoder)
-        with tempfile.TemporaryDirectory() as work:
-            write_table(Path(work, "prompts.parquet"), rows, embeddings)
-            return read_table(Path(work, "prompts.parquet"))
-
-    def segment(
-        self, table: PromptTable, images: Iterable[Image.Image], tiling: Tiling | None = None
-    ) -> Iterator[dict[str, Mask]]:
-        """Yields the masks of each image by prompt, bool (height, width) in its own size."""
-        size = self.engine.facts.image_size
-        for image in images:
-            boxes = (tiling or Tiling()).plan(*image.size, size)
-            maps: list[NDArray[np.uint8]] = []
-            for start in range(0, len(boxes), BATCH):
-                views = np.stack([cut(image, box, size) for box in boxes[start : start + BATCH]])
-                maps += self.engine.probabilities(views, table.embeddings)
-            stacked = np.stack(maps)
-            levels = {row.name: stacked[:, i] for i, row in enumerate(table.base)}
-            found = finish(table.rows, levels, boxes, *image.size)
-            yield {one.prompt.name: one.mask for one in found}
+def segment(
+    suite: Segmenter, table: PromptTable, images: Iterable[Image.Image], tiling: Tiling | None = None
+) -> Iterator[dict[str, Mask]]:
+    """Yields the masks of each image by prompt, bool (height, width) in its own size."""
+    for image in images:
+        yield {name: one.mask for name, one in suite(image, table, tiling).items()}
 
 
 def agreement(found: Iterable[Mapping[str, Mask]], truths: Iterable[Mapping[str, Mask]]) -> dict[str, float]:
@@ -128,7 +105,7 @@ def _found(scene: Scene, found: Mapping[str, Mask], name: str, side: int) -> Cel
     return Cell(painted(scene.image, [(mask, COLOR)], side), caption)
 
 
-def write_supports(folder: Path, suite: Suite) -> dict[Query, Scene]:
+def write_supports(folder: Path, suite: Segmenter) -> dict[Query, Scene]:
     """Writes what the prompt file refers to, and the file itself: pictures, masks, vectors.
 
     Returns:
@@ -145,23 +122,23 @@ def write_supports(folder: Path, suite: Suite) -> dict[Query, Scene]:
     return shown
 
 
-def draw_kinds(suite: Suite, table: PromptTable, shown: Mapping[Query, Scene]) -> Image.Image:
+def draw_kinds(suite: Segmenter, table: PromptTable, shown: Mapping[Query, Scene]) -> Image.Image:
     """A row for every thing: its support picture, a scene, and what each kind of prompt finds there."""
     chosen = first_scenes({thing: shows(thing) for thing in THINGS}, SEED)
     rows = []
     for thing, [(_, scene)] in chosen.items():
-        found = next(suite.segment(table, [scene.image]))
+        found = next(segment(suite, table, [scene.image]))
         support = painted(shown[thing].image, [(shown[thing].mask(thing), COLOR)], CELL)
         cells = [Cell(support, thing.noun), Cell(painted(scene.image, [], CELL))]
         rows.append([*cells, *(_found(scene, found, f"{thing.noun} {kind}", CELL) for kind in KINDS)])
     return sheet(rows, ["support, mask", "scene", "text", "image", "mix", "stored embedding"])
 
 
-def draw_logic(suite: Suite, table: PromptTable) -> Image.Image:
+def draw_logic(suite: Segmenter, table: PromptTable) -> Image.Image:
     """A row for each of three scenes: what the parts of logic find there, and what logic makes of them."""
     rows = []
     for _, scene in first_scenes({"": shows_logic}, SEED, 3)[""]:
-        found = next(suite.segment(table, [scene.image]))
+        found = next(segment(suite, table, [scene.image]))
         cells = [_found(scene, found, name, CELL) for name in LOGIC]
         rows.append([Cell(painted(scene.image, [], CELL)), *cells])
     return sheet(rows, ["scene", *LOGIC])
@@ -181,7 +158,7 @@ def stage_prompts(folder: Path) -> list[dict[str, Any]]:
     ]
 
 
-def draw_stages(suite: Suite, shown: Mapping[Query, Scene], iou: Mapping[str, float]) -> Image.Image:
+def draw_stages(suite: Segmenter, shown: Mapping[Query, Scene], iou: Mapping[str, float]) -> Image.Image:
     """A row for every second thing: its support picture, and what becomes of it step by step."""
     size, rows = suite.facts.image_size, []
     for thing in THINGS[::2]:
@@ -197,14 +174,14 @@ def draw_stages(suite: Suite, shown: Mapping[Query, Scene], iou: Mapping[str, fl
     return sheet(rows, ["support", *STAGES])
 
 
-def draw_tiles(suite: Suite, scenes: int) -> tuple[Image.Image, dict[str, float]]:
+def draw_tiles(suite: Segmenter, scenes: int) -> tuple[Image.Image, dict[str, float]]:
     """A part of the first large scene without tiles and with them; mean IoU over all of them."""
     drawn = [draw_large_scene(seed, LARGE) for seed in range(scenes)]
-    table = suite.table(parse_prompts([{"name": name, "texts": t} for name, t in DEMO_PROMPTS.items()]))
+    table = suite.encode(parse_prompts([{"name": name, "texts": t} for name, t in DEMO_PROMPTS.items()]))
     colors = dict(zip(DEMO_PROMPTS, masks.palette(len(DEMO_PROMPTS)), strict=True))
     cells, figures = [], {}
     for name, tiling in (("no tiles", Tiling()), (f"tiles of {TILE} pixels", Tiling(TILE))):
-        found = list(suite.segment(table, (scene.image for scene in drawn), tiling))
+        found = list(segment(suite, table, (scene.image for scene in drawn), tiling))
         mean = float(np.mean(list(agreement(found, (scene.truth for scene in drawn)).values())))
         layers = [(found[0][prompt], color) for prompt, color in colors.items()]
         whole = painted(drawn[0].image, layers, max(LARGE))
@@ -226,11 +203,11 @@ def write_gallery(page: Path, each: int = 6, large: int = 2) -> dict[str, float]
     """
     folder = page.with_suffix("")
     folder.mkdir(parents=True, exist_ok=True)
-    suite = Suite()
+    suite = Segmenter(MODEL, threshold=THRESHOLD, backend="torch", device="cpu", precision="float32")
     shown = write_supports(folder, suite)
     file = folder / "prompts.yaml"
-    table = suite.table(read_prompts(file.read_bytes(), str(file)), str(file))
-    staged = suite.table(parse_prompts(stage_prompts(folder)))
+    table = suite.encode(file)
+    staged = suite.encode(parse_prompts(stage_prompts(folder)))
 
     searched = first_scenes({thing: shows(thing) for thing in THINGS}, SEED, each)
     drawn = list(dict(pair for pairs in searched.values() for pair in pairs).values())
@@ -238,7 +215,7 @@ def write_gallery(page: Path, each: int = 6, large: int = 2) -> dict[str, float]
     for prompts in (table, staged):
         names = [row.name for row in prompts.outputs]
         truths = ({name: truth_of(scene, name) for name in names} for scene in drawn)
-        iou |= agreement(suite.segment(prompts, (scene.image for scene in drawn)), truths)
+        iou |= agreement(segment(suite, prompts, (scene.image for scene in drawn)), truths)
 
     tiles, figures = draw_tiles(suite, large)
     for name, picture in (

@@ -1,0 +1,99 @@
+"""The suite in a script: same pixels as the steps make, in one call."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import clipseg_kfp
+from clipseg_kfp import Segmenter
+from clipseg_kfp.demo.scenes import draw_scene
+from clipseg_kfp.errors import ModelError, ParameterError
+from clipseg_kfp.segmenter import overlay
+from clipseg_kfp.views import Tiling
+
+ROOT = Path(__file__).parents[2]
+MODEL = ROOT / "examples" / "demo-model"
+PROMPTS: list[Any] = [
+    "red", {"name": "ring", "text": "a ring", "threshold": 0.4},
+    {"name": "no red", "logic": "not red"},
+    {"name": "either", "logic": "red or part"}, {"name": "part", "text": "blue", "hidden": True},
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def segmenter() -> Segmenter:
+    return Segmenter(MODEL, backend="torch")
+
+
+def test_segments_by_name_at_the_size_of_the_source(segmenter: Segmenter, tmp_path: Path) -> None:
+    scene = draw_scene(3, (200, 150))
+    scene.image.save(tmp_path / "scene.png")
+    found = segmenter(tmp_path / "scene.png", PROMPTS)
+    assert list(found) == ["red", "ring", "no red", "either"], "hidden ones are for logic only"
+    for name, one in found.items():
+        assert one.name == name
+        assert one.mask.shape == one.probability.shape == (150, 200)
+        assert one.probability.dtype == np.float32
+        np.testing.assert_array_equal(one.mask, one.probability >= one.threshold)
+        assert one.coverage == one.mask.mean()
+        if one.mask.any():
+            assert one.score == pytest.approx(one.probability[one.mask].mean(), abs=1e-4)
+    assert found["ring"].threshold == 0.4
+    np.testing.assert_allclose(found["no red"].probability, 1 - found["red"].probability, atol=1e-6)
+    again = segmenter(Image.open(tmp_path / "scene.png"), segmenter.encode(PROMPTS))
+    np.testing.assert_array_equal(again["ring"].mask, found["ring"].mask)
+    tiled = segmenter(scene.image, PROMPTS, Tiling(80))
+    assert np.abs(tiled["red"].probability - found["red"].probability).max() > 0.01
+
+
+def test_prompts_of_the_last_call_are_encoded_once(
+    segmenter: Segmenter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    image = draw_scene(3, (64, 64)).image
+    seen: list[Any] = []
+    encode = segmenter.encode
+    monkeypatch.setattr(segmenter, "encode", lambda prompts: seen.append(prompts) or encode(prompts))
+    for prompts in (["red"], ["red"], ["blue"], ["red"]):
+        assert list(segmenter(image, prompts)) == prompts
+    assert seen == [["red"], ["blue"], ["red"]]
+
+
+def test_a_prompt_file_with_a_picture_beside_it(segmenter: Segmenter, tmp_path: Path) -> None:
+    draw_scene(3, (64, 64)).image.save(tmp_path / "bolt.png")
+    (tmp_path / "prompts.yaml").write_text("prompts: [{name: bolt, image: bolt.png}]")
+    assert list(segmenter(tmp_path / "bolt.png", tmp_path / "prompts.yaml")) == ["bolt"]
+
+
+def test_overlay_paints_what_was_found(segmenter: Segmenter) -> None:
+    image = Image.new("RGB", (120, 90), "white")
+    image.paste((220, 30, 30), (30, 20, 80, 70))
+    found = segmenter(image, ["a star", "red"])  # the second color is not red
+    painted = overlay(image, found)
+    assert painted.size == image.size
+    changed = np.abs(np.asarray(painted, int) - np.asarray(image, int)).sum(2) > 60
+    assert found["red"].mask.any() and changed.any()
+    assert changed[found["red"].mask].mean() > 0.5
+    assert overlay(image, {}, 60).size == (60, 45)
+
+
+def test_mistakes_are_named(segmenter: Segmenter, tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="no/such"):
+        Segmenter("no/such")
+    with pytest.raises(ParameterError, match="threshold is 2"):
+        Segmenter(MODEL, threshold=2)
+    with pytest.raises(ParameterError, match="cup"):
+        segmenter(Image.new("RGB", (9, 9)), ["a", {"name": "b", "logic": "cup"}])
+
+
+def test_importing_the_package_loads_nothing_heavy() -> None:
+    code = "import sys, clipseg_kfp; sys.exit(any(name in sys.modules for name in ('torch', 'numpy', 'kfp')))"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+    with pytest.raises(AttributeError, match="Segmentor"):
+        clipseg_kfp.Segmentor  # type: ignore[attr-defined] # noqa: B018
