@@ -240,7 +240,7 @@ def test_a_reader_may_not_write(
 
 
 def test_unreachable_endpoint(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(s3, "BACKOFF_SECONDS", 0.02)
+    monkeypatch.setenv("CLIPSEG_KFP_S3_BACKOFF", "0.02")
     with socket.socket() as bound:  # bound and not listening: connections are refused
         bound.bind(("127.0.0.1", 0))
         host = f"127.0.0.1:{bound.getsockname()[1]}"
@@ -255,7 +255,7 @@ def test_unreachable_endpoint(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -
 
 
 def test_unknown_host_and_wrong_scheme(monkeypatch: pytest.MonkeyPatch, store: EmbeddedStore) -> None:
-    monkeypatch.setattr(s3, "BACKOFF_SECONDS", 0.0)
+    monkeypatch.setenv("CLIPSEG_KFP_S3_BACKOFF", "0")
     with pytest.raises(StorageError, match=r"no-such-host\.invalid.* could not be reached"):
         open_folder("s3://bucket", "http://no-such-host.invalid").read("x")
     with pytest.raises(StorageError, match=r"could not be reached.*\(1 attempt;.*scheme \(http or https\)"):

@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 
 from clipseg_kfp.errors import StorageError
-from clipseg_kfp.storage import open_folder, s3
+from clipseg_kfp.storage import open_folder
+from clipseg_kfp.storage.retrying import Policy
 from clipseg_kfp.storage.s3 import S3Folder, connect
 
 
@@ -60,7 +61,7 @@ LISTING = b"""<?xml version="1.0"?><ListBucketResult><Name>bucket</Name><IsTrunc
 
 @pytest.fixture
 def faulty(monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultyServer]:
-    monkeypatch.setattr(s3, "BACKOFF_SECONDS", 0.0)
+    monkeypatch.setenv("CLIPSEG_KFP_S3_BACKOFF", "0")
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "any")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "any-secret")
     connect.cache_clear()
@@ -114,7 +115,7 @@ def test_retries_are_bounded(faulty: FaultyServer) -> None:
     faulty.faults = [503] * 50
     with pytest.raises(StorageError, match=r"status 503 for s3://bucket/x \(5 attempts\)"):
         behind(faulty).read("x")
-    assert faulty.requests == s3.ATTEMPTS
+    assert faulty.requests == Policy().tries
 
 
 def test_a_web_page_is_no_listing(faulty: FaultyServer, monkeypatch: pytest.MonkeyPatch) -> None:
