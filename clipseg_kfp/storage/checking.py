@@ -11,16 +11,24 @@ from clipseg_kfp.storage.retrying import TransportError
 _MD5 = re.compile("[0-9a-f]{32}")
 
 
+def acknowledged(etag: str | None) -> str:
+    """The ETag that tells that an object is there: a failed upload may come with status 200.
+
+    Raises:
+        TransportError: there is none.
+    """
+    if not etag:
+        raise TransportError("an answer without an ETag")
+    return etag
+
+
 def etag_of(headers: Mapping[str, str]) -> str:
     """The ETag without quotes and without the mark of a weak one.
 
     Raises:
         TransportError: there is none, so the answer is no store's (a proxy's page, say).
     """
-    etag = (headers.get("ETag") or "").strip().removeprefix("W/").strip('"')
-    if not etag:
-        raise TransportError("an answer without an ETag")
-    return etag
+    return acknowledged((headers.get("ETag") or "").strip().removeprefix("W/").strip('"'))
 
 
 class Checksums:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import http.client
 import io
 import os
 import time
 from collections.abc import Callable
-from functools import lru_cache
+from contextlib import suppress
+from functools import lru_cache, partial
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
@@ -21,12 +24,13 @@ from minio.credentials.providers import (
     IamAwsProvider,
     Provider,
 )
+from minio.helpers import ObjectWriteResult
 from urllib3.connection import HTTPConnection, HTTPSConnection
 
-from clipseg_kfp.errors import ParameterError
-from clipseg_kfp.storage.checking import Checksums
+from clipseg_kfp.errors import ClipsegKfpError, ParameterError
+from clipseg_kfp.storage.checking import Checksums, acknowledged
 from clipseg_kfp.storage.explaining import explain
-from clipseg_kfp.storage.retrying import BusyError, Policy, TransportError, retried
+from clipseg_kfp.storage.retrying import BusyError, Policy, retried
 
 _MAY_ASK_FOR_PATIENCE = (429, 500, 502, 503, 504)
 
@@ -63,16 +67,36 @@ class Client(Minio):
             call, self.policy, lambda error, tries: explain(error, where, bucket, self.host, tries)
         )
 
-    def _upload_part(self, bucket_name: str, object_name: str, *args: Any, **kwargs: Any) -> str:
+    def _put_object(
+        self, bucket_name: str, object_name: str, data: bytes, headers: Any = None, query_params: Any = None
+    ) -> ObjectWriteResult:
+        """Sends an object or a part with its MD5, so that the store refuses what was damaged on the way.
+
+        Over http minio-py signs a SHA-256 of the body instead, which SeaweedFS does not compare.
+        """
+        md5 = hashlib.md5(data, usedforsecurity=False).digest()
+        headers = {**(headers or {}), "Content-MD5": base64.b64encode(md5).decode()}
+        result = super()._put_object(bucket_name, object_name, data, headers, query_params)
+        acknowledged(result.etag)
+        return result
+
+    def _upload_part(self, bucket_name: str, object_name: str, *args: Any, **options: Any) -> str:
         """Tries each part alone: one fault must not send a file of a thousand parts anew."""
 
         def call() -> str:
-            etag: str = super(Client, self)._upload_part(bucket_name, object_name, *args, **kwargs)
-            if not etag:
-                raise TransportError("an answer without an ETag")
-            return etag
+            return super(Client, self)._upload_part(bucket_name, object_name, *args, **options)
 
         return self.retried(call, f"s3://{bucket_name}/{object_name}", bucket_name)
+
+    def _abort_multipart_upload(self, bucket_name: str, object_name: str, upload_id: str) -> None:
+        """Removes the parts of a failed upload as well as it can: why it failed matters more."""
+        remove = super()._abort_multipart_upload
+        with suppress(ClipsegKfpError):
+            self.retried(
+                lambda: remove(bucket_name, object_name, upload_id),
+                f"s3://{bucket_name}/{object_name}",
+                bucket_name,
+            )
 
 
 @lru_cache(maxsize=8)
@@ -161,12 +185,7 @@ class _Paced(HTTPConnection):
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
-        self.response_class = self._answer  # type: ignore[assignment]  # called like the class
-
-    def _answer(self, *args: Any, **options: Any) -> http.client.HTTPResponse:
-        answer = http.client.HTTPResponse(*args, **options)
-        answer.fp = io.BufferedReader(_PacedReader(answer.fp.detach(), self.policy))
-        return answer
+        self.response_class = partial(_Answer, policy=self.policy)  # type: ignore[assignment]
 
     def request(self, method: str, url: str, body: Any = None, *args: Any, **options: Any) -> None:
         """Sends a request, with a time for its body.
@@ -176,14 +195,30 @@ class _Paced(HTTPConnection):
         """
         if self.sock is None:
             self.connect()
-        self.sock.settimeout(self.policy.timeout + len(body or b"") / self.policy.min_rate)
+        self.timeout = self.policy.timeout + len(body or b"") / self.policy.min_rate
         super().request(method, url, body, *args, **options)
+
+
+class _Answer(http.client.HTTPResponse):
+    """An answer whose headers are whole; Python takes those that end early for all there are."""
+
+    def __init__(self, *args: Any, policy: Policy, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self._reader = _PacedReader(self.fp.detach(), policy)
+        self.fp = io.BufferedReader(self._reader)
+
+    def begin(self) -> None:
+        """Reads the headers."""
+        super().begin()
+        if self._reader.ended:
+            raise http.client.RemoteDisconnected("The connection ended within the headers of an answer")
 
 
 class _PacedReader(io.RawIOBase):
     """Reads a socket until its bytes come too slowly; only the time spent in waiting for them counts."""
 
     def __init__(self, source: io.RawIOBase, policy: Policy) -> None:
+        self.ended = False
         self._source = source
         self._policy = policy
         self._waited = 0.0
@@ -197,6 +232,7 @@ class _PacedReader(io.RawIOBase):
         count: int | None = self._source.readinto(buffer)
         self._waited += time.monotonic() - began
         self._received += count or 0
+        self.ended = count == 0
         if self._waited > self._policy.timeout + self._received / self._policy.min_rate:
             raise TimeoutError(f"{self._received:,} bytes took {self._waited:.1f} s")
         return count

@@ -46,6 +46,11 @@ def explain(error: Exception, where: str, bucket: str, host: str, tries: int) ->
             f"{host} answered {answer} for {where} ({attempts}).",
             "Check that the endpoint is an S3 service and not a proxy or a web page.",
         )
+    if isinstance(error, urllib3.exceptions.ProtocolError | urllib3.exceptions.ReadTimeoutError):
+        return StorageError(
+            f"The connection to {host} failed for {where} ({attempts}; last: {_root_cause(error)}).",
+            "Check the network; for one that is slow, raise CLIPSEG_KFP_S3_TIMEOUT.",
+        )
     if isinstance(error, urllib3.exceptions.HTTPError):
         return StorageError(
             f"{host} could not be reached for {where} ({attempts}; last: {_root_cause(error)}).",
@@ -89,5 +94,10 @@ def _explain_refusal(error: S3Error, where: str, bucket: str, host: str, attempt
 
 
 def _root_cause(error: Exception) -> str:
+    """What lies below urllib3's wrapping, such as "Connection refused" or "12 bytes took 61.0 s"."""
+    if isinstance(error, urllib3.exceptions.ProtocolError) and isinstance(error.args[-1], Exception):
+        error = error.args[-1]
+    elif isinstance(error, urllib3.exceptions.ReadTimeoutError) and isinstance(error.__cause__, OSError):
+        error = error.__cause__
     text = str(error).rsplit("): ", maxsplit=1)[-1].rsplit(">: ", maxsplit=1)[-1]
     return text.strip().rstrip(".") or type(error).__name__

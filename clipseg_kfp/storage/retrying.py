@@ -20,8 +20,8 @@ from clipseg_kfp.errors import ParameterError
 PREFIX = "CLIPSEG_KFP_S3_"
 _PASSING_CODES = {
     "InternalError", "RequestTimeout", "ServiceUnavailable", "SlowDown", "TooManyRequests",
-    "BadDigest", "IncompleteBody", "XAmzContentSHA256Mismatch",  # an upload that was damaged on its way
-    "NoSuchUpload",  # this client's own: an earlier try completed it, and the answer was lost
+    # What was sent was right, and was damaged on its way:
+    "BadDigest", "IncompleteBody", "InvalidPart", "InvalidPartOrder", "MalformedXML", "XAmzContentSHA256Mismatch",
 }  # fmt: skip
 _OUR_NAMES = ("credentials", "bucket name", "object name")  # in minio-py's checks before anything is sent
 
@@ -97,7 +97,7 @@ class BusyError(TransportError):
 
     def __init__(self, status: int, wait: float) -> None:
         self.wait = wait
-        super().__init__(f"status {status}, asking for {wait:g} s of patience")
+        super().__init__(f"status {status} (Retry-After: {wait:g} s)")
 
 
 # minio-py takes answers apart with ValueErrors (numbers, dates, missing elements, text that is no UTF-8).

@@ -14,7 +14,7 @@ from minio.error import S3Error
 
 from clipseg_kfp.errors import ObjectChangedError, StorageError
 from clipseg_kfp.storage.base import Entry, Folder, ObjectTooLargeError
-from clipseg_kfp.storage.checking import etag_of
+from clipseg_kfp.storage.checking import acknowledged, etag_of
 from clipseg_kfp.storage.connecting import Client, connect
 from clipseg_kfp.storage.retrying import TransportError
 
@@ -75,9 +75,7 @@ class S3Folder(Folder):
                 if error.code in ("NoSuchKey", "NoSuchObject"):
                     return None
                 raise
-            if not found.etag:
-                raise TransportError("an answer without an ETag")
-            return Entry(key, found.size or 0, found.etag.strip('"'))
+            return Entry(key, found.size or 0, acknowledged(found.etag).strip('"'))
 
         return self._attempts(call, key)
 
@@ -94,6 +92,8 @@ class S3Folder(Folder):
                     )
                 # As stored, whatever Content-Encoding says: sizes and digests then mean the same bytes.
                 data = response.read(None if limit is None else limit + 1, decode_content=False)
+            if len(data) < length:  # urllib3 notices only what it was not told to stop at
+                raise TransportError(f"{len(data):,} of {length:,} bytes")
             if limit is not None and len(data) > limit:  # a store that did not tell the length
                 raise ObjectTooLargeError(f"{self.locate(key)} is larger than the limit of {limit:,} bytes.")
             digest = hashlib.md5(data, usedforsecurity=False).hexdigest()
@@ -144,10 +144,9 @@ class S3Folder(Folder):
         part = min(max(len(data), 5 << 20), _ONE_PUT)
 
         def call() -> None:
-            written = self.client.put_object(
+            self.client.put_object(
                 self.bucket, self.prefix + key, BytesIO(data), len(data), content_type, part_size=part
             )
-            _acknowledged(written.etag)
 
         self._attempts(call, key)
 
@@ -156,7 +155,10 @@ class S3Folder(Folder):
 
         def call() -> None:
             written = self.client.fput_object(self.bucket, self.prefix + key, str(path), content_type)
-            _acknowledged(written.etag)
+            if "-" in acknowledged(written.etag):  # in parts, which the store put together
+                size = self.client.stat_object(self.bucket, self.prefix + key).size or 0
+                if size != path.stat().st_size:
+                    raise TransportError(f"{size:,} of {path.stat().st_size:,} bytes were put together")
 
         with _disk_errors(path, f"while it was copied to {self.locate(key)}"):
             self._attempts(call, key)
@@ -168,12 +170,6 @@ class S3Folder(Folder):
     def _attempts(self, call: Callable[[], T], key: str) -> T:
         """Runs a call; repeats it on faults that pass, as the client's policy says."""
         return self.client.retried(call, self.locate(key) if key else self.uri, self.bucket)
-
-
-def _acknowledged(etag: str | None) -> None:
-    """An object is written when its ETag came back: S3 may report a failed upload with status 200."""
-    if not etag:
-        raise TransportError("an answer without an ETag")
 
 
 @contextmanager
