@@ -39,6 +39,7 @@ FAULTS = {
     "damaged request": "the store gets other bytes than were sent",
     "page": "a web page with status 200",
     "blank": "status 200 and nothing else",
+    "200 error": "S3's XML of an error, with status 200",
 }
 WITH_A_BODY = ("PUT", "PART", "COMPLETE")  # of the request
 ANSWERED_WITH_A_BODY = ("LIST", "GET", "INITIATE", "COMPLETE")
@@ -161,6 +162,7 @@ class _Handler(BaseHTTPRequestHandler):
             ),
             "page": lambda: self._answer(200, {"Content-Type": "text/html"}, PAGE),
             "blank": lambda: self._answer(200, {}, b""),
+            "200 error": lambda: self._answer(200, {"Content-Type": "application/xml"}, ERROR),
         }
         if fault in before:
             before[fault]()

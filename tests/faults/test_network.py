@@ -36,6 +36,7 @@ CAUSES = {
     "damaged request": "BadDigest|MalformedXML|InvalidPart|XAmzContentSHA256Mismatch",
     "page": "text that is no S3 answer|without an ETag",
     "blank": "text that is no S3 answer|without an ETag",
+    "200 error": "text that is no S3 answer|without an ETag",
 }
 
 
@@ -44,7 +45,7 @@ def applies(call: str, fault: str) -> bool:
         return call in faults.WITH_A_BODY
     if fault == "damaged":
         return call in faults.ANSWERED_WITH_A_BODY
-    return not (fault in ("page", "blank") and call == "DELETE")  # there 200 is all that is told
+    return not (fault in ("page", "blank", "200 error") and call == "DELETE")  # there 200 is all that is told
 
 
 PAIRS = [
