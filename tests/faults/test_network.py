@@ -105,7 +105,7 @@ class Calls:
             self.data["new"] = os.urandom(3000)
             self.folder.write("new", self.data["new"])
         elif call == "DELETE":
-            del self.data[key]
+            self.data.pop(key, None)
             self.folder.delete(key)  # type: ignore[attr-defined]
         else:
             self.data[LARGE] = os.urandom(PARTS_SIZE)
