@@ -229,11 +229,12 @@ def _from_manifest(uri: str, endpoint: str) -> Iterator[Source]:
 
 @contextmanager
 def _naming_row(manifest: str, row: int) -> Iterator[None]:
-    """Says where a URI stands that cannot be used."""
+    """Says where a URI stands that cannot be used, or that the store refuses."""
     try:
         yield
-    except ParameterError as error:
-        raise ParameterError(f"The manifest {manifest}, row {row}: {error.message}", error.remedy) from error
+    except (ParameterError, StorageError) as error:
+        message = f"The manifest {manifest}, row {row}: {error.message}"
+        raise type(error)(message, error.remedy) from error
 
 
 def _absolute(value: str, manifest: str) -> str:

@@ -2,104 +2,28 @@
 
 from __future__ import annotations
 
-import configparser
-import os
-import random
-import time
+import hashlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import lru_cache
 from io import BytesIO
 from pathlib import Path
 from typing import TypeVar
-from urllib.parse import urlsplit
-from xml.etree.ElementTree import ParseError
 
 import urllib3
-from minio import Minio
-from minio.credentials.providers import (
-    AWSConfigProvider,
-    ChainedProvider,
-    EnvAWSProvider,
-    EnvMinioProvider,
-    IamAwsProvider,
-    Provider,
-)
-from minio.error import InvalidResponseError, MinioException, S3Error, ServerError
+from minio.error import S3Error
 
-from clipseg_kfp.errors import (
-    ClipsegKfpError,
-    ObjectChangedError,
-    ObjectUnreadableError,
-    ParameterError,
-    StorageError,
-)
+from clipseg_kfp.errors import ObjectChangedError, StorageError
 from clipseg_kfp.storage.base import Entry, Folder, ObjectTooLargeError
+from clipseg_kfp.storage.checking import acknowledged, etag_of
+from clipseg_kfp.storage.connecting import Client, connect
+from clipseg_kfp.storage.retrying import TransportError
 
-ATTEMPTS = 5
-BACKOFF_SECONDS, BACKOFF_LIMIT = 0.5, 8.0  # the longest first wait, doubled each time up to the limit
-CONNECT_SECONDS, READ_SECONDS = 5.0, 60.0
+__all__ = ["S3Folder", "connect"]
+
 PAGE = 1000  # the most keys that S3 lists at once
 _ONE_PUT = 5 << 30  # S3's bound; up to there an object goes in one request and is there whole or not at all
-_RETRIED_STATUS = (429, 500, 502, 503, 504)
-_RETRIED_CODES = {"SlowDown", "InternalError", "RequestTimeout", "ServiceUnavailable", "TooManyRequests"}
 
 T = TypeVar("T")
-
-
-@lru_cache(maxsize=8)
-def connect(endpoint: str = "") -> Minio:
-    """Makes a client from the usual environment; the connection pool is shared within the process.
-
-    Args:
-        endpoint: URL such as ``http://seaweedfs.kubeflow:9000``; a bare ``host:port`` means https.
-            Empty takes ``S3_ENDPOINT`` or ``AWS_ENDPOINT_URL``, and without those AWS itself.
-
-    Raises:
-        ParameterError: the endpoint is no URL of a host, or names a path.
-    """
-    endpoint = endpoint or os.environ.get("S3_ENDPOINT") or os.environ.get("AWS_ENDPOINT_URL") or ""
-    try:
-        parts = urlsplit(endpoint if "://" in endpoint else f"https://{endpoint or 's3.amazonaws.com'}")
-        valid = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
-    except ValueError:
-        raise _bad_endpoint(endpoint) from None
-    more = parts.path.strip("/") or parts.query or parts.fragment
-    if not valid or more or "@" in parts.netloc or " " in parts.netloc:
-        raise _bad_endpoint(endpoint)
-    pool = urllib3.PoolManager(
-        timeout=urllib3.Timeout(connect=CONNECT_SECONDS, read=READ_SECONDS),
-        maxsize=32,
-        cert_reqs="CERT_REQUIRED",
-        ca_certs=os.environ.get("SSL_CERT_FILE") or None,
-        retries=False,  # one place retries: _attempts below, which also covers the body of a response
-    )
-    try:
-        return Minio(
-            parts.netloc,
-            secure=parts.scheme == "https",
-            region=os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION") or "us-east-1",
-            credentials=_credentials(),
-            http_client=pool,
-        )
-    except ValueError:  # a host name that the client refuses
-        raise _bad_endpoint(endpoint) from None
-
-
-def _bad_endpoint(endpoint: str) -> ParameterError:
-    plain = endpoint.rsplit("@", 1)[-1].partition("?")[0]  # neither a login nor a signature is repeated
-    return ParameterError(
-        f"The S3 endpoint '{plain}' is not a plain URL.",
-        "Write it as http://host:port or https://host, credentials apart.",
-    )
-
-
-def _credentials() -> Provider:
-    """Environment first, then ``~/.aws``, then the identity that the cluster gives the pod."""
-    chain: list[Provider] = [EnvAWSProvider(), EnvMinioProvider(), AWSConfigProvider()]
-    if os.environ.get("AWS_WEB_IDENTITY_TOKEN_FILE") or os.environ.get("AWS_CONTAINER_CREDENTIALS_FULL_URI"):
-        chain.append(IamAwsProvider())
-    return ChainedProvider(chain)
 
 
 class S3Folder(Folder):
@@ -108,7 +32,7 @@ class S3Folder(Folder):
     Keys are passed as they are: the store, not a file system, decides what ``..`` or ``//`` mean.
     """
 
-    def __init__(self, client: Minio, bucket: str, prefix: str = "") -> None:
+    def __init__(self, client: Client, bucket: str, prefix: str = "") -> None:
         self.client = client
         self.bucket = bucket
         self.prefix = prefix if not prefix or prefix.endswith("/") else f"{prefix}/"
@@ -151,12 +75,13 @@ class S3Folder(Folder):
                 if error.code in ("NoSuchKey", "NoSuchObject"):
                     return None
                 raise
-            return Entry(key, found.size or 0, (found.etag or "").strip('"'))
+            return Entry(key, found.size or 0, acknowledged(found.etag).strip('"'))
 
         return self._attempts(call, key)
 
     def read(self, key: str, version: str | None = None, limit: int | None = None) -> bytes:
         """Reads an object whole; see ``Folder.read``."""
+        digests: list[str] = []
 
         def call() -> bytes:
             with self._opened(key, version) as response:
@@ -167,8 +92,12 @@ class S3Folder(Folder):
                     )
                 # As stored, whatever Content-Encoding says: sizes and digests then mean the same bytes.
                 data = response.read(None if limit is None else limit + 1, decode_content=False)
+            if len(data) < length:  # urllib3 notices only what it was not told to stop at
+                raise TransportError(f"{len(data):,} of {length:,} bytes")
             if limit is not None and len(data) > limit:  # a store that did not tell the length
                 raise ObjectTooLargeError(f"{self.locate(key)} is larger than the limit of {limit:,} bytes.")
+            digest = hashlib.md5(data, usedforsecurity=False).hexdigest()
+            self.client.checksums.check(self.locate(key), response.headers, digest, digests)
             return data
 
         try:
@@ -182,19 +111,18 @@ class S3Folder(Folder):
 
     def download(self, key: str, path: Path) -> None:
         """Copies an object to a local file, as a stream."""
+        digests: list[str] = []
 
         def call() -> None:
+            digest = hashlib.md5(usedforsecurity=False)
             with self._opened(key) as response, path.open("wb") as target:
                 for block in response.stream(1 << 20, decode_content=False):
+                    digest.update(block)
                     target.write(block)
+            self.client.checksums.check(self.locate(key), response.headers, digest.hexdigest(), digests)
 
-        try:
+        with _disk_errors(path, f"while {self.locate(key)} was copied to it"):
             self._attempts(call, key)
-        except OSError as error:  # the network's own come as StorageError
-            raise StorageError(
-                f"{path}: {error.strerror or error}, while {self.locate(key)} was copied to it.",
-                "Check the path, permissions and free space.",
-            ) from error
 
     @contextmanager
     def _opened(self, key: str, version: str | None = None) -> Iterator[urllib3.BaseHTTPResponse]:
@@ -204,6 +132,8 @@ class S3Folder(Folder):
             headers["If-Match"] = f'"{version}"'
         response = self.client.get_object(self.bucket, self.prefix + key, request_headers=headers or None)
         try:
+            if version and etag_of(response.headers) != version:  # some stores ignore If-Match
+                raise ObjectChangedError(f"{self.locate(key)} has another version now.", "Run again.")
             yield response
         finally:
             response.close()  # keeps the connection where the body was read to its end
@@ -224,107 +154,30 @@ class S3Folder(Folder):
         """Copies a file; a large one in parts, which nobody sees before the last is there."""
 
         def call() -> None:
-            self.client.fput_object(self.bucket, self.prefix + key, str(path), content_type)
+            written = self.client.fput_object(self.bucket, self.prefix + key, str(path), content_type)
+            if "-" in acknowledged(written.etag):  # in parts, which the store put together
+                size = self.client.stat_object(self.bucket, self.prefix + key).size or 0
+                if size != path.stat().st_size:
+                    raise TransportError(f"{size:,} of {path.stat().st_size:,} bytes were put together")
 
-        try:
+        with _disk_errors(path, f"while it was copied to {self.locate(key)}"):
             self._attempts(call, key)
-        except OSError as error:  # the network's own come as StorageError
-            raise StorageError(
-                f"{path}: {error.strerror or error}, while it was copied to {self.locate(key)}.",
-                "Check the path and permissions.",
-            ) from error
 
     def child(self, key: str) -> S3Folder:
         """A longer prefix of the same bucket."""
         return S3Folder(self.client, self.bucket, self.prefix + key)
 
     def _attempts(self, call: Callable[[], T], key: str) -> T:
-        """Runs a call; repeats it on faults that pass, with doubling waits and full jitter."""
-        for attempt in range(1, ATTEMPTS + 1):
-            try:
-                return call()
-            except configparser.Error:
-                raise StorageError(  # not chained: the parser's message quotes the line
-                    "The AWS credentials file cannot be parsed.",
-                    "Check ~/.aws/credentials or AWS_SHARED_CREDENTIALS_FILE.",
-                ) from None
-            except (MinioException, urllib3.exceptions.HTTPError, ParseError, ValueError) as error:
-                if not _passes(error) or attempt == ATTEMPTS:
-                    raise self._explain(error, key, attempt) from error
-                time.sleep(random.uniform(0, min(BACKOFF_LIMIT, BACKOFF_SECONDS * 2 ** (attempt - 1))))
-        raise AssertionError("unreachable")
-
-    def _explain(self, error: Exception, key: str, attempts: int) -> ClipsegKfpError:
-        where = self.locate(key) if key else self.uri
-        host = self.client._base_url.host
-        tries = f"{attempts} attempts" if attempts > 1 else "1 attempt"
-        if isinstance(error, S3Error):
-            return self._explain_answer(error, where, host, tries)
-        if isinstance(error, MinioException | ParseError):
-            status = _status(error)
-            answer = f"status {status}" if status else "text that is no S3 answer"
-            return StorageError(
-                f"{host} answered {answer} for {where} ({tries}).",
-                "Check that the endpoint is an S3 service and not a proxy or a web page.",
-            )
-        if isinstance(error, urllib3.exceptions.HTTPError):
-            return StorageError(
-                f"{host} could not be reached for {where} ({tries}; last: {_root_cause(error)}).",
-                "Check the endpoint, its scheme (http or https) and the network.",
-            )
-        # What is left are minio-py's own checks, made before anything is sent.
-        if "credentials" in str(error):
-            return StorageError(
-                f"No credentials for {host} were found, for {where}.",
-                "Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or mount the storage secret.",
-            )
-        if "bucket name" in str(error):
-            return StorageError(f"'{self.bucket}' is not a valid bucket name.", "Check the URI.")
-        return ObjectUnreadableError(f"{where} cannot be used: {error}.", "Rename the object.")
-
-    def _explain_answer(self, error: S3Error, where: str, host: str, tries: str) -> StorageError:
-        code = error.code
-        if code == "NoSuchBucket":
-            return StorageError(
-                f"The bucket '{self.bucket}' does not exist on {host}.",
-                "Check its name and the endpoint; this suite never creates buckets.",
-            )
-        if code in ("NoSuchKey", "NoSuchObject", "PreconditionFailed"):
-            return ObjectChangedError(f"{where} does not exist (any more).", "Check the key.")
-        if code in ("InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken", "InvalidToken"):
-            return StorageError(
-                f"{host} rejects the credentials ({code}) at {where}.",
-                "Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or mount the storage secret.",
-            )
-        if code in ("AccessDenied", "AllAccessDisabled"):
-            return ObjectUnreadableError(
-                f"Access to {where} is denied.",
-                "Check the credentials: the input needs read and list, the output read, list and write.",
-            )
-        if code in ("AuthorizationHeaderMalformed", "PermanentRedirect"):
-            return StorageError(f"{where} is in another region.", "Set AWS_REGION to the bucket's region.")
-        of_this_one = 400 <= _status(error) < 500 and code != "RequestTimeTooSkewed" and not _passes(error)
-        kind = ObjectUnreadableError if of_this_one else StorageError  # such as InvalidObjectState
-        return kind(f"{where}: {host} answered {code} ({tries}): {error.message}")
+        """Runs a call; repeats it on faults that pass, as the client's policy says."""
+        return self.client.retried(call, self.locate(key) if key else self.uri, self.bucket)
 
 
-def _status(error: Exception) -> int:
-    if isinstance(error, S3Error):
-        return int(getattr(error.response, "status", 0))
-    if isinstance(error, InvalidResponseError):  # an answer that is no XML, such as a proxy's page
-        return error._code
-    return error.status_code if isinstance(error, ServerError) else 0
-
-
-def _passes(error: Exception) -> bool:
-    """Whether trying again may help: overload and broken connections, but no refusal."""
-    if isinstance(error, MinioException):
-        return _status(error) in _RETRIED_STATUS or getattr(error, "code", None) in _RETRIED_CODES
-    if isinstance(error, urllib3.exceptions.SSLError):
-        return "EOF" in str(error)  # cut in the handshake; a bad certificate stays bad
-    return isinstance(error, urllib3.exceptions.HTTPError) and not isinstance(error, ValueError)
-
-
-def _root_cause(error: Exception) -> str:
-    text = str(error).rsplit("): ", maxsplit=1)[-1].rsplit(">: ", maxsplit=1)[-1]
-    return text.strip().rstrip(".") or type(error).__name__
+@contextmanager
+def _disk_errors(path: Path, doing: str) -> Iterator[None]:
+    """Names the local file; the network's errors come as StorageError."""
+    try:
+        yield
+    except OSError as error:
+        raise StorageError(
+            f"{path}: {error.strerror or error}, {doing}.", "Check the path, permissions and free space."
+        ) from error

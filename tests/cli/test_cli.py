@@ -141,7 +141,7 @@ def test_trouble_with_the_store_is_named_before_anything_starts(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr("clipseg_kfp.storage.s3.BACKOFF_SECONDS", 0.0)
+    monkeypatch.setenv("CLIPSEG_KFP_S3_BACKOFF", "0")
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
     status, out, err = run(local_run(tmp_path, source=uri.format(bucket=bucket)), capsys)

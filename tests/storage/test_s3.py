@@ -12,6 +12,7 @@ import pytest
 
 from clipseg_kfp.embedded import EmbeddedStore
 from clipseg_kfp.errors import ClipsegKfpError, ObjectChangedError, ParameterError, StorageError
+from clipseg_kfp.sources import list_sources
 from clipseg_kfp.storage import open_folder, open_object, s3
 from clipseg_kfp.storage.s3 import S3Folder, connect
 
@@ -239,8 +240,21 @@ def test_a_reader_may_not_write(
         assert "Access to s3://private" in message and "the output read, list and write" in message
 
 
+def test_a_refused_object_of_a_manifest_is_named_with_its_row(
+    store: EmbeddedStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("shared", "private"):
+        store.make_bucket(name)
+    open_folder("s3://shared").write("rows.csv", b"uri\nrows.csv\ns3://private/a.jpg\n")
+    for name, value in store.environment(store.identities[0]).items():
+        monkeypatch.setenv(name, value)
+    connect.cache_clear()
+    with pytest.raises(StorageError, match=r"rows\.csv, row 2: Access to s3://private/a\.jpg is denied"):
+        list(list_sources("s3://shared/rows.csv", open_folder("s3://shared")))
+
+
 def test_unreachable_endpoint(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(s3, "BACKOFF_SECONDS", 0.02)
+    monkeypatch.setenv("CLIPSEG_KFP_S3_BACKOFF", "0.02")
     with socket.socket() as bound:  # bound and not listening: connections are refused
         bound.bind(("127.0.0.1", 0))
         host = f"127.0.0.1:{bound.getsockname()[1]}"
@@ -255,7 +269,7 @@ def test_unreachable_endpoint(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -
 
 
 def test_unknown_host_and_wrong_scheme(monkeypatch: pytest.MonkeyPatch, store: EmbeddedStore) -> None:
-    monkeypatch.setattr(s3, "BACKOFF_SECONDS", 0.0)
+    monkeypatch.setenv("CLIPSEG_KFP_S3_BACKOFF", "0")
     with pytest.raises(StorageError, match=r"no-such-host\.invalid.* could not be reached"):
         open_folder("s3://bucket", "http://no-such-host.invalid").read("x")
     with pytest.raises(StorageError, match=r"could not be reached.*\(1 attempt;.*scheme \(http or https\)"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import socket
 import struct
 import sys
@@ -12,8 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from clipseg_kfp.errors import StorageError
-from clipseg_kfp.storage import open_folder, s3
+from clipseg_kfp.errors import ObjectChangedError, ObjectUnreadableError, ParameterError, StorageError
+from clipseg_kfp.storage import open_folder
+from clipseg_kfp.storage.retrying import Policy
 from clipseg_kfp.storage.s3 import S3Folder, connect
 
 
@@ -24,6 +26,7 @@ class FaultyServer(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), FaultyHandler)
         self.faults: list[int | str] = []
         self.requests = 0
+        self.headers = {"ETag": '"v"'}
 
 
 class FaultyHandler(BaseHTTPRequestHandler):
@@ -40,7 +43,8 @@ class FaultyHandler(BaseHTTPRequestHandler):
         sent = page if isinstance(fault, str) or fault == 200 else b"<html>busy</html>"
         self.send_response(200 if isinstance(fault, str) else fault)
         self.send_header("Content-Type", "application/xml" if sent is LISTING else "text/html")
-        self.send_header("ETag", '"v"')
+        for name, value in self.server.headers.items():
+            self.send_header(name, value)
         if fault != "unsized":
             self.send_header("Content-Length", str(len(sent)))
         self.end_headers()
@@ -60,7 +64,7 @@ LISTING = b"""<?xml version="1.0"?><ListBucketResult><Name>bucket</Name><IsTrunc
 
 @pytest.fixture
 def faulty(monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultyServer]:
-    monkeypatch.setattr(s3, "BACKOFF_SECONDS", 0.0)
+    monkeypatch.setenv("CLIPSEG_KFP_S3_BACKOFF", "0")
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "any")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "any-secret")
     connect.cache_clear()
@@ -114,7 +118,7 @@ def test_retries_are_bounded(faulty: FaultyServer) -> None:
     faulty.faults = [503] * 50
     with pytest.raises(StorageError, match=r"status 503 for s3://bucket/x \(5 attempts\)"):
         behind(faulty).read("x")
-    assert faulty.requests == s3.ATTEMPTS
+    assert faulty.requests == Policy().tries
 
 
 def test_a_web_page_is_no_listing(faulty: FaultyServer, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -129,3 +133,68 @@ def test_a_body_of_unknown_length_is_limited(faulty: FaultyServer) -> None:
     assert folder.read("x", limit=len(BODY)) == BODY
     with pytest.raises(StorageError, match="larger than the limit of 9,999 bytes"):
         folder.read("x", limit=9_999)
+
+
+OTHER = "0123456789abcdef" * 2  # looks like an MD5, and is not this body's
+
+
+def test_etags_that_are_no_md5_cost_one_more_read(faulty: FaultyServer, tmp_path: Path) -> None:
+    folder = behind(faulty)
+    faulty.headers = {"ETag": f'"{OTHER}"'}
+    assert folder.read("x") == BODY
+    assert faulty.requests == 2  # the same bytes twice: the ETag is something else
+    folder.download("x", tmp_path / "x")
+    assert folder.read("x") == BODY
+    assert faulty.requests == 4
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        {"x-amz-server-side-encryption": "aws:kms"},
+        {"x-amz-server-side-encryption-customer-algorithm": "AES256"},
+        {"ETag": f'"{OTHER}-3"'},
+    ],
+)
+def test_etags_of_encrypted_bytes_and_of_parts_are_not_compared(
+    faulty: FaultyServer, header: dict[str, str]
+) -> None:
+    faulty.headers = {"ETag": f'"{OTHER}"', **header}
+    assert behind(faulty).read("x") == BODY
+    assert faulty.requests == 1
+
+
+def test_a_damaged_object_is_refused_where_etags_are_md5(
+    faulty: FaultyServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = behind(faulty)
+    faulty.headers = {
+        "ETag": f'"{hashlib.md5(BODY).hexdigest()}"', "x-amz-server-side-encryption": "AES256"
+    }  # fmt: skip
+    assert folder.read("x") == BODY
+    faulty.headers = {"ETag": f'"{OTHER}"'}
+    with pytest.raises(ObjectUnreadableError, match=rf"s3://bucket/x is damaged.*{OTHER}.*S3_CHECKSUMS=0"):
+        folder.read("x")
+    assert faulty.requests == 3
+    monkeypatch.setenv("CLIPSEG_KFP_S3_CHECKSUMS", "0")
+    connect.cache_clear()
+    assert behind(faulty).read("x") == BODY
+    assert faulty.requests == 4
+
+
+def test_another_version_is_noticed_where_the_store_ignores_conditions(faulty: FaultyServer) -> None:
+    folder = behind(faulty)
+    assert folder.read("x", version="v") == BODY
+    with pytest.raises(ObjectChangedError, match="s3://bucket/x was replaced after it had been listed"):
+        folder.read("x", version="w")
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("TRIES", "0"), ("TRIES", "2.5"), ("TIMEOUT", "soon"), ("MIN_RATE", "-1"), ("DEADLINE", "inf")],
+)
+def test_settings_that_are_no_numbers(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
+    monkeypatch.setenv(f"CLIPSEG_KFP_S3_{name}", value)
+    connect.cache_clear()
+    with pytest.raises(ParameterError, match=f"CLIPSEG_KFP_S3_{name} is '{value}'.*number above zero"):
+        open_folder("s3://bucket", "http://127.0.0.1:1")
