@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import io
 import logging
 import socket
@@ -22,7 +23,7 @@ from security_store import AWS_FILE, BUCKET, ROOT, MarkedRun
 from clipseg_kfp.compiling import compile_pipeline
 from clipseg_kfp.errors import ClipsegKfpError, exit_on_user_error
 from clipseg_kfp.local import run_batch
-from clipseg_kfp.model import fetch_model
+from clipseg_kfp.model import fetch
 from clipseg_kfp.storage import open_folder
 from clipseg_kfp.storage.s3 import connect
 
@@ -33,8 +34,6 @@ def test_the_search_finds_what_it_is_for(mark: str, tmp_path: Path) -> None:
     for form in marks.forms(mark):
         assert found_in(b"before" + form + b"after") >= {mark}, form
     for before in ("", "x", "xy"):
-        import base64
-
         assert found_in(base64.b64encode(f"{before}:{mark}:{before}".encode())) >= {mark}
     pq.write_table(pa.table({"a": [f"is {mark}"] * 3}), tmp_path / "a.parquet", compression="zstd")
     with zipfile.ZipFile(tmp_path / "a.zip", "w", zipfile.ZIP_DEFLATED) as archive:
@@ -72,23 +71,26 @@ def test_packages_hold_no_credentials(name: str, monkeypatch: pytest.MonkeyPatch
     assert (ROOT / "pipelines" / name.replace("-", "_") / "pipeline.yaml").read_text("utf-8") == text
 
 
-def wrong_key(patch: pytest.MonkeyPatch, _: Recorder) -> str:
+Failure = Callable[[pytest.MonkeyPatch, Recorder, Path], str]
+
+
+def wrong_key(patch: pytest.MonkeyPatch, _: Recorder, ___: Path) -> str:
     patch.setenv("AWS_ACCESS_KEY_ID", f"{ACCESS_KEY}X")
     return ""
 
 
-def wrong_secret(patch: pytest.MonkeyPatch, _: Recorder) -> str:
+def wrong_secret(patch: pytest.MonkeyPatch, _: Recorder, ___: Path) -> str:
     patch.setenv("AWS_SECRET_ACCESS_KEY", f"{SECRET_KEY}X")
     return ""
 
 
-def expired_token(patch: pytest.MonkeyPatch, _: Recorder) -> str:
+def expired_token(patch: pytest.MonkeyPatch, _: Recorder, ___: Path) -> str:
     patch.setenv("AWS_SESSION_TOKEN", SESSION_TOKEN)
     return ""
 
 
-def from_file(patch: pytest.MonkeyPatch, _: Recorder, text: str = AWS_FILE) -> str:
-    path = Path(patch_home(patch)) / "credentials"
+def from_file(patch: pytest.MonkeyPatch, _: Recorder, home: Path, text: str = AWS_FILE) -> str:
+    path = home / "credentials"
     path.write_text(text)
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         patch.delenv(name)
@@ -96,42 +98,42 @@ def from_file(patch: pytest.MonkeyPatch, _: Recorder, text: str = AWS_FILE) -> s
     return ""
 
 
-def broken_file(patch: pytest.MonkeyPatch, recorder: Recorder) -> str:
-    return from_file(patch, recorder, f"[default\n{FILE_SECRET_KEY}\n")
+def broken_file(patch: pytest.MonkeyPatch, recorder: Recorder, home: Path) -> str:
+    return from_file(patch, recorder, home, f"[default\n{FILE_SECRET_KEY}\n")
 
 
-def unreachable(_: pytest.MonkeyPatch, __: Recorder) -> str:
+def unreachable(_: pytest.MonkeyPatch, __: Recorder, ___: Path) -> str:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         return f"http://127.0.0.1:{free.getsockname()[1]}"
 
 
-def no_such_host(_: pytest.MonkeyPatch, __: Recorder) -> str:
+def no_such_host(_: pytest.MonkeyPatch, __: Recorder, ___: Path) -> str:
     return "http://no-such-host.invalid:9000"
 
 
-def no_tls(_: pytest.MonkeyPatch, recorder: Recorder) -> str:
+def no_tls(_: pytest.MonkeyPatch, recorder: Recorder, ___: Path) -> str:
     return recorder.endpoint.replace("http://", "https://")
 
 
-def with_login(_: pytest.MonkeyPatch, recorder: Recorder) -> str:
+def with_login(_: pytest.MonkeyPatch, recorder: Recorder, ___: Path) -> str:
     return recorder.endpoint.replace("http://", f"http://{USER}:{PASSWORD}@")
 
 
-def with_odd_login(_: pytest.MonkeyPatch, __: Recorder) -> str:
+def with_odd_login(_: pytest.MonkeyPatch, __: Recorder, ___: Path) -> str:
     return f"https://{USER}:{PASSWORD}@[bad:port"
 
 
-def in_the_environment(patch: pytest.MonkeyPatch, recorder: Recorder) -> str:
-    patch.setenv("S3_ENDPOINT", with_login(patch, recorder))
+def in_the_environment(patch: pytest.MonkeyPatch, recorder: Recorder, home: Path) -> str:
+    patch.setenv("S3_ENDPOINT", with_login(patch, recorder, home))
     return ""
 
 
-def signed(_: pytest.MonkeyPatch, recorder: Recorder) -> str:
+def signed(_: pytest.MonkeyPatch, recorder: Recorder, ___: Path) -> str:
     return f"{recorder.endpoint}/?X-Amz-Signature=0123&X-Amz-Credential={ACCESS_KEY}"
 
 
-def nothing(_: pytest.MonkeyPatch, __: Recorder) -> str:
+def nothing(_: pytest.MonkeyPatch, __: Recorder, ___: Path) -> str:
     return ""
 
 
@@ -150,17 +152,11 @@ FAILURES = {
     signed: "is not a plain URL",
     nothing: "is denied",  # of a place outside
 }
-_homes: list[str] = []
-
-
-def patch_home(patch: pytest.MonkeyPatch) -> str:
-    patch.setenv("HOME", _homes[-1])
-    return _homes[-1]
 
 
 @pytest.mark.parametrize("failure", FAILURES, ids=lambda failure: failure.__name__)
 def test_failures_tell_no_credentials(
-    failure: Callable[[pytest.MonkeyPatch, Recorder], str],
+    failure: Failure,
     least: Recorder,
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
@@ -168,11 +164,11 @@ def test_failures_tell_no_credentials(
     capfd: pytest.CaptureFixture[str],
 ) -> None:
     """Neither the message nor a traceback with all causes, nor any library's log at its most talkative."""
-    _homes.append(str(tmp_path))
+    monkeypatch.setenv("HOME", str(tmp_path))
     caplog.set_level(logging.DEBUG)
     monkeypatch.setattr("clipseg_kfp.storage.s3.BACKOFF_SECONDS", 0.0)
     monkeypatch.setenv("HF_TOKEN", marks.HUB_TOKEN)
-    endpoint = failure(monkeypatch, least)
+    endpoint = failure(monkeypatch, least, tmp_path)
     connect.cache_clear()
     said = []
     for act in (
@@ -207,25 +203,25 @@ def test_the_hubs_token_is_not_told(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setenv("HF_TOKEN", marks.HUB_TOKEN)
     monkeypatch.setenv("HF_HOME", str(tmp_path))
     with pytest.raises(ClipsegKfpError) as caught:
-        fetch_model(f"hf://nobody/nothing-{'0' * 12}@{'0' * 40}", tmp_path)
+        fetch(f"hf://nobody/nothing-{'0' * 12}@{'0' * 40}", tmp_path)
     assert found_in("".join(traceback.format_exception(caught.value))) == set()
     assert files_with_marks(tmp_path) == {}
 
 
 def test_a_failing_run_tells_no_credentials(
-    least: Recorder, tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    least: Recorder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A step that fails in a process of its own: the output lies where the login may not write."""
+    """A step that fails in a process of its own: the model lies where the login may not read."""
     monkeypatch.setenv("HF_TOKEN", marks.HUB_TOKEN)
     (tmp_path / "in").mkdir()
     console = Console(file=io.StringIO(), width=200)
     parameters = {
-        "source_uri": str(tmp_path / "in"), "output_uri": f"s3://{BUCKET}/private", "prompts": ["a cup"],
-        "model_uri": str(tiny_checkpoint), "threshold": 0.5, "run_id": "denied", "endpoint": "",
+        "source_uri": str(tmp_path / "in"), "output_uri": str(tmp_path / "out"), "prompts": ["a cup"],
+        "model_uri": f"s3://{BUCKET}/private/model", "threshold": 0.5, "run_id": "denied", "endpoint": "",
     }  # fmt: skip
     with pytest.raises(ClipsegKfpError, match="is denied") as caught:
         run_batch(parameters, tmp_path / "log", console, tmp_path / "work")
     text = "".join(traceback.format_exception(caught.value)) + console.file.getvalue()  # type: ignore[attr-defined]
-    assert "error: fetch_dataset: Access to s3://shared/private" in (tmp_path / "log").read_text("utf-8")
+    assert "error: fetch_model: Access to s3://shared/private/model" in (tmp_path / "log").read_text("utf-8")
     assert found_in(text) == set()
     assert files_with_marks(tmp_path) == {}
