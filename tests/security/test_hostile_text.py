@@ -25,7 +25,7 @@ from clipseg_kfp.progress import say
 from clipseg_kfp.storage import open_folder
 from clipseg_kfp.summary import RunSummary, show
 
-SHORT = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+SHORT = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 PIECES = [
     "\x1b[2J", "\x1b]0;title\x07", "\x9b31m", "\x08\x08", "\r", "\n[step] forged", "\u202e", "\ufeff", "\x7f", "\x00",
     "[bold red]", "[/]", "[link=http://x]", "\\[", "<script>", "]]>", "&lt;", '"', "'", "=1+1", "+1", "-1", "@x", "\t=2",

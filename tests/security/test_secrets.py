@@ -209,19 +209,19 @@ def test_the_hubs_token_is_not_told(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 
 def test_a_failing_run_tells_no_credentials(
-    least: Recorder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    least: Recorder, tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A step that fails in a process of its own: the model lies where the login may not read."""
+    """A step that fails in a process of its own: the output lies where the login may not write."""
     monkeypatch.setenv("HF_TOKEN", marks.HUB_TOKEN)
     (tmp_path / "in").mkdir()
     console = Console(file=io.StringIO(), width=200)
     parameters = {
-        "source_uri": str(tmp_path / "in"), "output_uri": str(tmp_path / "out"), "prompts": ["a cup"],
-        "model_uri": f"s3://{BUCKET}/private/model", "threshold": 0.5, "run_id": "denied", "endpoint": "",
+        "source_uri": str(tmp_path / "in"), "output_uri": f"s3://{BUCKET}/private", "prompts": ["a cup"],
+        "model_uri": str(tiny_checkpoint), "threshold": 0.5, "run_id": "denied", "endpoint": "",
     }  # fmt: skip
     with pytest.raises(ClipsegKfpError, match="is denied") as caught:
         run_batch(parameters, tmp_path / "log", console, tmp_path / "work")
     text = "".join(traceback.format_exception(caught.value)) + console.file.getvalue()  # type: ignore[attr-defined]
-    assert "error: fetch_model: Access to s3://shared/private/model" in (tmp_path / "log").read_text("utf-8")
+    assert "error: fetch_dataset: Access to s3://shared/private" in (tmp_path / "log").read_text("utf-8")
     assert found_in(text) == set()
     assert files_with_marks(tmp_path) == {}
