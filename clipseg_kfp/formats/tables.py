@@ -54,8 +54,9 @@ def export_csv(path: Path, masks: Iterable[Row], *, rle: bool = False, formulas:
         masks: rows of ``records.MASKS``.
         rle: with the run lengths, which may be 100 KB a row.
         formulas: leave text as it is. Otherwise an apostrophe comes before text that begins like a formula
-            (``=``, ``+``, ``-``, ``@``, tab or line break): names of files and prompts come from anywhere,
-            and a spreadsheet would run them. Programs that look up such keys want the text as it is.
+            (``=``, ``+``, ``-``, ``@``, tab or line break), and before such a sign where a spreadsheet may
+            cut the text (``;``, tab, line break): names of files and prompts come from anywhere, and a
+            spreadsheet would run them. Programs that look up such keys want the text as it is.
 
     Returns:
         The number of rows.

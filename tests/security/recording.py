@@ -49,6 +49,7 @@ class Recorder(ThreadingHTTPServer):
         self.store = urlsplit(store).netloc
         self.calls: list[Call] = []
         self.hide_missing = False
+        self.fail_part = False  # the next second part of an upload, once
 
     @property
     def endpoint(self) -> str:
@@ -72,6 +73,9 @@ class _Handler(BaseHTTPRequestHandler):
         parts = urlsplit(self.path)
         bucket, _, key = unquote(parts.path).lstrip("/").partition("/")
         query = dict(parse_qsl(parts.query, keep_blank_values=True))
+        if self.server.fail_part and query.get("partNumber") == "2":
+            self.server.fail_part = False
+            data, status, headers = b"<html>busy</html>", 503, [("Content-Type", "text/html")]
         if self.server.hide_missing and status == 404 and key:
             data, status, headers = DENIED, 403, [("Content-Type", "application/xml")]
         self.server.calls.append(Call(self.command, bucket, key, query, status))
