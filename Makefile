@@ -12,7 +12,7 @@ export IMAGE ?=
 export QUICK ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-faults bench lint types compile docs demo-model picture gallery wheel locks clean
+.PHONY: help demo test test-faults bench lint types compile docs demo-model picture gallery wheel locks audit sbom clean
 
 help: ## Show this help
 	@grep -hE '^[a-z-]+:.*?## ' $(MAKEFILE_LIST) | awk 'BEGIN {FS = ":.*?## "} {printf "  make %-12s %s\n", $$1, $$2}'
@@ -76,6 +76,14 @@ wheel: $(VENV)/.test ## Build the wheel into dist/
 locks: $(VENV)/.test ## Resolve the locks anew
 	sh locks/resolve.sh $(BIN)
 
+audit: $(VENV)/.test ## Ask the advisory services about every package of the locks
+	@$(BIN)/python .ci/audit.py
+
+sbom: $(VENV)/.test ## Write sbom.json (CycloneDX 1.6) of a lock (LOCK=images/cpu/requirements.txt)
+	@$(BIN)/python -W ignore -m cyclonedx_py requirements --sv 1.6 --of JSON --output-reproducible --validate \
+		-o sbom.json $(or $(LOCK),images/cpu/requirements.txt)
+	@echo "Wrote sbom.json."
+
 clean: ## Remove what was built or run (the environment stays)
 	rm -rf .demo dist build *.egg-info .pytest_cache .mypy_cache .ruff_cache batch-segmentation.yaml \
-		one-shot-segmentation.yaml clipseg-kfp.log bench.json faults.json
+		one-shot-segmentation.yaml clipseg-kfp.log bench.json faults.json sbom.json

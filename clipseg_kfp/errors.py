@@ -6,6 +6,8 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from clipseg_kfp.naming import printable
+
 
 class ClipsegKfpError(Exception):
     """Base of all errors with a known remedy.
@@ -54,8 +56,8 @@ def exit_on_user_error(context: str) -> Iterator[None]:
     try:
         yield
     except ClipsegKfpError as error:
-        print(f"error: {context}: {error.message}", file=sys.stderr)
+        print(f"error: {context}: {printable(error.message)}", file=sys.stderr)
         if error.remedy:
-            print(f"  remedy: {error.remedy}", file=sys.stderr)
+            print(f"  remedy: {printable(error.remedy)}", file=sys.stderr)
         sys.stderr.flush()
         raise SystemExit(1) from None

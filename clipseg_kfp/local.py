@@ -25,6 +25,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
 from clipseg_kfp.errors import ClipsegKfpError, ParameterError
+from clipseg_kfp.naming import printable
 from clipseg_kfp.progress import EVENT_PREFIX, EVENT_VARIABLE
 from clipseg_kfp.storage import open_folder
 
@@ -311,7 +312,9 @@ class _Screen(io.TextIOBase):
             return
         if not stripped:
             return
-        self._log.write(_plain(line) + "\n")
+        line = printable(_plain(line), keep="\t")  # a step's child or a library may have written anything
+        stripped = line.strip()
+        self._log.write(line + "\n")
         self._log.flush()
         first = stripped.startswith("error: ") and not self.problems
         self._in_problem = first or (self._in_problem and stripped.startswith("remedy: "))

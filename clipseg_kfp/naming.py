@@ -19,6 +19,11 @@ MAX_SEGMENT = 120  # characters; file systems stop at 255 bytes, and suffixes co
 MAX_KEY = 600  # characters; object stores stop at 1,024 bytes for the whole key
 
 _UNSAFE = re.compile(rb"[^A-Za-z0-9._-]")
+#: Controls (terminals obey them), lone surrogates, and the marks that reverse or hide text. Joiners stay:
+#: emoji need them.
+_UNPRINTABLE = re.compile(
+    "[\x00-\x1f\x7f-\x9f\u061c\u200b\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff\ufffe\uffff\ud800-\udfff]"
+)
 
 
 def digest(value: Any, length: int = 16) -> str:
@@ -33,6 +38,19 @@ def digest(value: Any, length: int = 16) -> str:
 def spell_out(text: str) -> str:
     """Writes lone surrogates, which names in file systems and archives may hold, as escapes."""
     return text.encode("utf-8", "backslashreplace").decode()
+
+
+def printable(text: str, keep: str = "") -> str:
+    r"""Spells out what a terminal would obey and what hides or reorders text, as JSON does (``\u001b``).
+
+    Keys, prompts and messages of servers are other people's data: shown raw, they could clear a screen, set
+    its title or forge a line of a log.
+
+    Args:
+        text: to show.
+        keep: characters that stay, such as a newline.
+    """
+    return _UNPRINTABLE.sub(lambda found: found[0] if found[0] in keep else f"\\u{ord(found[0]):04x}", text)
 
 
 def safe_segment(text: str) -> str:

@@ -17,6 +17,8 @@ from typing import TypeVar
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from clipseg_kfp.naming import printable
+
 T = TypeVar("T")
 
 LINE_SECONDS = 5.0  # plain lines come no faster than this
@@ -26,8 +28,8 @@ EVENT_VARIABLE = "CLIPSEG_KFP_PROGRESS"
 
 
 def say(step: str, text: str) -> None:
-    """Prints one plain line of a step's log at once."""
-    print(f"[{step}] {text}", flush=True)
+    """Prints one plain line of a step's log at once; what is not printable is spelled out."""
+    print(f"[{step}] {printable(text)}", flush=True)
 
 
 def track(step: str, items: Iterable[T], total: int, unit: str = "images") -> Iterator[T]:

@@ -13,6 +13,8 @@ from urllib.parse import quote
 
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 
 from clipseg_kfp import archives
 from clipseg_kfp.concurrency import ordered_map
@@ -23,6 +25,9 @@ from clipseg_kfp.progress import say
 from clipseg_kfp.storage import Entry, Folder, open_folder, open_object
 
 MANIFEST_SUFFIXES = (".csv", ".jsonl", ".ndjson", ".parquet")
+COLUMNS = ("uri", "mask_uri", "prompt")
+MAX_FIELD = 8192  # bytes of a value in a Parquet manifest: a URI with a key of 1,024 bytes, all escaped, fits
+MAX_MANIFEST_ROWS = 10_000_000
 MAX_MANIFEST_BYTES = 128 << 20  # a table takes several times its file's size in memory
 STAT_THREADS = 16
 STEP = "fetch_dataset"  # which lists sources, and whose log tells what was left out
@@ -256,12 +261,36 @@ def _json_lines(data: Iterable[bytes]) -> pd.DataFrame:
         if line.strip():
             try:
                 row = json.loads(line)
-            except ValueError as error:
+            except (ValueError, RecursionError) as error:  # which too deep a nesting ends in
                 raise ValueError(f"line {i}: {error}") from error
             if not isinstance(row, dict):
                 raise ValueError(f"line {i} is not an object")
             rows.append(row)
     return pd.DataFrame(rows)
+
+
+def _read_parquet(data: io.BytesIO) -> pd.DataFrame:
+    """Reads the columns that count, as dictionaries: one long value a million times takes a few bytes there.
+
+    Such a file would fill the memory once its values were written out, so that is bounded before.
+    """
+    file = pq.ParquetFile(data, memory_map=False)
+    names = [name for name in file.schema_arrow.names if name in COLUMNS]
+    if "uri" not in names:
+        return pd.DataFrame(columns=file.schema_arrow.names, index=range(file.metadata.num_rows))
+    if file.metadata.num_rows > MAX_MANIFEST_ROWS:
+        raise ValueError(f"it has more than {MAX_MANIFEST_ROWS:,} rows")
+    table = pq.read_table(data, columns=names, read_dictionary=names)
+    longest = 0
+    for column in table.columns:
+        for chunk in column.chunks:
+            values = chunk.dictionary if pa.types.is_dictionary(chunk.type) else chunk
+            if pa.types.is_string(values.type) or pa.types.is_large_string(values.type):
+                longest = max(longest, pc.max(pc.binary_length(values)).as_py() or 0)
+    if longest > MAX_FIELD:
+        raise ValueError(f"a value has {longest:,} bytes, more than {MAX_FIELD:,}")
+    frame: pd.DataFrame = table.to_pandas().astype(object)
+    return frame
 
 
 def _read_manifest(uri: str, endpoint: str) -> pd.DataFrame:
@@ -272,7 +301,7 @@ def _read_manifest(uri: str, endpoint: str) -> pd.DataFrame:
         if lower.endswith(".csv"):
             table = pd.read_csv(data, dtype=str, keep_default_na=False, encoding="utf-8-sig")
         elif lower.endswith(".parquet"):
-            table = pd.read_parquet(data)
+            table = _read_parquet(data)
         else:
             table = _json_lines(data)
     except (ValueError, OSError, pa.ArrowException) as error:  # pandas' parsers raise ValueErrors

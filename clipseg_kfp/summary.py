@@ -9,8 +9,10 @@ from typing import Any
 
 import pyarrow.parquet as pq
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
+from clipseg_kfp.naming import printable
 from clipseg_kfp.storage import Folder, open_folder
 
 
@@ -66,7 +68,7 @@ def show(run: RunSummary, console: Console) -> None:
         table.add_row("mean IoU", f"{run.metrics['mean_iou']:.3f}")
 
     def titled(title: str, table: Table) -> None:  # a table's own title wraps at the table's width
-        console.print(title, style="italic", soft_wrap=True, highlight=False, markup=False)
+        console.print(printable(title), style="italic", soft_wrap=True, highlight=False, markup=False)
         console.print(table)
 
     console.print()
@@ -86,7 +88,7 @@ def show(run: RunSummary, console: Console) -> None:
         )
     place = run.uri.rpartition("/runs/")[0]
     for label, uri in (("masks", f"{place}/masks/"), ("tables and report", run.uri.rpartition("/")[0] + "/")):
-        console.print(f"{label}: {uri}", soft_wrap=True, highlight=False, markup=False)
+        console.print(f"{label}: {printable(uri)}", soft_wrap=True, highlight=False, markup=False)
 
 
 def _agreement(prompts: dict[str, Any]) -> Table:
@@ -112,4 +114,4 @@ def _set_aside(rows: list[dict[str, Any]], most: int = 20) -> Table:
 
 def _plain(text: str) -> str:
     """Keys and prompts are data: no terminal codes, no markup."""
-    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text).replace("[", r"\[")
+    return escape(printable(text))

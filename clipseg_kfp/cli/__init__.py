@@ -13,6 +13,7 @@ from rich.console import Console
 from clipseg_kfp import __version__
 from clipseg_kfp.cli import compile, demo, local, prompts
 from clipseg_kfp.errors import ClipsegKfpError
+from clipseg_kfp.naming import printable
 
 app = typer.Typer(
     help="Segments whole buckets of images by prompts with CLIPSeg, on Kubeflow Pipelines or right here.",
@@ -68,6 +69,7 @@ def _words(error: OSError) -> tuple[str, str]:
 
 def _complain(message: str, remedy: str) -> None:
     console = Console(stderr=True, soft_wrap=True)
-    console.print(f"error: {message}", style="bold red", markup=False, highlight=False)
+    console.print(f"error: {printable(message)}", style="bold red", markup=False, highlight=False)
     if remedy:
+        remedy = printable(remedy, keep="\n")
         console.print(f"  remedy: {remedy}", markup=False, highlight=False)

@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from clipseg_kfp.cli.shared import Endpoint, group
+from clipseg_kfp.naming import printable
 
 app = group("Work with prompt files.")
 
@@ -42,12 +43,12 @@ def prompts_check(
 
         for one in gather(prompts, read_facts(model), 0.5, Files(file, endpoint)):
             for note in one.notes:
-                print(f"note: prompt '{one.prompt.name}': {note}", file=sys.stderr)
+                print(printable(f"note: prompt '{one.prompt.name}': {note}"), file=sys.stderr)
     for number, prompt in prompts.numbered():
         hidden = ", hidden" if prompt.hidden else ""
         print(f"{number}: {prompt.name} ({prompt.kind}{hidden})", file=sys.stderr)
     full = prompts.model_dump(mode="json", exclude_defaults=True)
-    print(json.dumps(full, indent=2, ensure_ascii=False))
+    print(printable(json.dumps(full, indent=2, ensure_ascii=False), keep="\n"))
 
 
 @app.command("schema")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import IO, Any
@@ -13,12 +14,14 @@ from clipseg_kfp.formats.rows import Row, text_file
 _BOX = ("bbox_x", "bbox_y", "bbox_width", "bbox_height")
 #: What a spreadsheet may take for a formula, also behind a tab or line break
 #: (https://owasp.org/www-community/attacks/CSV_Injection).
-_FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "\uff0b", "\uff0d", "\uff20")
+_SIGNS = "=+\\-@\uff1d\uff0b\uff0d\uff20"
+#: At the start, and behind what parts cells where a spreadsheet expects semicolons or tabs: it would cut there.
+_FORMULA = re.compile(rf"\A(?=[{_SIGNS}\t\r\n])|(?<=[;\t\r\n])(?=[{_SIGNS}])")
 
 
 def plain(value: Any) -> Any:
-    """Puts an apostrophe before text that a spreadsheet would run as a formula; numbers stay as they are."""
-    return f"'{value}" if isinstance(value, str) and value.startswith(_FORMULA) else value
+    """Puts an apostrophe where a spreadsheet would find a formula in text; numbers stay as they are."""
+    return _FORMULA.sub("'", value) if isinstance(value, str) else value
 
 
 class CsvWriter:
@@ -51,8 +54,9 @@ def export_csv(path: Path, masks: Iterable[Row], *, rle: bool = False, formulas:
         masks: rows of ``records.MASKS``.
         rle: with the run lengths, which may be 100 KB a row.
         formulas: leave text as it is. Otherwise an apostrophe comes before text that begins like a formula
-            (``=``, ``+``, ``-``, ``@``, tab or line break): names of files and prompts come from anywhere,
-            and a spreadsheet would run them. Programs that look up such keys want the text as it is.
+            (``=``, ``+``, ``-``, ``@``, tab or line break), and before such a sign where a spreadsheet may
+            cut the text (``;``, tab, line break): names of files and prompts come from anywhere, and a
+            spreadsheet would run them. Programs that look up such keys want the text as it is.
 
     Returns:
         The number of rows.

@@ -14,6 +14,7 @@ from clipseg_kfp.errors import ParameterError
 from clipseg_kfp.prompts import parts
 from clipseg_kfp.prompts.sets import MAX_PROMPTS, Defaults, MixPart, Prompt, PromptSet
 
+MAX_NODES = 2_000_000  # values of a YAML file with all aliases written out; far more than prompts can need
 _SHORT = {"text", "image", "mask", "box", "polygon", "polygons", "units"}
 #: What may stand below a field, to guess what an unknown one was meant to be.
 _BELOW: dict[str, set[str]] = {
@@ -147,7 +148,42 @@ def _parse(text: str) -> Any:
     try:
         return json.loads(text)
     except ValueError:
-        return yaml.safe_load(text)
+        pass
+    loader = yaml.SafeLoader(text)
+    try:
+        root = loader.get_single_node()
+        if root is None:
+            return None
+        _check_size(root)
+        return loader.construct_document(root)
+    finally:
+        loader.dispose()
+
+
+def _check_size(root: yaml.Node) -> None:
+    """Refuses a document whose aliases stand for more than a prompt file can need.
+
+    A few lines of aliases of aliases (the "billion laughs") would keep the checks, and merge keys even the
+    parser, busy for ever. Every node's size is counted once, so the count itself is cheap.
+    """
+    sizes: dict[int, int] = {}
+
+    def size(node: yaml.Node) -> int:
+        known = sizes.get(id(node))
+        if known == 0:
+            raise ValueError("an alias stands for a list or mapping that contains it")
+        if known is None:
+            sizes[id(node)] = 0  # under way
+            known = 1
+            if isinstance(node, yaml.SequenceNode):
+                known += sum(map(size, node.value))
+            elif isinstance(node, yaml.MappingNode):
+                known += sum(size(key) + size(value) for key, value in node.value)
+            sizes[id(node)] = known
+        return known
+
+    if size(root) > MAX_NODES:
+        raise ValueError(f"its aliases stand for more than {MAX_NODES:,} values")
 
 
 def split_prompt_text(text: str) -> list[Any]:

@@ -22,16 +22,12 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 from markupsafe import Markup
 
 from clipseg_kfp.errors import ParameterError
+from clipseg_kfp.naming import printable
 
 MAX_TEXT = 2_000  # characters shown of any one string; object keys stop at 1,024 bytes
 ROWS_PER_CARD = 6  # rows of a gallery card before the rest folds away
 
 _COLOR = re.compile(r"#[0-9a-fA-F]{6}")
-# Controls, lone surrogates, and the marks that reverse or hide text. Joiners stay: emoji need them.
-_UNPRINTABLE = re.compile(
-    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200b\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff"
-    "\ufffe\uffff\ud800-\udfff]"
-)
 
 
 @dataclass(frozen=True)
@@ -335,7 +331,7 @@ def visible(text: str) -> str:
     r"""Spells out what would hide or reorder text (``\u202e``) and shortens what is very long."""
     if len(text) > MAX_TEXT:
         text = text[: MAX_TEXT - 1] + "…"
-    return _UNPRINTABLE.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
+    return printable(text, keep="\t\n")
 
 
 def percent(value: float | None) -> str:

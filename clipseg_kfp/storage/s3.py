@@ -74,10 +74,23 @@ class S3Folder(Folder):
             except S3Error as error:
                 if error.code in ("NoSuchKey", "NoSuchObject"):
                     return None
+                # AWS and MinIO answer so for what is missing, too, where the right to list has a prefix.
+                if error.code == "AccessDenied" and self._is_missing(key):
+                    return None
                 raise
             return Entry(key, found.size or 0, acknowledged(found.etag).strip('"'))
 
         return self._attempts(call, key)
+
+    def _is_missing(self, key: str) -> bool:
+        """Asks by a listing whether there is no such object; false where that is refused, too."""
+        name = self.prefix + key
+        try:
+            found = self.client.list_objects(self.bucket, name, recursive=True)
+            first = next(iter(found), None)  # the name itself comes before those that it begins
+            return first is None or first.object_name != name
+        except S3Error:
+            return False
 
     def read(self, key: str, version: str | None = None, limit: int | None = None) -> bytes:
         """Reads an object whole; see ``Folder.read``."""

@@ -1,0 +1,102 @@
+"""The audit and the bill of materials."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+
+import pytest
+from security_store import ROOT
+
+LOCK = ROOT / "images" / "cpu" / "requirements.txt"
+pytest.importorskip("cyclonedx_py", reason="needs cyclonedx-bom: pip install 'clipseg-kfp[test]'")
+pytest.importorskip("pip_audit", reason="needs pip-audit: pip install 'clipseg-kfp[test]'")
+
+
+def pinned(lock: Path) -> dict[str, str]:
+    lines = [line for line in lock.read_text("utf-8").splitlines() if line and not line.startswith("#")]
+    assert all("==" in line for line in lines), "every package is pinned"
+    return dict(line.split("==") for line in lines)
+
+
+def sbom(target: Path) -> bytes:
+    """Runs the recipe of ``make sbom``, as the Makefile has it."""
+    recipe = re.search(r"^sbom:.*?\n(.*?)\n\n", (ROOT / "Makefile").read_text("utf-8"), re.DOTALL | re.MULTILINE)
+    assert recipe
+    command = recipe[1].split("\n\t@echo")[0].replace("\t@", "").replace("$(BIN)/python", sys.executable)
+    command = command.replace("$(or $(LOCK),images/cpu/requirements.txt)", str(LOCK))
+    command = command.replace("--validate", "--no-validate")  # which takes seconds and changes nothing
+    subprocess.run(command.replace("-o sbom.json", f"-o {target}"), shell=True, check=True, cwd=ROOT, timeout=60)
+    return target.read_bytes()
+
+
+def test_the_bill_names_every_package_of_the_image(tmp_path: Path) -> None:
+    first = sbom(tmp_path / "one.json")
+    bill = json.loads(first)
+    assert (bill["bomFormat"], bill["specVersion"]) == ("CycloneDX", "1.6")
+    named = {part["name"]: part["version"] for part in bill["components"]}
+    assert named == pinned(LOCK)
+    assert all(part["purl"].startswith("pkg:pypi/") for part in bill["components"])
+    assert str(Path.home()).encode() not in first
+    assert sbom(tmp_path / "two.json") == first
+
+
+class Advisories(BaseHTTPRequestHandler):
+    """OSV's interface, with one advisory."""
+
+    def do_POST(self) -> None:
+        asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        vulnerable = (asked["package"]["name"], asked["version"]) == ("jinja2", "3.1.2")
+        ranges = [{"type": "ECOSYSTEM", "events": [{"introduced": "0"}, {"fixed": "3.1.3"}]}]
+        package = {"ecosystem": "PyPI", "name": "jinja2"}
+        one = {
+            "id": "GHSA-test", "summary": "x", "details": "x", "aliases": [], "modified": "2024-01-11T00:00:00Z",
+            "published": "2024-01-11T00:00:00Z", "affected": [{"package": package, "ranges": ranges}],
+        }  # fmt: skip
+        body = json.dumps({"vulns": [one]} if vulnerable else {}).encode()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture
+def service() -> Iterator[str]:
+    with HTTPServer(("127.0.0.1", 0), Advisories) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_address[1]}/v1/query"
+        server.shutdown()
+
+
+def audit(url: str, lock: Path) -> subprocess.CompletedProcess[str]:
+    environment = os.environ | {"OSV_URL": url, "HTTPS_PROXY": "http://127.0.0.1:9", "NO_PROXY": "127.0.0.1"}
+    return subprocess.run(
+        [sys.executable, ROOT / ".ci" / "audit.py", str(lock)],
+        env=environment, capture_output=True, text=True, timeout=100,
+    )  # fmt: skip
+
+
+def test_a_known_vulnerability_fails_the_audit(service: str, tmp_path: Path) -> None:
+    lock = tmp_path / "lock.txt"
+    lock.write_text("idna==3.20\njinja2==3.1.2\n")
+    found = audit(service, lock)
+    assert found.returncode == 1, found.stderr
+    assert "2 of 2 packages audited by OSV" in found.stdout
+    assert "jinja2 3.1.2: GHSA-test, fixed in 3.1.3" in found.stdout
+
+
+def test_an_audit_without_a_service_does_not_say_that_all_is_well(tmp_path: Path) -> None:
+    lock = tmp_path / "lock.txt"
+    lock.write_text("jinja2==3.1.2\n")
+    found = audit("http://127.0.0.1:9/", lock)
+    assert (found.returncode, "NOT AUDITED" in found.stdout, "no known" in found.stdout) == (0, True, False)
