@@ -9,6 +9,7 @@ import threading
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from minio.error import S3Error
 from steps_chain import picture
@@ -16,13 +17,24 @@ from steps_chain import picture
 from clipseg_kfp import records
 from clipseg_kfp.errors import ParameterError, StorageError
 from clipseg_kfp.model import ModelFacts
+from clipseg_kfp.prompts import Files, gather, parse_prompts, write_table
 from clipseg_kfp.settings import Settings
 from clipseg_kfp.steps import preprocess_images
+from clipseg_kfp.steps.encode_prompts import TABLE
 from clipseg_kfp.steps.preprocess_images import Budget
 from clipseg_kfp.storage import open_object
 from clipseg_kfp.storage.s3 import S3Folder
 
 FACTS = ModelFacts("digest", 32, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5), 16)
+
+
+def write_prompts(folder: Path, count: int = 1) -> None:
+    """What the step takes from encode_prompts, but for the model's facts."""
+    folder.mkdir(parents=True, exist_ok=True)
+    Settings().write(folder)
+    wanted = parse_prompts([f"thing {i}" for i in range(count)])
+    gathered = list(gather(wanted, FACTS, 0.5, Files("", "")))
+    write_table(folder / TABLE, gathered, np.zeros((count, 16), np.float32))
 
 
 class Shard:
@@ -31,8 +43,7 @@ class Shard:
     def __init__(self, work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         self.work = work
         monkeypatch.setattr(preprocess_images, "read_facts_of", lambda _: FACTS)
-        work.mkdir(parents=True, exist_ok=True)
-        Settings().write(work)
+        write_prompts(work)
 
     def run(self, sources: list[dict[str, Any]], **options: Any) -> dict[str, dict[str, Any]]:
         records.write_parquet(self.work / "shards" / "a.parquet", records.SOURCES, sources)
@@ -190,11 +201,10 @@ MEASURE = """
 import json, sys
 from pathlib import Path
 from clipseg_kfp.model import ModelFacts
-from clipseg_kfp.settings import Settings
+from clipseg_kfp.prompts import Files, gather, parse_prompts, write_table
 from clipseg_kfp.steps import preprocess_images as step
 step.read_facts_of = lambda _: ModelFacts("d", 32, (.5, .5, .5), (.5, .5, .5), 16)
 work = Path(sys.argv[1])
-Settings().write(work)
 # Of this program alone; ru_maxrss would begin with what the parent had.
 peak = lambda: 1024 * int(
     next(line.split()[1] for line in open("/proc/self/status") if line.startswith("VmHWM:"))
@@ -217,6 +227,7 @@ def test_four_large_images_stay_within_the_pods_memory(tmp_path: Path) -> None:
     buffer = io.BytesIO()
     Image.new("CMYK", (6000, 4000), (10, 200, 30, 0)).save(buffer, "JPEG", exif=exif)
     sources = [put(str(tmp_path / "in"), f"{i}.jpg", buffer.getvalue()) for i in range(4)]
+    write_prompts(tmp_path)
     records.write_parquet(tmp_path / "shards" / "a.parquet", records.SOURCES, sources)
     done = subprocess.run(
         [sys.executable, "-c", MEASURE, str(tmp_path)], capture_output=True, text=True, timeout=60, check=True
