@@ -23,24 +23,26 @@ from clipseg_kfp.workers import WorkerEndedError, WorkerTimeoutError, shared
 
 R = TypeVar("R")
 
-#: Names the environment variable that says how many seconds an image may take.
+#: Names the environment variable that says how many seconds an image may take, ``SECONDS`` without it. Where
+#: images of more than ``SECONDS_PIXELS`` are allowed, they may take longer in proportion.
 SECONDS_VARIABLE = "CLIPSEG_KFP_DECODE_SECONDS"
-SECONDS = 60.0  # two hundred megapixels with a thousand tiles take about ten
+SECONDS, SECONDS_PIXELS = 60.0, 50_000_000
 _HEADER_BYTES = 250_000_000  # Pillow's readers may unpack up to 64 MB of text and 1 MB of each profile
 
 
-def guarded(function: Callable[..., R], *arguments: Any) -> R:
-    """Runs a function that decodes one image in a worker of its own.
+def guarded(function: Callable[..., R], *arguments: Any, max_pixels: float = SECONDS_PIXELS) -> R:
+    """Runs a function that decodes one image in a worker.
 
     Args:
         function: a module's; what it takes, returns and raises can be pickled.
         arguments: of the function.
+        max_pixels: that an image may have; decides the time limit.
 
     Raises:
         ImageRejectedError: ``crashed`` or ``timeout``; or what the function raised.
         ParameterError: the environment's time limit is no positive number.
     """
-    seconds = _seconds()
+    seconds = _seconds() * max(1.0, max_pixels / SECONDS_PIXELS)
     try:
         return shared().call(function, *arguments, seconds=seconds)
     except WorkerTimeoutError as error:
@@ -60,7 +62,7 @@ def decode_image(data: bytes, name: str = "", max_pixels: int = 50_000_000) -> I
     Raises:
         ImageRejectedError: for whatever is wrong with the bytes, ``crashed`` and ``timeout`` included.
     """
-    size, pixels = guarded(_decode_image, data, name, max_pixels)
+    size, pixels = guarded(_decode_image, data, name, max_pixels, max_pixels=max_pixels)
     return Image.frombytes("RGB", size, pixels)
 
 

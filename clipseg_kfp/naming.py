@@ -2,7 +2,7 @@
 
 Every character outside ``A-Z a-z 0-9 . _ -`` becomes ``~`` and two hex digits a byte (``~`` is not
 special in URLs, unlike ``%``). A leading dot is encoded too, so neither ``..`` nor a hidden file can come
-out. Names that grow too long keep their head and get a digest of the whole behind ``~~``, which no other
+out; so are a trailing one and the first letter of a device's name, which Windows would drop and take. Names that grow too long keep their head and get a digest of the whole behind ``~~``, which no other
 encoded name contains.
 """
 
@@ -19,6 +19,8 @@ MAX_SEGMENT = 120  # characters; file systems stop at 255 bytes, and suffixes co
 MAX_KEY = 600  # characters; object stores stop at 1,024 bytes for the whole key
 
 _UNSAFE = re.compile(rb"[^A-Za-z0-9._-]")
+# https://learn.microsoft.com/windows/win32/fileio/naming-a-file
+_DEVICE = re.compile(r"(CON|PRN|AUX|NUL|COM[0-9]|LPT[0-9])(\.|$)", re.IGNORECASE)
 
 
 def digest(value: Any, length: int = 16) -> str:
@@ -39,8 +41,10 @@ def safe_segment(text: str) -> str:
     """Encodes one path segment; distinct texts give distinct results."""
     raw = text.encode("utf-8", "surrogatepass")
     encoded = _UNSAFE.sub(lambda match: b"~%02X" % match[0][0], raw).decode("ascii")
-    if encoded.startswith("."):
-        encoded = "~2E" + encoded[1:]
+    if encoded.startswith(".") or _DEVICE.match(encoded):
+        encoded = f"~{ord(encoded[0]):02X}{encoded[1:]}"
+    if encoded.endswith("."):
+        encoded = encoded[:-1] + "~2E"
     if not encoded:
         return "~"  # an empty segment, as in "a//b"; no encoded text is a lone tilde
     if len(encoded) > MAX_SEGMENT:

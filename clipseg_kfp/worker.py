@@ -66,7 +66,8 @@ def memory_limited(size: int) -> Iterator[None]:
 
 def _settle() -> None:
     """Makes sure that this process never outlives its parent, and goes before it when memory is short."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # and is not ignored
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # ends it in native code, too, so that Ctrl-C is quick
     if sys.platform == "linux":
         import ctypes
 

@@ -30,6 +30,13 @@ _START_SECONDS = 120.0  # for an interpreter and its imports, on a machine that 
 #: What a worker gets of the environment; credentials are not among it.
 _PASSED_ON = ("PATH", "HOME", "LANG", "LC_", "LD_", "DYLD_", "PYTHON", "TMP", "TEMP", "SYSTEMROOT", "VIRTUAL_ENV")
 
+#: No threads for arrays. And glibc gives the blocks of large images back to the system, 16 MB each, where it
+#: would learn to keep them; those of small ones it keeps.
+_SETTINGS = {
+    **{"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"},
+    **{"MALLOC_MMAP_THRESHOLD_": "12000000", "MALLOC_TRIM_THRESHOLD_": "64000000"},
+}
+
 
 class WorkerEndedError(Exception):
     """A worker ended within a task.
@@ -125,6 +132,7 @@ class Workers:
             WorkerEndedError: the worker ended within it.
             WorkerTimeoutError: it took too long, and the worker was ended.
             ClipsegKfpError: workers cannot be started.
+            KeyboardInterrupt: the worker was interrupted, by Ctrl-C, and with it the caller.
             Exception: whatever the function raised.
         """
         worker = self._free.get()
@@ -132,8 +140,10 @@ class Workers:
             if not worker.alive:  # something else has ended it while it was idle
                 worker = self._restart(worker)
             done, value = worker.run(function, arguments, seconds)
-        except BaseException:  # an interrupt, too, leaves it in the middle of its task
+        except BaseException as error:  # an interrupt, too, leaves it in the middle of its task
             worker = self._restart(worker)
+            if isinstance(error, WorkerEndedError) and error.signal_name == "SIGINT":
+                raise KeyboardInterrupt from error
             raise
         finally:
             self._free.put(worker)
@@ -161,7 +171,7 @@ def _environment() -> dict[str, str]:
     """The caller's environment without secrets, and with the places where it finds modules."""
     kept = {name: value for name, value in os.environ.items() if name.upper().startswith(_PASSED_ON)}
     path = os.pathsep.join(os.path.abspath(entry) for entry in sys.path)  # noqa: PTH100
-    return {**kept, "PYTHONPATH": path, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
+    return {**kept, **_SETTINGS, "PYTHONPATH": path}
 
 
 def shared() -> Workers:

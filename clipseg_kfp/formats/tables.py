@@ -17,8 +17,11 @@ _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "\uff0b", "\uff0d", 
 
 
 def plain(value: Any) -> Any:
-    """Puts an apostrophe before text that a spreadsheet would run as a formula; numbers stay as they are."""
-    return f"'{value}" if isinstance(value, str) and value.startswith(_FORMULA) else value
+    """Puts an apostrophe before text that a spreadsheet would run as a formula; numbers stay as they are.
+
+    Text that begins with an apostrophe gets another one, so that distinct names stay distinct.
+    """
+    return f"'{value}" if isinstance(value, str) and value.startswith((*_FORMULA, "'")) else value
 
 
 class CsvWriter:

@@ -206,17 +206,18 @@ from clipseg_kfp.steps import preprocess_images as step
 step.read_facts_of = lambda _: ModelFacts("d", 32, (.5, .5, .5), (.5, .5, .5), 16)
 work = Path(sys.argv[1])
 # Of this program alone; ru_maxrss would begin with what the parent had.
-peak = lambda: 1024 * int(
-    next(line.split()[1] for line in open("/proc/self/status") if line.startswith("VmHWM:"))
+peak = lambda pid="self": 1024 * int(
+    next(line.split()[1] for line in open(f"/proc/{pid}/status") if line.startswith("VmHWM:"))
 )
 before = peak()
 views = step.run(dataset=work, shard="a", prompts=work, target=work / "out")
-print(json.dumps({"views": views, "before": before, "peak": peak()}))
+workers = [pid for path in Path("/proc/self/task").glob("*/children") for pid in path.read_text().split()]
+print(json.dumps({"views": views, "grown": peak() - before, "workers": [peak(pid) for pid in workers]}))
 """
 
 
 def test_four_large_images_stay_within_the_pods_memory(tmp_path: Path) -> None:
-    """CMYK with a rotation, in four threads: without a budget they take 1.5 GB together."""
+    """CMYK with a rotation: 100 MB of pixels, a converted and a turned copy each, two at a time."""
     import io
 
     from PIL import Image
@@ -234,4 +235,28 @@ def test_four_large_images_stay_within_the_pods_memory(tmp_path: Path) -> None:
     )
     found = json.loads(done.stdout.splitlines()[-1])
     assert found["views"] == 4
-    assert found["peak"] - found["before"] < preprocess_images.PIXEL_BYTES, found
+    assert found["workers"] and all(peak > 200_000_000 for peak in found["workers"][:1])  # it is measured
+    assert found["grown"] + sum(found["workers"]) < preprocess_images.PIXEL_BYTES, found
+
+
+def test_an_image_whose_maps_would_not_fit_is_set_aside(
+    shard: Shard, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two prompts on 32 pixels: 2,048 bytes of maps a view."""
+    monkeypatch.setattr(preprocess_images, "MAP_BYTES", 2048 * 10)
+    write_prompts(shard.work, 2)
+    Settings.of(tile_size=32, tile_overlap=0.0).write(shard.work)
+    sources = [put(str(tmp_path / "in"), f"{w}.png", picture(0, w, 96)) for w in (96, 128)]
+    rows = shard.run(sources)
+    assert rows["96.png"]["status"] == "done"  # nine tiles and the whole
+    assert rows["128.png"]["reason"] == "too_large"
+    assert "13 views" in rows["128.png"]["detail"] and "fewer prompts" in rows["128.png"]["detail"]
+
+
+@pytest.mark.parametrize("text", ["soon", "0", "-1", "inf", "nan"])
+def test_a_time_limit_that_is_none_is_named(
+    text: str, shard: Shard, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CLIPSEG_KFP_DECODE_SECONDS", text)
+    with pytest.raises(ParameterError, match=f"CLIPSEG_KFP_DECODE_SECONDS is '{text}'"):
+        shard.run([put(str(tmp_path / "in"), "a.png", picture(0))])
