@@ -5,13 +5,14 @@ from __future__ import annotations
 import io
 import math
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageCms, TiffImagePlugin
 
-_BAND_PIXELS = 1_000_000  # of wide values, converted at once
+_BAND_PIXELS = 1_000_000  # converted at once
 _PROFILE_MODES = {"RGB": "RGB", "CMYK": "CMYK", "GRAY": "L", "Lab": "LAB"}
 
 
@@ -19,7 +20,8 @@ def to_rgb(parts: list[Image.Image]) -> Image.Image:
     """Converts an image to sRGB.
 
     An embedded profile is applied (a broken one is ignored), transparency is laid over white, wide values
-    are scaled to 8 bits.
+    are scaled to 8 bits. Pixels that are right as they are, which most are, are not copied; others are
+    converted band by band, so that beside them there is no more than the result.
 
     Args:
         parts: a list of one image, which is taken out of it so that its pixels can go early.
@@ -29,55 +31,79 @@ def to_rgb(parts: list[Image.Image]) -> Image.Image:
     """
     image = parts.pop()
     profile = image.info.get("icc_profile")
-    if image.mode[0] in "IF":
-        image = _eight_bit_gray(image)
-    gray = image.mode in ("1", "L", "LA", "La")
-    alpha = None
-    if image.has_transparency_data:
-        if image.mode == "La":
-            image = image.convert("LA")
-        if image.mode != "RGBA":
-            image = image.convert("RGBA")
-        alpha = image.getchannel("A")
-    if image.mode not in _PROFILE_MODES.values():
-        image = image.convert("L" if gray else "RGB")
-    rgb = _to_srgb(image, profile)
-    if alpha is None:
-        return rgb
-    del image
-    canvas = Image.new("RGB", rgb.size, "white")
-    canvas.paste(rgb, mask=alpha)
+    wide = image.mode[0] in "IF"
+    gray = image.mode in ("1", "L", "LA", "La") or wide
+    transparent = image.has_transparency_data and not wide
+    if image.mode == "RGB" and not transparent:
+        plain = image._new(image.im)  # shares the pixels, and leaves the file behind
+        del image
+        apply = _profile_transform("RGB", profile)
+        if apply is not None:
+            ImageCms.applyTransform(plain, apply, inPlace=True)
+        return plain
+    eight_bits = _eight_bits(image) if wide else None
+    transform: Callable[[Image.Image], Image.Image] | None = None
+    canvas = Image.new("RGB", image.size)
+    for top, band in _bands(image):
+        if eight_bits is not None:
+            band = Image.fromarray(eight_bits(np.asarray(band)))
+        band, alpha = _split_alpha(band) if transparent else (band, None)
+        if band.mode not in _PROFILE_MODES.values():
+            band = band.convert("L" if gray else "RGB")
+        transform = transform or _to_srgb(band.mode, profile)
+        rgb = transform(band)
+        if alpha is not None:
+            white = Image.new("RGB", rgb.size, "white")
+            white.paste(rgb, mask=alpha)
+            rgb = white
+        canvas.paste(rgb, (0, top))
     return canvas
 
 
-def _to_srgb(image: Image.Image, profile: bytes | None) -> Image.Image:
-    """Converts mode L, RGB, CMYK or LAB to sRGB, by the profile where it is sound and fits."""
-    target = ImageCms.createProfile("sRGB")
-    if profile:
-        try:
-            source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
-            space = source.profile.xcolor_space.strip()
-            fitting = image.convert("RGB") if (image.mode, space) == ("L", "RGB") else image
-            if _PROFILE_MODES.get(space) == fitting.mode:
-                converted = ImageCms.profileToProfile(fitting, source, target, outputMode="RGB")
-                if converted is not None:
-                    return converted
-        except Exception:  # a broken profile: colors as if there were none
-            pass
-    if image.mode == "LAB":  # convert() knows no Lab
-        converted = ImageCms.profileToProfile(image, ImageCms.createProfile("LAB"), target, outputMode="RGB")
-        if converted is not None:
-            return converted
-    return image.convert("RGB")
+def _split_alpha(image: Image.Image) -> tuple[Image.Image, Image.Image]:
+    """Separates the opacity of an image that has any, in whatever way."""
+    if image.mode == "La":
+        image = image.convert("LA")
+    if image.mode != "RGBA":
+        image = image.convert("RGBA")
+    return image, image.getchannel("A")
 
 
-def _eight_bit_gray(image: Image.Image) -> Image.Image:
-    """Scales modes I;16*, I and F to L; ``convert`` would clip at 255."""
-    scale = _scale_of_16_bits(image) if image.mode.startswith("I;16") else _scale_of_32_bits(image)
-    gray = Image.new("L", image.size)
-    for top, band in _bands(image):
-        gray.paste(Image.fromarray(scale(band)), (0, top))
-    return gray
+def _to_srgb(mode: str, profile: bytes | None) -> Callable[[Image.Image], Image.Image]:
+    """Chooses how mode L, RGB, RGBA, CMYK or LAB becomes sRGB: by the profile where it is sound and fits."""
+    for taken in ("L", "RGB") if mode == "L" else (mode,):
+        transform = _profile_transform(taken, profile)
+        if transform is not None:
+            return partial(_applied, transform, taken)
+    if mode == "LAB":  # convert() knows no Lab
+        lab, srgb = ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB")
+        return partial(_applied, ImageCms.buildTransform(lab, srgb, "LAB", "RGB"), "LAB")
+    return lambda image: image.convert("RGB")
+
+
+def _profile_transform(mode: str, profile: bytes | None) -> ImageCms.ImageCmsTransform | None:
+    """What a profile does to pixels of this mode; ``None`` where it is broken or of another color space."""
+    if not profile:
+        return None
+    try:
+        source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+        if _PROFILE_MODES.get(source.profile.xcolor_space.strip()) != mode:
+            return None
+        return ImageCms.buildTransform(source, ImageCms.createProfile("sRGB"), mode, "RGB")
+    except Exception:  # a broken profile: colors as if there were none
+        return None
+
+
+def _applied(transform: ImageCms.ImageCmsTransform, mode: str, image: Image.Image) -> Image.Image:
+    fitting = image if image.mode == mode else image.convert(mode)
+    converted = ImageCms.applyTransform(fitting, transform)
+    assert converted is not None  # for it is not done in place
+    return converted
+
+
+def _eight_bits(image: Image.Image) -> Callable[[NDArray[Any]], NDArray[np.uint8]]:
+    """How values of modes I;16*, I and F become 8 bits; ``convert`` would clip at 255."""
+    return _scale_of_16_bits(image) if image.mode.startswith("I;16") else _scale_of_32_bits(image)
 
 
 def _scale_of_16_bits(image: Image.Image) -> Callable[[NDArray[Any]], NDArray[np.uint8]]:
@@ -92,7 +118,8 @@ def _scale_of_16_bits(image: Image.Image) -> Callable[[NDArray[Any]], NDArray[np
 
 def _scale_of_32_bits(image: Image.Image) -> Callable[[NDArray[Any]], NDArray[np.uint8]]:
     low, high = math.inf, -math.inf
-    for _, band in _bands(image):
+    for _, part in _bands(image):
+        band = np.asarray(part)
         finite = band[np.isfinite(band)]
         if finite.size:
             low, high = min(low, float(finite.min())), max(high, float(finite.max()))
@@ -109,8 +136,8 @@ def _scale_of_32_bits(image: Image.Image) -> Callable[[NDArray[Any]], NDArray[np
     return scale
 
 
-def _bands(image: Image.Image) -> Iterator[tuple[int, NDArray[Any]]]:
-    """Rows of a large image by the million pixels, each with its place: one array would be a copy of it."""
+def _bands(image: Image.Image) -> Iterator[tuple[int, Image.Image]]:
+    """Rows of a large image by the million pixels, each with its place: one piece would be a copy of it."""
     rows = max(1, _BAND_PIXELS // image.width)
     for top in range(0, image.height, rows):
-        yield top, np.asarray(image.crop((0, top, image.width, min(top + rows, image.height))))
+        yield top, image.crop((0, top, image.width, min(top + rows, image.height)))

@@ -42,7 +42,8 @@ class ImageRejectedError(Exception):
 
     Attributes:
         code: ``empty``, ``not_an_image``, ``mislabelled`` (no image, but an image's name),
-            ``unsupported_format``, ``truncated``, ``too_large`` or ``damaged``.
+            ``unsupported_format``, ``truncated``, ``too_large``, ``damaged``, ``no_resolution``; where images
+            are decoded in workers also ``crashed`` and ``timeout``.
         detail: one sentence for people.
     """
 
@@ -51,6 +52,10 @@ class ImageRejectedError(Exception):
         self.code = code
         self.detail = detail
         super().__init__(f"{code}: {detail}")
+
+    def __reduce__(self) -> tuple[type[ImageRejectedError], tuple[str, str]]:
+        """Lets it travel from one process to another."""
+        return type(self), (self.code, self.detail)
 
 
 @contextmanager

@@ -23,6 +23,8 @@ __all__ = [
     "to_model_input",
 ]
 
+MOST_BYTES_A_PIXEL = 20  # that decoding takes, of any format
+
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -57,9 +59,19 @@ class OpenedImage:
 
     @property
     def peak_bytes(self) -> int:
-        """What ``decode`` takes at its peak, at most: decoder's buffers, pixels and their converted copy."""
-        plain = self._kind != "GIF" and self._mode in ("1", "L", "RGB")
-        return self.width * self.height * (20 if self._kind == "WEBP" else 12 if plain else 16)
+        """What ``decode`` takes at its peak, at most: decoder's buffers, pixels and their converted copy.
+
+        A pixel of Pillow's has four bytes, of gray one. To these come a copy that is converted or turned
+        upright, a progressive JPEG's coefficients (two bytes a channel), and what other decoders keep: WebP's
+        two canvases, GIF's last frame, the strips of a TIFF.
+        """
+        if self._kind == "JPEG":
+            plain = not self._image_info("progressive") and self._mode in ("L", "RGB")
+            return self.width * self.height * (9 if plain else 13)
+        return self.width * self.height * {"WEBP": MOST_BYTES_A_PIXEL, "BMP": 9, "PNG": 10}.get(self._kind, 16)
+
+    def _image_info(self, name: str) -> object:
+        return self._image.info.get(name) if self._image is not None else None
 
     def decode(self) -> Image.Image:
         """Decodes the pixels.

@@ -2,7 +2,7 @@
 
 Every character outside ``A-Z a-z 0-9 . _ -`` becomes ``~`` and two hex digits a byte (``~`` is not
 special in URLs, unlike ``%``). A leading dot is encoded too, so neither ``..`` nor a hidden file can come
-out. Names that grow too long keep their head and get a digest of the whole behind ``~~``, which no other
+out; so are a trailing one and the first letter of a device's name, which Windows would drop and take. Names that grow too long keep their head and get a digest of the whole behind ``~~``, which no other
 encoded name contains.
 """
 
@@ -24,6 +24,8 @@ _UNSAFE = re.compile(rb"[^A-Za-z0-9._-]")
 _UNPRINTABLE = re.compile(
     "[\x00-\x1f\x7f-\x9f\u061c\u200b\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff\ufffe\uffff\ud800-\udfff]"
 )
+# https://learn.microsoft.com/windows/win32/fileio/naming-a-file
+_DEVICE = re.compile(r"(CON|PRN|AUX|NUL|COM[0-9]|LPT[0-9])(\.|$)", re.IGNORECASE)
 
 
 def digest(value: Any, length: int = 16) -> str:
@@ -57,8 +59,10 @@ def safe_segment(text: str) -> str:
     """Encodes one path segment; distinct texts give distinct results."""
     raw = text.encode("utf-8", "surrogatepass")
     encoded = _UNSAFE.sub(lambda match: b"~%02X" % match[0][0], raw).decode("ascii")
-    if encoded.startswith("."):
-        encoded = "~2E" + encoded[1:]
+    if encoded.startswith(".") or _DEVICE.match(encoded):
+        encoded = f"~{ord(encoded[0]):02X}{encoded[1:]}"
+    if encoded.endswith("."):
+        encoded = encoded[:-1] + "~2E"
     if not encoded:
         return "~"  # an empty segment, as in "a//b"; no encoded text is a lone tilde
     if len(encoded) > MAX_SEGMENT:

@@ -16,11 +16,14 @@ _BOX = ("bbox_x", "bbox_y", "bbox_width", "bbox_height")
 #: (https://owasp.org/www-community/attacks/CSV_Injection).
 _SIGNS = "=+\\-@\uff1d\uff0b\uff0d\uff20"
 #: At the start, and behind what parts cells where a spreadsheet expects semicolons or tabs: it would cut there.
-_FORMULA = re.compile(rf"\A(?=[{_SIGNS}\t\r\n])|(?<=[;\t\r\n])(?=[{_SIGNS}])")
+_FORMULA = re.compile(rf"\A(?=[{_SIGNS}'\t\r\n])|(?<=[;\t\r\n])(?=[{_SIGNS}'])")
 
 
 def plain(value: Any) -> Any:
-    """Puts an apostrophe where a spreadsheet would find a formula in text; numbers stay as they are."""
+    """Puts an apostrophe where a spreadsheet would find a formula in text; numbers stay as they are.
+
+    One comes before an apostrophe in those places, too, so that distinct names stay distinct.
+    """
     return _FORMULA.sub("'", value) if isinstance(value, str) else value
 
 

@@ -3,30 +3,36 @@
 from __future__ import annotations
 
 import math
+import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from clipseg_kfp import records
 from clipseg_kfp.concurrency import ordered_map
 from clipseg_kfp.errors import ObjectChangedError, ObjectUnreadableError, ParameterError
-from clipseg_kfp.images import ImageRejectedError, open_image, preview_jpeg
+from clipseg_kfp.decoding import Looks, Prepared, guarded, prepare
+from clipseg_kfp.images import ImageRejectedError
 from clipseg_kfp.naming import spell_out
 from clipseg_kfp.progress import say, track
 from clipseg_kfp.resources import cpu_limit
 from clipseg_kfp.settings import Settings
-from clipseg_kfp.steps.encode_prompts import read_facts_of
+from clipseg_kfp.prompts import read_rows
+from clipseg_kfp.steps.encode_prompts import TABLE, read_facts_of
 from clipseg_kfp.storage import ObjectTooLargeError, open_object
-from clipseg_kfp.views import Box, cut, meters_per_pixel
 
 STEP = "preprocess_images"
 IMAGES, VIEWS, PREVIEWS = "images.parquet", "views.arrow", "previews.arrow"
 
 #: What all threads together may hold, so that large images wait for each other and a pod of 2 GiB does.
 PIXEL_BYTES, FILE_BYTES = 900_000_000, 300_000_000
+
+#: Of the maps that an image may have in postprocess_masks, of all its views and prompts, a byte a pixel each.
+#: Logic between prompts makes as many again, and that step's pod has 2 GiB, too.
+MAP_BYTES = 480_000_000
 
 
 class Budget:
@@ -52,12 +58,12 @@ class Budget:
 
 
 @dataclass
-class _Prepared:
-    """One image, small: the full-size pixels are gone by the time it leaves its thread."""
+class _Item:
+    """One image, small: its pixels exist in workers only, its views in a file until they are packed."""
 
     row: dict[str, Any]
-    views: list[tuple[Box, bytes]] = field(default_factory=list)
-    preview: bytes = b""
+    made: Prepared | None = None
+    views: Path = Path()
 
 
 def run(
@@ -71,6 +77,11 @@ def run(
     endpoint: str = "",
 ) -> int:
     """Writes ``images.parquet``, ``views.arrow`` and ``previews.arrow`` into ``target``.
+
+    Images are decoded in workers (see ``decoding``), which a file may crash or hang: it is set aside as
+    ``crashed`` or ``timeout``, and its neighbors are not harmed. Views wait in files, not in memory: a JPEG of
+    200 megapixels cut into 700 tiles takes 1.1 GiB at its peak, all processes together, and 1.8 GiB where it
+    has to be turned upright.
 
     Args:
         dataset: fetch_dataset's output.
@@ -92,71 +103,112 @@ def run(
     for name, value in (("max_megapixels", max_megapixels), ("max_megabytes", max_megabytes)):
         if not 0 < value < math.inf:
             raise ParameterError(f"{name} is {value}.", "Give a positive number.")
-    size, settings = read_facts_of(prompts).image_size, Settings.read(prompts)
     sources = list(records.read_parquet(dataset / "shards" / f"{shard}.parquet"))
+    looks = _looks(prompts, max_megapixels)
+    target.mkdir(parents=True, exist_ok=True)
+    rows: list[dict[str, Any]] = []
+    count = 0
+    with (
+        tempfile.TemporaryDirectory(prefix=".images-", dir=target) as spool,
+        records.ArrowWriter(target / VIEWS, records.VIEWS) as view_file,
+        records.ArrowWriter(target / PREVIEWS, records.PREVIEWS) as preview_file,
+    ):
+        preparing = _Preparing(Path(spool), looks, max_megabytes, endpoint)
+        # An image cut into hundreds of tiles is large when it is done, too: few of them wait at a time.
+        threads, ahead = (2, 0) if looks.tiling.on else (max(4, 2 * cpu_limit()), 2)
+        items = ordered_map(preparing, enumerate(sources), threads, ahead)
+        for item in track(STEP, items, len(sources)):
+            if item.made is None:
+                say(STEP, f"quarantined {item.row['key']}: {item.row['reason']}, {item.row['detail']}")
+            else:
+                for box, pixels in zip(item.made.boxes, _views(item.views, looks.size), strict=True):
+                    view_file.append({"image": len(rows), "box": box, "pixels": pixels})
+                    count += 1
+                preview_file.append({"image": len(rows), "jpeg": item.made.preview})
+            rows.append(item.row)
+    records.write_parquet(target / IMAGES, records.IMAGES, rows)
+    return count
 
-    pixel_bytes, file_bytes = Budget(PIXEL_BYTES), Budget(FILE_BYTES)
 
-    def prepare(source: dict[str, Any]) -> _Prepared:
+def _looks(prompts: Path, max_megapixels: float) -> Looks:
+    size, settings = read_facts_of(prompts).image_size, Settings.read(prompts)
+    asked = sum(row.expression is None for row in read_rows(prompts / TABLE))
+    return Looks(
+        size=size,
+        tiling=settings.tiling,
+        meters_per_pixel=settings.meters_per_pixel,
+        max_megapixels=max_megapixels,
+        max_views=max(1, MAP_BYTES // (asked * size**2)),
+        views_limit=f"with {asked:,} prompts, {MAP_BYTES / 1e6:,.0f} MB hold the maps of "
+        f"{max(1, MAP_BYTES // (asked * size**2)):,}: take larger tiles or fewer prompts.",
+    )
+
+
+class _Preparing:
+    """Takes a source to its views; called in threads, which fetch, wait for memory and wait for a worker."""
+
+    def __init__(self, spool: Path, looks: Looks, max_megabytes: float, endpoint: str) -> None:
+        self._spool, self._looks, self._max_megabytes, self._endpoint = spool, looks, max_megabytes, endpoint
+        self._pixel_bytes, self._file_bytes = Budget(PIXEL_BYTES), Budget(FILE_BYTES)
+        self._share = PIXEL_BYTES // cpu_limit()
+        self._interrupted = False
+
+    def __call__(self, numbered: tuple[int, dict[str, Any]]) -> _Item:
+        number, source = numbered
         row = {**source, "status": "done", "reason": "", "detail": "", "width": 0, "height": 0,
                "label_map": "", "overlay": ""}  # fmt: skip
+        views = self._spool / f"{number}.views"
         try:
-            if not source["version"]:
-                raise ObjectChangedError(f"{source['uri']} does not exist.")
-            if source["size"] > max_megabytes * 1e6:
-                raise ImageRejectedError(
-                    "too_large",
-                    f"The file has {source['size'] / 1e6:,.2f} MB; "
-                    f"max_megabytes allows {max_megabytes:g} and can be raised.",
-                )
-            # Always in this order, or two threads could wait for each other.
-            with file_bytes.taken(source["size"]):
-                opened = open_image(_read(source, endpoint, max_megabytes), source["key"])
-                if opened.width * opened.height > max_megapixels * 1e6:
-                    raise ImageRejectedError(
-                        "too_large",
-                        f"The header says {opened.width} x {opened.height} pixels, "
-                        f"{opened.width * opened.height / 1e6:,.2f} million; "
-                        f"max_megapixels allows {max_megapixels:g} and can be raised.",
-                    )
-                meters = settings.meters_per_pixel or meters_per_pixel(opened.header)
-                # Before any pixel is decoded: what cannot be cut as wanted is not worth the work.
-                settings.tiling.plan(opened.width, opened.height, size, meters)
-                with pixel_bytes.taken(opened.peak_bytes):
-                    image = opened.decode()
-                    row.update(width=image.width, height=image.height)
-                    boxes = settings.tiling.plan(image.width, image.height, size, meters)
-                    views = [(box, cut(image, box, size).tobytes()) for box in boxes]
-                    preview = preview_jpeg(image)
-                    del image  # before others may take its place
+            made = self._prepare(source, views)
+        except KeyboardInterrupt:
+            self._interrupted = True
+            raise
         except ImageRejectedError as error:
+            views.unlink(missing_ok=True)  # what a worker left that ended before its time
             return _set_aside(row, error.code, error.detail)
         except ObjectChangedError as error:
             return _set_aside(row, "changed", error.message)
         except ObjectUnreadableError as error:
             return _set_aside(row, "unreadable", str(error))
-        return _Prepared(row, views, preview)
+        row.update(width=made.width, height=made.height)
+        return _Item(row, made, views)
 
-    rows: list[dict[str, Any]] = []
-    count = 0
-    with (
-        records.ArrowWriter(target / VIEWS, records.VIEWS) as view_file,
-        records.ArrowWriter(target / PREVIEWS, records.PREVIEWS) as preview_file,
-    ):
-        # An image cut into hundreds of tiles is large when it is done, too: few of them wait at a time.
-        workers, ahead = (2, 0) if settings.tiling.on else (max(4, 2 * cpu_limit()), 2)
-        prepared = ordered_map(prepare, sources, workers, ahead)
-        for item in track(STEP, prepared, len(sources)):
-            if item.row["status"] == "done":
-                for box, pixels in item.views:
-                    view_file.append({"image": len(rows), "box": box, "pixels": pixels})
-                preview_file.append({"image": len(rows), "jpeg": item.preview})
-                count += len(item.views)
-            else:
-                say(STEP, f"quarantined {item.row['key']}: {item.row['reason']}, {item.row['detail']}")
-            rows.append(item.row)
-    records.write_parquet(target / IMAGES, records.IMAGES, rows)
-    return count
+    def _prepare(self, source: dict[str, Any], views: Path) -> Prepared:
+        if not source["version"]:
+            raise ObjectChangedError(f"{source['uri']} does not exist.")
+        if source["size"] > self._max_megabytes * 1e6:
+            raise ImageRejectedError(
+                "too_large",
+                f"The file has {source['size'] / 1e6:,.2f} MB; "
+                f"max_megabytes allows {self._max_megabytes:g} and can be raised.",
+            )
+        file = views.with_suffix(".image")
+        try:
+            # Always in this order, or two threads could wait for each other.
+            with self._file_bytes.taken(source["size"]):
+                file.write_bytes(_read(source, self._endpoint, self._max_megabytes))
+                allowed = self._share
+                while True:  # twice, where the header says that it takes more
+                    with self._pixel_bytes.taken(allowed):
+                        if self._interrupted:  # while it waited
+                            raise KeyboardInterrupt
+                        made = guarded(
+                            prepare, file, source["key"], views, self._looks, allowed,
+                            max_pixels=self._looks.max_megapixels * 1e6,
+                        )  # fmt: skip
+                    if isinstance(made, Prepared):
+                        return made
+                    allowed = made
+        finally:
+            file.unlink(missing_ok=True)
+
+
+def _views(path: Path, size: int) -> Iterator[bytes]:
+    """Reads the views of an image one by one, and removes the file."""
+    with path.open("rb") as stream:
+        while pixels := stream.read(3 * size**2):
+            yield pixels
+    path.unlink()
 
 
 def _read(source: dict[str, Any], endpoint: str, max_megabytes: float) -> bytes:
@@ -171,5 +223,5 @@ def _read(source: dict[str, Any], endpoint: str, max_megabytes: float) -> bytes:
         raise ObjectUnreadableError(error.message, error.remedy) from error
 
 
-def _set_aside(row: dict[str, Any], reason: str, detail: str) -> _Prepared:
-    return _Prepared({**row, "status": "quarantined", "reason": reason, "detail": spell_out(detail)})
+def _set_aside(row: dict[str, Any], reason: str, detail: str) -> _Item:
+    return _Item({**row, "status": "quarantined", "reason": reason, "detail": spell_out(detail)})

@@ -9,6 +9,7 @@ import threading
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from minio.error import S3Error
 from steps_chain import picture
@@ -16,13 +17,24 @@ from steps_chain import picture
 from clipseg_kfp import records
 from clipseg_kfp.errors import ParameterError, StorageError
 from clipseg_kfp.model import ModelFacts
+from clipseg_kfp.prompts import Files, gather, parse_prompts, write_table
 from clipseg_kfp.settings import Settings
 from clipseg_kfp.steps import preprocess_images
+from clipseg_kfp.steps.encode_prompts import TABLE
 from clipseg_kfp.steps.preprocess_images import Budget
 from clipseg_kfp.storage import open_object
 from clipseg_kfp.storage.s3 import S3Folder
 
 FACTS = ModelFacts("digest", 32, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5), 16)
+
+
+def write_prompts(folder: Path, count: int = 1) -> None:
+    """What the step takes from encode_prompts, but for the model's facts."""
+    folder.mkdir(parents=True, exist_ok=True)
+    Settings().write(folder)
+    wanted = parse_prompts([f"thing {i}" for i in range(count)])
+    gathered = list(gather(wanted, FACTS, 0.5, Files("", "")))
+    write_table(folder / TABLE, gathered, np.zeros((count, 16), np.float32))
 
 
 class Shard:
@@ -31,8 +43,7 @@ class Shard:
     def __init__(self, work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         self.work = work
         monkeypatch.setattr(preprocess_images, "read_facts_of", lambda _: FACTS)
-        work.mkdir(parents=True, exist_ok=True)
-        Settings().write(work)
+        write_prompts(work)
 
     def run(self, sources: list[dict[str, Any]], **options: Any) -> dict[str, dict[str, Any]]:
         records.write_parquet(self.work / "shards" / "a.parquet", records.SOURCES, sources)
@@ -190,23 +201,23 @@ MEASURE = """
 import json, sys
 from pathlib import Path
 from clipseg_kfp.model import ModelFacts
-from clipseg_kfp.settings import Settings
+from clipseg_kfp.prompts import Files, gather, parse_prompts, write_table
 from clipseg_kfp.steps import preprocess_images as step
 step.read_facts_of = lambda _: ModelFacts("d", 32, (.5, .5, .5), (.5, .5, .5), 16)
 work = Path(sys.argv[1])
-Settings().write(work)
 # Of this program alone; ru_maxrss would begin with what the parent had.
-peak = lambda: 1024 * int(
-    next(line.split()[1] for line in open("/proc/self/status") if line.startswith("VmHWM:"))
+peak = lambda pid="self": 1024 * int(
+    next(line.split()[1] for line in open(f"/proc/{pid}/status") if line.startswith("VmHWM:"))
 )
 before = peak()
 views = step.run(dataset=work, shard="a", prompts=work, target=work / "out")
-print(json.dumps({"views": views, "before": before, "peak": peak()}))
+workers = [pid for path in Path("/proc/self/task").glob("*/children") for pid in path.read_text().split()]
+print(json.dumps({"views": views, "grown": peak() - before, "workers": [peak(pid) for pid in workers]}))
 """
 
 
 def test_four_large_images_stay_within_the_pods_memory(tmp_path: Path) -> None:
-    """CMYK with a rotation, in four threads: without a budget they take 1.5 GB together."""
+    """CMYK with a rotation: 100 MB of pixels, a converted and a turned copy each, two at a time."""
     import io
 
     from PIL import Image
@@ -217,10 +228,35 @@ def test_four_large_images_stay_within_the_pods_memory(tmp_path: Path) -> None:
     buffer = io.BytesIO()
     Image.new("CMYK", (6000, 4000), (10, 200, 30, 0)).save(buffer, "JPEG", exif=exif)
     sources = [put(str(tmp_path / "in"), f"{i}.jpg", buffer.getvalue()) for i in range(4)]
+    write_prompts(tmp_path)
     records.write_parquet(tmp_path / "shards" / "a.parquet", records.SOURCES, sources)
     done = subprocess.run(
         [sys.executable, "-c", MEASURE, str(tmp_path)], capture_output=True, text=True, timeout=60, check=True
     )
     found = json.loads(done.stdout.splitlines()[-1])
     assert found["views"] == 4
-    assert found["peak"] - found["before"] < preprocess_images.PIXEL_BYTES, found
+    assert found["workers"] and all(peak > 200_000_000 for peak in found["workers"][:1])  # it is measured
+    assert found["grown"] + sum(found["workers"]) < preprocess_images.PIXEL_BYTES, found
+
+
+def test_an_image_whose_maps_would_not_fit_is_set_aside(
+    shard: Shard, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two prompts on 32 pixels: 2,048 bytes of maps a view."""
+    monkeypatch.setattr(preprocess_images, "MAP_BYTES", 2048 * 10)
+    write_prompts(shard.work, 2)
+    Settings.of(tile_size=32, tile_overlap=0.0).write(shard.work)
+    sources = [put(str(tmp_path / "in"), f"{w}.png", picture(0, w, 96)) for w in (96, 128)]
+    rows = shard.run(sources)
+    assert rows["96.png"]["status"] == "done"  # nine tiles and the whole
+    assert rows["128.png"]["reason"] == "too_large"
+    assert "13 views" in rows["128.png"]["detail"] and "fewer prompts" in rows["128.png"]["detail"]
+
+
+@pytest.mark.parametrize("text", ["soon", "0", "-1", "inf", "nan"])
+def test_a_time_limit_that_is_none_is_named(
+    text: str, shard: Shard, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CLIPSEG_KFP_DECODE_SECONDS", text)
+    with pytest.raises(ParameterError, match=f"CLIPSEG_KFP_DECODE_SECONDS is '{text}'"):
+        shard.run([put(str(tmp_path / "in"), "a.png", picture(0))])

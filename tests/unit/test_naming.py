@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 
 from hypothesis import example, given
 from hypothesis import strategies as st
@@ -16,6 +17,8 @@ from clipseg_kfp.naming import (
     spell_out,
 )
 
+# With any ending, even on a file in a folder.
+WINDOWS_DEVICE = re.compile(r"(CON|PRN|AUX|NUL|COM[0-9\u00b9\u00b2\u00b3]|LPT[0-9\u00b9\u00b2\u00b3])(\.|$)", re.I)
 SAFE = re.compile(r"[A-Za-z0-9._~-]+")
 
 # Few letters, so that collisions have a chance; the characters with a meaning; and anything at all.
@@ -28,12 +31,22 @@ LONG = st.builds(
     st.integers(50, 700),
     CRAFTED,
 )
-KEYS = st.one_of(CRAFTED, ANY, LONG)
+DEVICES = st.builds(
+    lambda name, tail: name + tail,
+    st.sampled_from(["con", "CON", "nul", "aux", "COM1", "lpt9", "COM\u00b9", "prn"]),
+    st.sampled_from(["", ".", ".png", ".tar.gz", " ", "/x.png", "x"]),
+)
+# One name in both normal forms, and names that a file system may take for one another.
+FORMS = st.sampled_from(["caf\u00e9", "cafe\u0301", "CAF\u00c9", "caf\u00e9.", "caf\u00e9 ", "\u212b", "\u00c5", "A\u030a"])
+KEYS = st.one_of(CRAFTED, ANY, LONG, DEVICES, FORMS)
 
 
 def assert_safe_segment(segment: str) -> None:
     assert SAFE.fullmatch(segment)
     assert not segment.startswith(".")
+    assert not segment.endswith(".")  # Windows drops it
+    assert not WINDOWS_DEVICE.match(segment)
+    assert unicodedata.normalize("NFC", segment) == unicodedata.normalize("NFD", segment) == segment
     assert len(segment) <= MAX_SEGMENT
 
 
@@ -77,6 +90,36 @@ def test_distinct_keys_have_distinct_names(one: str, other: str) -> None:
         assert safe_key(one) != safe_key(other)
 
 
+def as_file_systems_see(name: str) -> str:
+    """What is left of a name where neither case, normal forms nor trailing dots and spaces count."""
+    normal = unicodedata.normalize("NFC", name).casefold()
+    return "/".join(segment.rstrip(". ") for segment in normal.split("/"))
+
+
+@given(st.lists(KEYS, unique=True, max_size=12), st.lists(KEYS, unique=True, min_size=1, max_size=6))
+@example(["caf\u00e9.jpg", "cafe\u0301.jpg", "CAF\u00c9.jpg"], ["con", "CON", "con.", "caf\u00e9", "cafe\u0301"])
+@example(["a", "a.", "a ", "A", "a/", "./a", "../a", "/a"], ["x", "x.", "X"])
+@example(["k" * 1024, "K" * 1024, "k" * 1023 + "."], ["p" * 500, "P" * 500])
+def test_no_two_objects_of_the_results_share_a_name_on_any_file_system(
+    keys: list[str], prompts: list[str]
+) -> None:
+    names = [
+        name
+        for place in (image_folder(key, "etag") for key in keys)
+        for name in (
+            f"labels/{place}.png",
+            f"overlays/{place}.jpg",
+            *(f"masks/{place}/{prompt}.png" for prompt in distinct_segments(prompts)),
+            *(f"probabilities/16-bit/{place}/{prompt}.png" for prompt in distinct_segments(prompts)),
+        )
+    ]
+    assert len({as_file_systems_see(name) for name in names}) == len(names)
+    for name in names:
+        assert name.isascii() and len(name) <= 1024 - 256  # room for the output's prefix and configuration
+        for segment in name.split("/"):
+            assert segment not in ("", ".", "..") and len(segment) <= 255 and not WINDOWS_DEVICE.match(segment)
+
+
 @given(KEYS)
 def test_an_encoded_name_is_encoded_again(key: str) -> None:
     """A result used as a source key never takes the place of the key that it came from."""
@@ -95,7 +138,10 @@ def test_image_folders_differ_even_where_case_does_not_count(
         assert image_folder(one, version).lower() != image_folder(other, other_version).lower()
 
 
-@given(st.text(alphabet="abcXYZ0189._-", min_size=1, max_size=MAX_SEGMENT).filter(lambda t: t[0] != "."))
+@given(st.text(alphabet="abcXYZ0189._-", min_size=1, max_size=MAX_SEGMENT).filter(
+        lambda t: t[0] != "." != t[-1] and not WINDOWS_DEVICE.match(t)
+    )
+)
 def test_plain_names_stay_as_they_are(name: str) -> None:
     assert safe_segment(name) == name
     assert safe_key(f"folder/{name}") == f"folder/{name}"
@@ -103,7 +149,8 @@ def test_plain_names_stay_as_they_are(name: str) -> None:
 
 def test_names_are_stable() -> None:
     """Committed results carry these names: a change would recompute every image."""
-    assert safe_key("a b/ü/..") == "a~20b/~C3~BC/~2E."
+    assert safe_key("a b/ü/..") == "a~20b/~C3~BC/~2E~2E"
+    assert safe_key("con/Aux.png/com10/x.") == "~63on/~41ux.png/com10/x~2E"
     assert safe_key("a//b") == "a/~/b"
     assert image_folder("x/1.jpg", "v") == f"x/1.jpg/{digest(['x/1.jpg', 'v'], 12)}"
     assert digest({"b": 1, "a": [True, None]}) == digest({"a": [True, None], "b": 1})

@@ -1,0 +1,48 @@
+"""Decoders that crash, hang or bloat in earnest when a file tells them to; workers import this module by name."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+from clipseg_kfp import decoding
+from clipseg_kfp.decoding import Looks, Prepared
+from clipseg_kfp.worker import memory_limited
+
+SEGFAULT, ABORT, LEAVE, HANG, SLEEP, BLOAT = b"SEGV", b"ABRT", b"EXIT", b"HANG", b"SLEE", b"BLOA"
+KILLED = b"KILL"
+
+
+def prepare(source: Path, name: str, views: Path, looks: Looks, allowed: int) -> Prepared | int:
+    """The real one, but for files that begin with one of the words."""
+    with source.open("rb") as stream:
+        misbehave(stream.read(4))
+    return decoding.prepare(source, name, views, looks, allowed)
+
+
+def misbehave(word: bytes) -> None:
+    if word == SEGFAULT:
+        ctypes.string_at(0)
+    elif word == ABORT:
+        ctypes.CDLL(None).abort()
+    elif word == KILLED:
+        os.kill(os.getpid(), signal.SIGKILL)
+    elif word == LEAVE:
+        os._exit(3)
+    elif word == HANG:  # in native code, with Python's lock held: no Python of this process runs any more
+        ctypes.PyDLL(None).sleep(3600)
+    elif word == SLEEP:
+        time.sleep(3600)
+    elif word == BLOAT:
+        with memory_limited(100_000_000):
+            hoard = [bytearray(20_000_000) for _ in range(1000)]
+            raise AssertionError(f"{len(hoard)} x 20 MB were granted")
+
+
+def look_around() -> tuple[dict[str, str], list[str]]:
+    """What a worker sees: its environment and its modules."""
+    return dict(os.environ), sorted(sys.modules)
