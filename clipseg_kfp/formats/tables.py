@@ -16,7 +16,7 @@ _BOX = ("bbox_x", "bbox_y", "bbox_width", "bbox_height")
 #: (https://owasp.org/www-community/attacks/CSV_Injection).
 _SIGNS = "=+\\-@\uff1d\uff0b\uff0d\uff20"
 #: At the start, and behind what parts cells where a spreadsheet expects semicolons or tabs: it would cut there.
-_FORMULA = re.compile(rf"\A(?=[{_SIGNS}'\t\r\n])|(?<=[;\t\r\n])(?=[{_SIGNS}'])")
+_FORMULA = re.compile(rf"\A(?=[{_SIGNS}'\t\r\n])|(?<=[;\t\r\n])(?='*[{_SIGNS}])")
 
 
 def plain(value: Any) -> Any:
