@@ -8,7 +8,8 @@ import random
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import lru_cache
+from dataclasses import replace
+from functools import lru_cache, partial
 from io import BytesIO
 from pathlib import Path
 from typing import TypeVar
@@ -35,6 +36,7 @@ from clipseg_kfp.errors import (
     StorageError,
 )
 from clipseg_kfp.storage.base import Entry, Folder, ObjectTooLargeError
+from clipseg_kfp.storage.conditional import put_if_absent
 
 ATTEMPTS = 5
 BACKOFF_SECONDS, BACKOFF_LIMIT = 0.5, 8.0  # the longest first wait, doubled each time up to the limit
@@ -129,14 +131,16 @@ class S3Folder(Folder):
             listing = self.client.list_objects(self.bucket, start or None, recursive=True, start_after=last)
             for item in listing:
                 if item.object_name and not item.is_dir and not item.object_name.endswith("/"):
-                    found.append(Entry(item.object_name, item.size or 0, (item.etag or "").strip('"')))
+                    version, written = (item.etag or "").strip('"'), item.last_modified
+                    modified = written.timestamp() if written else 0.0
+                    found.append(Entry(item.object_name, item.size or 0, version, modified))
                 if len(found) == PAGE:
                     break
             return found
 
         while batch := self._attempts(page, prefix):
             for entry in batch:
-                yield Entry(entry.key.removeprefix(self.prefix), entry.size, entry.version)
+                yield replace(entry, key=entry.key.removeprefix(self.prefix))
             if len(batch) < PAGE:
                 return
             last = batch[-1].key
@@ -151,7 +155,8 @@ class S3Folder(Folder):
                 if error.code in ("NoSuchKey", "NoSuchObject"):
                     return None
                 raise
-            return Entry(key, found.size or 0, (found.etag or "").strip('"'))
+            written = found.last_modified.timestamp() if found.last_modified else 0.0
+            return Entry(key, found.size or 0, (found.etag or "").strip('"'), written)
 
         return self._attempts(call, key)
 
@@ -233,6 +238,24 @@ class S3Folder(Folder):
                 f"{path}: {error.strerror or error}, while it was copied to {self.locate(key)}.",
                 "Check the path and permissions.",
             ) from error
+
+    def folders(self) -> list[str]:
+        """Names below this prefix up to the next slash: a request for each thousand of them."""
+
+        def call() -> list[str]:
+            listing = self.client.list_objects(self.bucket, self.prefix or None)
+            return [(item.object_name or "")[len(self.prefix) : -1] for item in listing if item.is_dir]
+
+        return sorted(filter(None, self._attempts(call, "")))
+
+    def create(self, key: str, data: bytes, content_type: str = "application/octet-stream") -> bool:
+        """Writes an object if there is none of that name; see ``Folder.create``."""
+        put = partial(put_if_absent, self.client, self.bucket, self.prefix + key, data, content_type)
+        return self._attempts(put, key)
+
+    def delete(self, key: str) -> None:
+        """Removes an object."""
+        self._attempts(lambda: self.client.remove_object(self.bucket, self.prefix + key), key)
 
     def child(self, key: str) -> S3Folder:
         """A longer prefix of the same bucket."""
