@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import hashlib
 import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from io import BytesIO
 from pathlib import Path
 from typing import BinaryIO
 
 from clipseg_kfp.errors import ObjectChangedError, ObjectUnreadableError, ParameterError, StorageError
+from clipseg_kfp.naming import digest
 from clipseg_kfp.storage.base import ConditionUnsupportedError, Entry, Folder, ObjectTooLargeError
 
 _PART = ".part-"
 _NO_STORE = (errno.ENOTCONN, errno.ESTALE, errno.ETIMEDOUT, errno.EMFILE, errno.ENFILE)  # no file's own fault
+_NO_LOCKS = (errno.ENOTSUP, errno.ENOSYS, errno.ENOLCK, errno.EINVAL)
 _NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK)  # some mounted stores and FAT
 
 
@@ -36,6 +39,68 @@ def _link(temporary: Path, path: Path) -> bool:
             raise
         raise ConditionUnsupportedError(f"{path}: this file system has no hard links.") from error
     return True
+
+
+@contextmanager
+def _part_of(path: Path) -> Iterator[tuple[BinaryIO, Path]]:
+    """A temporary file in the same folder, to be renamed: no reader ever sees half a file.
+
+    Its name derives from the file's, so that the next write of that name clears away what a killed one left.
+    A lock, which ends with its process, tells the two from a write that is under way.
+    """
+    part = path.with_name(_PART + digest(path.name))
+    while True:
+        try:
+            stream = os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb")
+        except FileExistsError:
+            with suppress(FileNotFoundError), part.open("rb") as left:
+                if not _locked(left):
+                    break
+                _remove(left, part)
+            continue
+        if not _locked(stream):
+            _remove(stream, part)
+            stream.close()
+            break
+        if _is(stream, part):  # and not taken for a remainder before it was locked
+            with stream:
+                try:
+                    yield stream, part
+                finally:
+                    _remove(stream, part)  # unless it was renamed
+            return
+        stream.close()
+    # A file system without locks: what a killed write leaves stays.
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=_PART)
+    with os.fdopen(handle, "wb") as stream:
+        try:
+            yield stream, Path(name)
+        finally:
+            Path(name).unlink(missing_ok=True)
+
+
+def _locked(stream: BinaryIO) -> bool:
+    """Waits for an exclusive lock; ``False`` where the file system has none."""
+    try:
+        fcntl.flock(stream, fcntl.LOCK_EX)
+    except OSError as error:
+        if error.errno not in _NO_LOCKS:
+            raise
+        return False
+    return True
+
+
+def _is(stream: BinaryIO, path: Path) -> bool:
+    """Whether a path still names an open file."""
+    try:
+        return os.path.samestat(os.fstat(stream.fileno()), path.stat())
+    except FileNotFoundError:
+        return False
+
+
+def _remove(stream: BinaryIO, path: Path) -> None:
+    if _is(stream, path):
+        path.unlink(missing_ok=True)
 
 
 class FileFolder(Folder):
@@ -149,15 +214,11 @@ class FileFolder(Folder):
         path = self._path(key)
         with _reported(path):
             path.parent.mkdir(parents=True, exist_ok=True)
-            # A temporary name in the same folder, then a rename: no reader ever sees half a file.
-            handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=_PART)
-            try:
-                with os.fdopen(handle, "wb") as stream:
-                    shutil.copyfileobj(content, stream)
-                Path(temporary).chmod(0o644)
-                return place(Path(temporary), path)
-            finally:
-                Path(temporary).unlink(missing_ok=True)  # after a rename there is nothing of that name
+            with _part_of(path) as (stream, part):
+                shutil.copyfileobj(content, stream)
+                stream.flush()
+                part.chmod(0o644)
+                return place(part, path)
 
     def delete(self, key: str) -> None:
         """Removes a file; the folders above it stay."""
