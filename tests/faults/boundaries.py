@@ -36,7 +36,7 @@ class Boundaries:
 
     Args:
         roots: local folders that count; names are relative to them.
-        remote: beginning of the objects that count, ``bucket/prefix/``.
+        remote: beginning of the objects that count, ``bucket/prefix/``; empty for none.
         kill_at: where to end, by SIGKILL of this process's group; empty for nowhere.
         note: called with the names of boundaries as they are met.
     """
@@ -100,7 +100,7 @@ class Boundaries:
             self._reach("body", key, lambda: connection.sock.sendall(bytes(data)[: len(data) // 2]))
             return
         found = _LINE.match(data) if isinstance(data, bytes) else None
-        if found and unquote(found[2].decode()).startswith(self._remote):
+        if found and self._remote and unquote(found[2].decode()).startswith(self._remote):
             key = unquote(found[2].decode()).removeprefix(self._remote)
             self._reach(found[1].decode(), key)
             self._sending[id(connection)] = key

@@ -64,14 +64,19 @@ class Trial:
         killed: whether the process was killed there.
         problem: what is wrong at the end; empty where all is well.
         difference: between the output and that of the undisturbed run.
-        twice: masks that two committed runs have.
+        masks_twice: masks that two committed runs have.
     """
 
     point: str
     killed: bool
     problem: str
     difference: Difference
-    twice: int = 0
+    masks_twice: int = 0
+
+    @property
+    def good(self) -> bool:
+        """Whether it was killed, and then all ended as it must."""
+        return self.killed and self == Trial(self.point, True, "", Difference([], []))
 
 
 @contextmanager

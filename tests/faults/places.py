@@ -25,7 +25,7 @@ class Place(Protocol):
         uri: as the suite takes it.
         environment: how the suite finds the store.
         roots: local folders that belong to it, by a short name.
-        remote: beginning of its objects in a store, ``bucket/prefix/``.
+        remote: beginning of its objects in a store, ``bucket/prefix/``; empty for a folder.
     """
 
     uri: str
@@ -49,7 +49,7 @@ class Place(Protocol):
 class FolderPlace:
     """A folder."""
 
-    remote = "-"
+    remote = ""
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.uri = folder, str(folder)

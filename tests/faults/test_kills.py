@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -11,13 +13,14 @@ from conftest import Tally
 from fixtures import build_tiny, picture, tiny_model  # noqa: F401 - fixtures
 from kill_matrix import Trial, Undisturbed, again, processes, try_all, under_another_name, undisturbed
 from killed_chain import Task, run
-from places import BucketPlace, FolderPlace, Place, committed, compare
+from places import BucketPlace, FolderPlace, Place, committed
 
 IMAGES = 4
 
 
 @pytest.fixture(scope="module")
-def pool() -> ProcessPoolExecutor:
+def pool() -> Iterator[ProcessPoolExecutor]:
+    """Processes to run chains in."""
     with processes() as pool:
         yield pool
 
@@ -33,51 +36,78 @@ def source(tmp_path: Path) -> str:
     return str(folder)
 
 
-@pytest.fixture(params=["folder", "bucket"])
+@pytest.fixture
 def task(request: pytest.FixtureRequest, tmp_path: Path, source: str, tiny_model: Path) -> Task:  # noqa: F811
+    """A run on folders, or on the real store where a test asks for it indirectly."""
     place: Place = FolderPlace(tmp_path / "out")
-    if request.param == "bucket":
+    if getattr(request, "param", "folder") == "bucket":
         environment = request.getfixturevalue("store").environment()
         place = BucketPlace(environment, request.getfixturevalue("bucket"), "out")
     (tmp_path / "work").mkdir()
     return Task(tmp_path / "work", tiny_model, source, place, "first")
 
 
-def check(trials: list[Trial], tally: Tally) -> None:
-    """Counts, and fails where one trial did not end as it must."""
-    tally.add("faults_tried", len(trials))
-    lost = {trial.point: trial.difference.lost for trial in trials if trial.difference.lost}
-    twice = {
-        trial.point: (trial.difference.duplicated, trial.twice)
-        for trial in trials
-        if trial.difference.duplicated or trial.twice
-    }
-    problems = {trial.point: trial.problem for trial in trials if trial.problem}
-    bad = {*lost, *twice, *problems}
-    tally.add("faults_survived", sum(trial.killed and trial.point not in bad for trial in trials))
-    tally.add("objects_lost", sum(map(len, lost.values())))
-    tally.add("objects_duplicated", sum(len(names) + rows for names, rows in twice.values()))
-    assert not lost
-    assert not twice
-    assert not problems
-    assert [trial.point for trial in trials if not trial.killed] == []
-
-
 @pytest.fixture
 def whole(task: Task, pool: ProcessPoolExecutor) -> Undisturbed:
+    """What a run does that nothing happens to."""
     return pool.submit(undisturbed, task).result()
 
 
+on_both = pytest.mark.parametrize("task", ["folder", "bucket"], indirect=True)
+on_a_bucket = pytest.mark.parametrize("task", ["bucket"], indirect=True)
+
+
+def check(trials: list[Trial], tally: Tally) -> None:
+    """Counts, and fails where one trial did not end as it must."""
+    bad = [trial for trial in trials if not trial.good]
+    tally.add("faults_tried", len(trials))
+    tally.add("faults_survived", len(trials) - len(bad))
+    tally.add("objects_lost", sum(len(trial.difference.lost) for trial in trials))
+    tally.add(
+        "objects_duplicated", sum(len(trial.difference.duplicated) + trial.masks_twice for trial in trials)
+    )
+    assert bad == []
+
+
 @pytest.mark.faults
+@on_both
 def test_every_write(task: Task, whole: Undisturbed, pool: ProcessPoolExecutor, tally: Tally) -> None:
-    print(len(whole.points), "boundaries")
-    check(try_all(pool, partial(again, task, whole), whole.points), tally)
+    # The steps' own folders are the same whatever the results go to.
+    points = [point for point in whole.points if point.writes_results or not task.output.remote]
+    assert len(points) > 3 * len(whole.objects) - IMAGES
+    check(try_all(pool, partial(again, task, whole), points), tally)
 
 
 @pytest.mark.faults
+@on_a_bucket
 def test_the_next_run_after_every_write(
     task: Task, whole: Undisturbed, pool: ProcessPoolExecutor, tally: Tally
 ) -> None:
     points = [point for point in whole.points if point.writes_results]
-    print(len(points), "boundaries")
     check(try_all(pool, partial(under_another_name, task, whole), points), tally)
+
+
+def test_some_writes(task: Task, whole: Undisturbed, pool: ProcessPoolExecutor) -> None:
+    """A few points of the matrix: about the first mask, a part, and the manifest."""
+    points = [point for point in whole.points if point.writes_results]
+    first = next(i for i, point in enumerate(points) if "/masks/" in point.boundary)
+    part = next(i for i, point in enumerate(points) if "/parts/" in point.boundary)
+    last = next(i for i, point in enumerate(points) if point.boundary.endswith("/manifest.json"))
+    chosen = [points[i] for i in (first, first + 1, part, last, last + 1)]
+    repeated = try_all(pool, partial(again, task, whole), chosen)
+    assert [trial for trial in repeated if not trial.good] == []
+    followed = try_all(pool, partial(under_another_name, task, whole), chosen[1::2])
+    assert [trial for trial in followed if not trial.good] == []
+
+
+@on_a_bucket
+def test_a_run_is_repeated_byte_by_byte(
+    task: Task, whole: Undisturbed, pool: ProcessPoolExecutor, tmp_path: Path
+) -> None:
+    """Steps in processes of their own or in one, in a bucket or in a folder: it is the same."""
+    (tmp_path / "alone").mkdir()
+    alone = replace(task, work=tmp_path / "alone", output=FolderPlace(tmp_path / "out"))
+    end = pool.submit(run, alone).result()
+    assert (end.status, end.views) == (0, whole.views) == (0, IMAGES - 1)
+    assert alone.output.read() == whole.objects
+    assert len(committed(whole.objects)) == 1
