@@ -18,7 +18,6 @@ from transformers import CLIPSegForImageSegmentation, CLIPTokenizer  # noqa: F40
 
 import clipseg_kfp.engine.torch_backend  # noqa: F401
 from clipseg_kfp.engine import Engine
-from clipseg_kfp.errors import ClipsegKfpError
 from clipseg_kfp.steps import (
     encode_prompts,
     evaluate_masks,
@@ -27,6 +26,7 @@ from clipseg_kfp.steps import (
     postprocess_masks,
     preprocess_images,
     publish_results,
+    running,
     segment_images,
 )
 
@@ -73,7 +73,7 @@ class End:
 
     Attributes:
         status: 0; 1 with an error of the suite; -9 where it was killed.
-        error: its text.
+        error: what it wrote to standard error, where it failed.
         boundaries: that were met, in order.
         views: that went through the model.
     """
@@ -95,7 +95,7 @@ def run(task: Task) -> End:
     said = [json.loads(line) for line in notes.read_text("utf-8").splitlines()]
     return End(
         process.exitcode,
-        "".join(value for name, value in said if name == "error"),
+        task.work.with_suffix(".err").read_text("utf-8") if process.exitcode else "",
         [value for name, value in said if name == "boundary"],
         sum(value for name, value in said if name == "views"),
     )
@@ -119,12 +119,10 @@ def _main(task: Task, notes: Path) -> None:
     Engine.begin = counted
     roots = {"work": task.work, **task.output.roots}
     Boundaries(roots, task.output.remote, task.kill_at, lambda name: note("boundary", name)).start()
+    with task.work.with_suffix(".err").open("w") as errors:
+        os.dup2(errors.fileno(), 2)
     with Path(os.devnull).open("w") as nothing, redirect_stdout(nothing):
-        try:
-            _run_steps(task)
-        except ClipsegKfpError as error:
-            note("error", str(error))
-            os._exit(1)
+        _run_steps(task)
 
 
 def _run_steps(task: Task) -> None:
@@ -133,7 +131,8 @@ def _run_steps(task: Task) -> None:
     for name, step in _steps(task):
         if name in before:
             continue
-        step()
+        with running(name):  # as the component does
+            step()
         with task.record.open("a") as stream:
             stream.write(f"{name}\n")
         finished += 1

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from functools import partial
@@ -10,42 +9,10 @@ from pathlib import Path
 
 import pytest
 from conftest import Tally
-from fixtures import build_tiny, picture, tiny_model  # noqa: F401 - fixtures
-from kill_matrix import Trial, Undisturbed, again, processes, try_all, under_another_name, undisturbed
+from chain_fixtures import IMAGES, build_tiny, pool, source, task, tiny_model  # noqa: F401 - fixtures
+from kill_matrix import Trial, Undisturbed, again, try_all, under_another_name, undisturbed
 from killed_chain import Task, run
-from places import BucketPlace, FolderPlace, Place, committed
-
-IMAGES = 4
-
-
-@pytest.fixture(scope="module")
-def pool() -> Iterator[ProcessPoolExecutor]:
-    """Processes to run chains in."""
-    with processes() as pool:
-        yield pool
-
-
-@pytest.fixture
-def source(tmp_path: Path) -> str:
-    """Images for two shards, one of them damaged."""
-    folder = tmp_path / "in"
-    folder.mkdir()
-    for number in range(IMAGES - 1):
-        picture(40, 30, number).save(folder / f"{number}.png")
-    (folder / "damaged.png").write_bytes(b"no image")
-    return str(folder)
-
-
-@pytest.fixture
-def task(request: pytest.FixtureRequest, tmp_path: Path, source: str, tiny_model: Path) -> Task:  # noqa: F811
-    """A run on folders, or on the real store where a test asks for it indirectly."""
-    place: Place = FolderPlace(tmp_path / "out")
-    if getattr(request, "param", "folder") == "bucket":
-        environment = request.getfixturevalue("store").environment()
-        place = BucketPlace(environment, request.getfixturevalue("bucket"), "out")
-    (tmp_path / "work").mkdir()
-    return Task(tmp_path / "work", tiny_model, source, place, "first")
-
+from places import FolderPlace, committed
 
 @pytest.fixture
 def whole(task: Task, pool: ProcessPoolExecutor) -> Undisturbed:
