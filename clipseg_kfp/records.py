@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -145,7 +147,7 @@ def write_parquet(
     temporary = path.with_name(path.name + ".part")
     count = 0
     try:
-        with pq.ParquetWriter(temporary, schema, compression="zstd") as writer:
+        with _named(path), pq.ParquetWriter(temporary, schema, compression="zstd") as writer:
             for chunk in _chunks(rows, batch):
                 writer.write_table(pa.Table.from_pylist(chunk, schema=schema))
                 count += len(chunk)
@@ -186,7 +188,8 @@ class ArrowWriter:
         self._rows: list[dict[str, Any]] = []
 
     def __enter__(self) -> ArrowWriter:
-        self._sink = pa.OSFile(str(self._temporary), "wb")
+        with _named(self._path):
+            self._sink = pa.OSFile(str(self._temporary), "wb")
         self._writer = pa.ipc.new_file(self._sink, self._schema, options=self._options)
         return self
 
@@ -198,15 +201,17 @@ class ArrowWriter:
 
     def _flush(self) -> None:
         if self._rows:
-            self._writer.write_batch(pa.RecordBatch.from_pylist(self._rows, schema=self._schema))
+            with _named(self._path):
+                self._writer.write_batch(pa.RecordBatch.from_pylist(self._rows, schema=self._schema))
             self._rows = []
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         try:
             if kind is None:
                 self._flush()
-            self._writer.close()
-            self._sink.close()
+            with _named(self._path):
+                self._writer.close()
+                self._sink.close()
             if kind is None:
                 self._temporary.replace(self._path)
         finally:  # after the rename there is nothing of that name
@@ -231,6 +236,17 @@ def count_rows(path: Path) -> int:
     with pa.memory_map(str(path)) as source:
         reader = pa.ipc.open_file(source)
         return sum(reader.get_batch(i).num_rows for i in range(reader.num_record_batches))
+
+
+@contextmanager
+def _named(path: Path) -> Iterator[None]:
+    """Puts the path into errors of Arrow, which say what is wrong, but not where."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None and error.errno is not None:
+            raise OSError(error.errno, os.strerror(error.errno), str(path)) from error
+        raise
 
 
 def _chunks(rows: Iterable[dict[str, Any]], size: int) -> Iterator[list[dict[str, Any]]]:

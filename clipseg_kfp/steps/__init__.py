@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from clipseg_kfp.errors import exit_on_user_error
+from clipseg_kfp.errors import StorageError, exit_on_user_error
 from clipseg_kfp.progress import say
 
 
@@ -14,9 +15,17 @@ from clipseg_kfp.progress import say
 def running(step: str) -> Iterator[None]:
     """What a component wraps its step in.
 
-    Says how long it took; a user's mistake ends it without a traceback.
+    Says how long it took; a user's mistake, a full disk or a missing permission ends it without a traceback.
     """
     start = time.monotonic()
     with exit_on_user_error(step):
-        yield
+        try:
+            yield
+        except OSError as error:  # of a step's own files: stores report theirs as StorageError
+            if error.filename is None or error.strerror is None:
+                raise
+            raise StorageError(
+                f"{os.fsdecode(error.filename)}: {error.strerror}.",
+                "Check the permissions and the free space of the folder for intermediate files.",
+            ) from error
     say(step, f"took {time.monotonic() - start:.1f} s")

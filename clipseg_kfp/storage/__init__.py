@@ -1,6 +1,7 @@
 """Object stores and plain folders behind one small interface."""
 
 from clipseg_kfp.storage.base import (
+    ConditionUnsupportedError,
     Entry,
     Folder,
     ObjectTooLargeError,
@@ -9,4 +10,12 @@ from clipseg_kfp.storage.base import (
     split_object_uri,
 )
 
-__all__ = ["Entry", "Folder", "ObjectTooLargeError", "open_folder", "open_object", "split_object_uri"]
+__all__ = [
+    "ConditionUnsupportedError",
+    "Entry",
+    "Folder",
+    "ObjectTooLargeError",
+    "open_folder",
+    "open_object",
+    "split_object_uri",
+]

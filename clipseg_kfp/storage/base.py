@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import unquote
 
@@ -17,6 +17,10 @@ class ObjectTooLargeError(StorageError):
     """An object has more bytes than its reader accepts."""
 
 
+class ConditionUnsupportedError(StorageError):
+    """The store knows no way to write an object only where there is none."""
+
+
 @dataclass(frozen=True)
 class Entry:
     """One object of a listing.
@@ -25,11 +29,13 @@ class Entry:
         key: name relative to the folder that was listed.
         size: bytes.
         version: changes whenever the content does: an ETag for S3, a sha256 for files.
+        modified: when it was written, in seconds since 1970; 0 where the store does not tell.
     """
 
     key: str
     size: int
     version: str
+    modified: float = field(default=0.0, compare=False)
 
 
 class Folder(ABC):
@@ -47,6 +53,17 @@ class Folder(ABC):
 
         A missing bucket or folder is an error; a prefix without objects is not.
         """
+
+    def names(self, prefix: str = "") -> Iterator[Entry]:
+        """Streams what ``entries`` does, but without versions where these would cost reading every object.
+
+        Files that a killed write has left behind are among them.
+        """
+        return self.entries(prefix)
+
+    @abstractmethod
+    def folders(self) -> list[str]:
+        """Names of the folders right below this one, in order; what lies in them is not looked at."""
 
     @abstractmethod
     def stat(self, key: str) -> Entry | None:
@@ -78,6 +95,25 @@ class Folder(ABC):
     @abstractmethod
     def upload(self, key: str, path: Path, content_type: str = "application/octet-stream") -> None:
         """Copies a local file to an object, as a stream; readers see it whole or not at all."""
+
+    @abstractmethod
+    def create(self, key: str, data: bytes, content_type: str = "application/octet-stream") -> bool:
+        """Writes an object in one piece if there is none of that name; of several at once, one succeeds.
+
+        A store may accept the condition and ignore it: the object is replaced then. Creating an object that
+        is there, with the bytes that it has, shows it and changes nothing.
+
+        Returns:
+            Whether it was written. After a lost answer, the object may be this call's own and the result
+            false: compare the bytes.
+
+        Raises:
+            ConditionUnsupportedError: the store refuses conditions.
+        """
+
+    @abstractmethod
+    def delete(self, key: str) -> None:
+        """Removes an object; one that is gone already is no error."""
 
     @abstractmethod
     def child(self, key: str) -> Folder:

@@ -3,21 +3,104 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import hashlib
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from io import BytesIO
 from pathlib import Path
 from typing import BinaryIO
 
 from clipseg_kfp.errors import ObjectChangedError, ObjectUnreadableError, ParameterError, StorageError
-from clipseg_kfp.storage.base import Entry, Folder, ObjectTooLargeError
+from clipseg_kfp.naming import digest
+from clipseg_kfp.storage.base import ConditionUnsupportedError, Entry, Folder, ObjectTooLargeError
 
 _PART = ".part-"
 _NO_STORE = (errno.ENOTCONN, errno.ESTALE, errno.ETIMEDOUT, errno.EMFILE, errno.ENFILE)  # no file's own fault
+_NO_LOCKS = (errno.ENOTSUP, errno.ENOSYS, errno.ENOLCK, errno.EINVAL)
+_NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK)  # some mounted stores and FAT
+
+
+def _replace(temporary: Path, path: Path) -> bool:
+    temporary.replace(path)
+    return True
+
+
+def _link(temporary: Path, path: Path) -> bool:
+    try:
+        path.hardlink_to(temporary)  # fails where the name is taken, unlike a rename
+    except FileExistsError:
+        return False
+    except OSError as error:
+        if error.errno not in _NO_LINKS:
+            raise
+        raise ConditionUnsupportedError(f"{path}: this file system has no hard links.") from error
+    return True
+
+
+@contextmanager
+def _part_of(path: Path) -> Iterator[tuple[BinaryIO, Path]]:
+    """A temporary file in the same folder, to be renamed: no reader ever sees half a file.
+
+    Its name derives from the file's, so that the next write of that name clears away what a killed one left.
+    A lock, which ends with its process, tells the two from a write that is under way.
+    """
+    part = path.with_name(_PART + digest(path.name))
+    while True:
+        try:
+            stream = os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb")
+        except FileExistsError:
+            with suppress(FileNotFoundError), part.open("rb") as left:
+                if not _locked(left):
+                    break
+                _remove(left, part)
+            continue
+        if not _locked(stream):
+            _remove(stream, part)
+            stream.close()
+            break
+        if _is(stream, part):  # and not taken for a remainder before it was locked
+            with stream:
+                try:
+                    yield stream, part
+                finally:
+                    _remove(stream, part)  # unless it was renamed
+            return
+        stream.close()
+    # A file system without locks: what a killed write leaves stays.
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=_PART)
+    with os.fdopen(handle, "wb") as stream:
+        try:
+            yield stream, Path(name)
+        finally:
+            Path(name).unlink(missing_ok=True)
+
+
+def _locked(stream: BinaryIO) -> bool:
+    """Waits for an exclusive lock; ``False`` where the file system has none."""
+    try:
+        fcntl.flock(stream, fcntl.LOCK_EX)
+    except OSError as error:
+        if error.errno not in _NO_LOCKS:
+            raise
+        return False
+    return True
+
+
+def _is(stream: BinaryIO, path: Path) -> bool:
+    """Whether a path still names an open file."""
+    try:
+        return os.path.samestat(os.fstat(stream.fileno()), path.stat())
+    except FileNotFoundError:
+        return False
+
+
+def _remove(stream: BinaryIO, path: Path) -> None:
+    if _is(stream, path):
+        path.unlink(missing_ok=True)
 
 
 class FileFolder(Folder):
@@ -41,6 +124,17 @@ class FileFolder(Folder):
 
         Linked files count, linked folders do not: a link may point back up and never end.
         """
+        for path in self._walk(prefix):
+            if not path.name.startswith(_PART) and (found := self._found(path)) is not None:
+                yield found
+
+    def names(self, prefix: str = "") -> Iterator[Entry]:
+        """Streams the files without reading them; see ``Folder.names``."""
+        for path in self._walk(prefix):
+            if (found := self._found(path, read=False)) is not None:
+                yield found
+
+    def _walk(self, prefix: str) -> Iterator[Path]:
         above, _, beginning = prefix.rpartition("/")
         start = self._path(above)
         with _reported(start):
@@ -53,31 +147,34 @@ class FileFolder(Folder):
         for folder, folders, names in os.walk(start, onerror=_unreadable):
             expected = beginning if Path(folder) == start else ""
             folders[:] = sorted(name for name in folders if name.startswith(expected))
-            for name in sorted(names):
-                if not name.startswith(expected) or name.startswith(_PART):  # the latter is being written
-                    continue
-                try:
-                    found = self._entry(Path(folder, name))
-                except ObjectChangedError:  # removed since the folder was listed
-                    continue
-                if found is not None:
-                    yield found
+            yield from (Path(folder, name) for name in sorted(names) if name.startswith(expected))
 
-    def _entry(self, path: Path) -> Entry | None:
+    def _found(self, path: Path, read: bool = True) -> Entry | None:
+        try:
+            return self._entry(path, read)
+        except ObjectChangedError:  # removed since the folder was listed
+            return None
+
+    def _entry(self, path: Path, read: bool = True) -> Entry | None:
         with _reported(path):
             if not path.is_file():  # sockets, pipes and broken links have no content
                 return None
+            name = path.relative_to(self.root).as_posix()
+            if not read:
+                facts = path.stat()
+                return Entry(name, facts.st_size, "", facts.st_mtime)
             with path.open("rb") as stream:
                 version = hashlib.file_digest(stream, "sha256").hexdigest()[:32]
-                size = stream.tell()
-        return Entry(path.relative_to(self.root).as_posix(), size, version)
+                return Entry(name, stream.tell(), version, os.fstat(stream.fileno()).st_mtime)
+
+    def folders(self) -> list[str]:
+        """Names of the folders right below this one."""
+        with _reported(self.root):
+            return sorted(path.name for path in self.root.iterdir() if path.is_dir())
 
     def stat(self, key: str) -> Entry | None:
         """Describes one file; ``None`` where there is none."""
-        try:
-            return self._entry(self._path(key))
-        except ObjectChangedError:
-            return None
+        return self._found(self._path(key))
 
     def read(self, key: str, version: str | None = None, limit: int | None = None) -> bytes:
         """Reads a file whole; see ``Folder.read``."""
@@ -109,20 +206,25 @@ class FileFolder(Folder):
         with content:
             self._put(key, content)
 
-    def _put(self, key: str, content: BinaryIO) -> None:
+    def create(self, key: str, data: bytes, content_type: str = "") -> bool:
+        """Writes a file in one piece if there is none of that name; see ``Folder.create``."""
+        return self._put(key, BytesIO(data), _link)
+
+    def _put(self, key: str, content: BinaryIO, place: Callable[[Path, Path], bool] = _replace) -> bool:
         path = self._path(key)
         with _reported(path):
             path.parent.mkdir(parents=True, exist_ok=True)
-            # A temporary name in the same folder, then a rename: no reader ever sees half a file.
-            handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=_PART)
-            try:
-                with os.fdopen(handle, "wb") as stream:
-                    shutil.copyfileobj(content, stream)
-                Path(temporary).chmod(0o644)
-                Path(temporary).replace(path)
-            except BaseException:
-                Path(temporary).unlink()
-                raise
+            with _part_of(path) as (stream, part):
+                shutil.copyfileobj(content, stream)
+                stream.flush()
+                part.chmod(0o644)
+                return place(part, path)
+
+    def delete(self, key: str) -> None:
+        """Removes a file; the folders above it stay."""
+        path = self._path(key)
+        with _reported(path):
+            path.unlink(missing_ok=True)
 
     def child(self, key: str) -> FileFolder:
         """A folder below this one."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
 from io import BytesIO
 from pathlib import Path
 from typing import TypeVar
@@ -15,6 +17,7 @@ from minio.error import S3Error
 from clipseg_kfp.errors import ObjectChangedError, StorageError
 from clipseg_kfp.storage.base import Entry, Folder, ObjectTooLargeError
 from clipseg_kfp.storage.checking import acknowledged, etag_of
+from clipseg_kfp.storage.conditional import put_if_absent
 from clipseg_kfp.storage.connecting import Client, connect
 from clipseg_kfp.storage.retrying import TransportError
 
@@ -53,14 +56,16 @@ class S3Folder(Folder):
             listing = self.client.list_objects(self.bucket, start or None, recursive=True, start_after=last)
             for item in listing:
                 if item.object_name and not item.is_dir and not item.object_name.endswith("/"):
-                    found.append(Entry(item.object_name, item.size or 0, (item.etag or "").strip('"')))
+                    version, written = (item.etag or "").strip('"'), item.last_modified
+                    modified = written.timestamp() if written else 0.0
+                    found.append(Entry(item.object_name, item.size or 0, version, modified))
                 if len(found) == PAGE:
                     break
             return found
 
         while batch := self._attempts(page, prefix):
             for entry in batch:
-                yield Entry(entry.key.removeprefix(self.prefix), entry.size, entry.version)
+                yield replace(entry, key=entry.key.removeprefix(self.prefix))
             if len(batch) < PAGE:
                 return
             last = batch[-1].key
@@ -78,7 +83,8 @@ class S3Folder(Folder):
                 if error.code == "AccessDenied" and self._is_missing(key):
                     return None
                 raise
-            return Entry(key, found.size or 0, acknowledged(found.etag).strip('"'))
+            written = found.last_modified.timestamp() if found.last_modified else 0.0
+            return Entry(key, found.size or 0, acknowledged(found.etag).strip('"'), written)
 
         return self._attempts(call, key)
 
@@ -175,6 +181,24 @@ class S3Folder(Folder):
 
         with _disk_errors(path, f"while it was copied to {self.locate(key)}"):
             self._attempts(call, key)
+
+    def folders(self) -> list[str]:
+        """Names below this prefix up to the next slash: a request for each thousand of them."""
+
+        def call() -> list[str]:
+            listing = self.client.list_objects(self.bucket, self.prefix or None)
+            return [(item.object_name or "")[len(self.prefix) : -1] for item in listing if item.is_dir]
+
+        return sorted(filter(None, self._attempts(call, "")))
+
+    def create(self, key: str, data: bytes, content_type: str = "application/octet-stream") -> bool:
+        """Writes an object if there is none of that name; see ``Folder.create``."""
+        put = partial(put_if_absent, self.client, self.bucket, self.prefix + key, data, content_type)
+        return self._attempts(put, key)
+
+    def delete(self, key: str) -> None:
+        """Removes an object."""
+        self._attempts(lambda: self.client.remove_object(self.bucket, self.prefix + key), key)
 
     def child(self, key: str) -> S3Folder:
         """A longer prefix of the same bucket."""

@@ -1,0 +1,212 @@
+"""The chain of steps in processes of their own, which may be killed at any boundary of a write."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+from collections.abc import Callable, Iterator
+from contextlib import redirect_stdout
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch.nn.functional  # noqa: F401 - the library imports these late; a fork shall find them there
+from boundaries import Boundaries
+from places import Place
+from transformers import CLIPSegForImageSegmentation, CLIPTokenizer  # noqa: F401
+
+import clipseg_kfp.engine.torch_backend  # noqa: F401
+from clipseg_kfp.engine import Engine
+from clipseg_kfp.steps import (
+    encode_prompts,
+    evaluate_masks,
+    fetch_dataset,
+    fetch_model,
+    postprocess_masks,
+    preprocess_images,
+    publish_results,
+    running,
+    segment_images,
+)
+
+PROMPTS = ["a circle", "red things"]
+FORMATS = ("yolo", "labelstudio", "csv")
+EPOCH = "1700000000"  # of every run, so that two of them can be the same byte by byte
+
+
+@dataclass(frozen=True)
+class Task:
+    """What one process does.
+
+    Attributes:
+        work: folder of what steps hand on; beside it lies a list of the steps that are done.
+        model: checkpoint.
+        source: URI of the images.
+        output: where results go.
+        run_id: of the run.
+        kill_at: boundary to be killed at.
+        steps: how many to do, at most; 0 for all that are left.
+    """
+
+    work: Path
+    model: Path
+    source: str
+    output: Place
+    run_id: str
+    kill_at: str = ""
+    steps: int = 0
+
+    @property
+    def record(self) -> Path:
+        """The list of the steps that are done, in order."""
+        return self.work.with_suffix(".done")
+
+    def done(self) -> list[str]:
+        """The steps that are done."""
+        return self.record.read_text().split() if self.record.exists() else []
+
+
+@dataclass(frozen=True)
+class End:
+    """How a process ended.
+
+    Attributes:
+        status: 0; 1 with an error of the suite; -9 where it was killed.
+        error: what it wrote to standard error, where it failed.
+        boundaries: that were met, in order.
+        views: that went through the model.
+    """
+
+    status: int
+    error: str
+    boundaries: list[str]
+    views: int
+
+
+def run(task: Task) -> End:
+    """Runs a task in a fork of this process, which must have no threads of its own."""
+    notes = task.work.with_suffix(".notes")
+    notes.unlink(missing_ok=True)
+    process = multiprocessing.get_context("fork").Process(target=_main, args=(task, notes))
+    process.start()
+    process.join()
+    assert process.exitcode is not None
+    said = [json.loads(line) for line in notes.read_text("utf-8").splitlines()]
+    return End(
+        process.exitcode,
+        task.work.with_suffix(".err").read_text("utf-8") if process.exitcode else "",
+        [value for name, value in said if name == "boundary"],
+        sum(value for name, value in said if name == "views"),
+    )
+
+
+def _main(task: Task, notes: Path) -> None:
+    os.setsid()  # a group of its own: killed with all the processes that it starts, as a pod is
+    os.environ.update(task.output.environment, SOURCE_DATE_EPOCH=EPOCH)
+    stream = notes.open("a", encoding="utf-8")
+
+    def note(name: str, value: Any) -> None:
+        stream.write(json.dumps([name, value]) + "\n")
+        stream.flush()
+
+    begin = Engine.begin
+
+    def counted(engine: Engine, pixels: Any, embeddings: Any) -> Any:
+        note("views", len(pixels))
+        return begin(engine, pixels, embeddings)
+
+    Engine.begin = counted
+    roots = {"work": task.work, **task.output.roots}
+    Boundaries(roots, task.output.remote, task.kill_at, lambda name: note("boundary", name)).start()
+    with task.work.with_suffix(".err").open("w") as errors:
+        os.dup2(errors.fileno(), 2)
+    with Path(os.devnull).open("w") as nothing, redirect_stdout(nothing):
+        _run_steps(task)
+
+
+def _run_steps(task: Task) -> None:
+    """Does what is not done yet, in the pipeline's order; a step that was cut short finds its leftovers."""
+    before, finished = set(task.done()), 0
+    for name, step in _steps(task):
+        if name in before:
+            continue
+        with running(name):  # as the component does
+            step()
+        with task.record.open("a") as stream:
+            stream.write(f"{name}\n")
+        finished += 1
+        if finished == task.steps:
+            return
+
+
+def _steps(task: Task) -> Iterator[tuple[str, Callable[[], Any]]]:
+    def folder(name: str) -> Path:
+        path = task.work / name
+        path.mkdir(parents=True, exist_ok=True)
+        return path
+
+    model, prompts, dataset = folder("model"), folder("prompts"), folder("dataset")
+    yield "fetch_model", lambda: fetch_model.run(model_uri=str(task.model), target=model)
+    yield "encode_prompts", lambda: encode_prompts.run(model=model, target=prompts, prompts=PROMPTS)
+    results = {"output_uri": task.output.uri, "config": encode_prompts.read_configuration(prompts)}
+    yield (
+        "fetch_dataset",
+        lambda: fetch_dataset.run(
+            source_uri=task.source,
+            prompts=prompts,
+            target=dataset,
+            shard_size=2,
+            run_id=task.run_id,
+            **results,
+        ),
+    )
+    masks: list[Path] = []
+    for shard in fetch_dataset.read_summary(dataset).shards:
+        views, maps, found = (folder(f"{shard}/{name}") for name in ("views", "maps", "masks"))
+        masks.append(found)
+        for name, step in _shard_steps(shard, dataset, prompts, model, (views, maps, found), results):
+            yield f"{name}-{shard}", step
+    evaluation, target = folder("evaluation"), folder("results")
+    yield "evaluate_masks", lambda: evaluate_masks.run(shards=masks, target=evaluation)
+    yield (
+        "publish_results",
+        lambda: publish_results.run(
+            shards=masks,
+            dataset=dataset,
+            prompts=prompts,
+            evaluation=evaluation,
+            target=target,
+            run_id=task.run_id,
+            model_uri="file:///tiny",
+            formats=FORMATS,
+            **results,
+        ),
+    )
+
+
+def _shard_steps(
+    shard: str,
+    dataset: Path,
+    prompts: Path,
+    model: Path,
+    targets: tuple[Path, Path, Path],
+    results: dict[str, str],
+) -> Iterator[tuple[str, Callable[[], Any]]]:
+    views, maps, found = targets
+    yield (
+        "preprocess_images",
+        lambda: preprocess_images.run(dataset=dataset, shard=shard, prompts=prompts, target=views),
+    )
+    yield (
+        "segment_images",
+        lambda: segment_images.run(
+            views=views, prompts=prompts, model=model, target=maps, backend="torch", device="cpu"
+        ),
+    )
+    yield (
+        "postprocess_masks",
+        lambda: postprocess_masks.run(
+            views=views, probabilities=maps, prompts=prompts, target=found, probability_bits=8, **results
+        ),
+    )
