@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from clipseg_kfp import records, results
+from clipseg_kfp import records
 from clipseg_kfp.errors import StorageError
 from clipseg_kfp.results import Counts, Results, configuration_digest
 from clipseg_kfp.storage import open_folder
@@ -185,7 +185,7 @@ def test_a_configuration_changes_with_each_of_its_ingredients(monkeypatch: pytes
         {"settings": {}},
     ]
     digests = [configuration_digest(**{**base, **change}) for change in [{}, *changes]]
-    monkeypatch.setattr(results, "ALGORITHM", results.ALGORITHM + 1)
+    monkeypatch.setattr(layout, "ALGORITHM", layout.ALGORITHM + 1)
     digests.append(configuration_digest(**base))
     assert len(set(digests)) == len(digests)
     assert all(len(value) == 16 and set(value) <= set("0123456789abcdef") for value in digests)
