@@ -139,7 +139,7 @@ class Ledger:
     def states(self, images: Iterable[tuple[str, str]]) -> list[int]:
         """Tells ``NEW``, ``DONE`` or ``QUARANTINED`` of each (key, version)."""
         ids = ids_of(image_id(*image) for image in images)
-        done, set_aside = _among(ids, self.done), _among(ids, self.quarantined)
+        done, set_aside = among(ids, self.done), among(ids, self.quarantined)
         states: list[int] = np.where(done, DONE, np.where(set_aside, QUARANTINED, NEW)).tolist()
         return states
 
@@ -155,7 +155,7 @@ class Ledger:
         """
         same = np.array([run.source == source_uri.rstrip("/") for run in self.runs], np.bool_)
         mine = np.flatnonzero(self._rows.done & same[self._rows.run]) if len(self.runs) else np.empty(0, int)
-        missing = mine[~_among(self._rows.name[mine], np.sort(listed))]
+        missing = mine[~among(self._rows.name[mine], np.sort(listed))]
         order = np.argsort([f"{run.created} {run.run}" for run in self.runs]).argsort()  # each run's rank
         ranks = order[self._rows.run[missing]] if len(missing) else np.empty(0, int)
         missing = missing[np.argsort(ranks, kind="stable")[::-1]]  # the latest first
@@ -211,7 +211,7 @@ def _bytes(ids: Ids) -> set[bytes]:
     return {data[i : i + 16] for i in range(0, len(data), 16)}
 
 
-def _among(ids: Ids, known: Ids) -> NDArray[np.bool_]:
+def among(ids: Ids, known: Ids) -> NDArray[np.bool_]:
     """Whether each one is in a sorted array."""
     if not len(known):
         return np.zeros(len(ids), np.bool_)

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
 import io
-import json
 import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -30,6 +28,7 @@ from clipseg_kfp.prompts import Row, read_rows
 from clipseg_kfp.resources import cpu_limit
 from clipseg_kfp.results import Results
 from clipseg_kfp.results.layout import content_key
+from clipseg_kfp.results.parts import PartName
 from clipseg_kfp.steps.encode_prompts import TABLE, read_facts_of
 from clipseg_kfp.steps.preprocess_images import IMAGES, PREVIEWS, VIEWS
 from clipseg_kfp.steps.segment_images import ENGINE, PROBABILITIES
@@ -171,30 +170,6 @@ def _workers(rows: list[dict[str, Any]], map_bytes: int) -> int:
     """
     largest = max((row["width"] * row["height"] for row in rows), default=0)
     return max(1, min(max(4, 2 * cpu_limit()), BYTES_AT_ONCE // max(16 * largest + 2 * map_bytes, 1)))
-
-
-class PartName:
-    """Names a shard's part after the rows it holds, taken one by one and in order.
-
-    Attributes:
-        rows: how many there were.
-    """
-
-    COLUMNS = ("key", "version", "prompt", "mask_sha256")
-
-    def __init__(self) -> None:
-        self._total = hashlib.sha256()
-        self.rows = 0
-
-    def add(self, row: dict[str, Any]) -> None:
-        """Takes the next row of ``records.MASKS``; of its columns only ``COLUMNS`` matter."""
-        self._total.update(json.dumps([row[name] for name in self.COLUMNS]).encode() + b"\n")
-        self.rows += 1
-
-    @property
-    def key(self) -> str:
-        """The part's key below the configuration's folder."""
-        return f"parts/{self._total.hexdigest()[:16]}.parquet"
 
 
 def _view_counts(path: Path, images: int) -> NDArray[np.intp]:

@@ -20,10 +20,11 @@ from clipseg_kfp.results.accounting import Quarantine, reconcile
 from clipseg_kfp.results.commit import facts_of, same_data
 from clipseg_kfp.results.layout import DELETED
 from clipseg_kfp.results.ledger import Ledger
+from clipseg_kfp.results.parts import PartName
 from clipseg_kfp.steps.encode_prompts import prompt_rows, read_facts_of
 from clipseg_kfp.steps.evaluate_masks import metrics_of
 from clipseg_kfp.steps.fetch_dataset import Dataset, read_summary
-from clipseg_kfp.steps.postprocess_masks import GALLERY, MASKS, PartName
+from clipseg_kfp.steps.postprocess_masks import GALLERY, MASKS
 from clipseg_kfp.steps.preprocess_images import IMAGES
 from clipseg_kfp.steps.segment_images import ENGINE
 from clipseg_kfp.storage import open_folder
