@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
+
 from clipseg_kfp import records
 from clipseg_kfp.results.commit import Results, file_key
 from clipseg_kfp.results.layout import IMAGES, MANIFEST, MASKS, run_key
@@ -44,6 +46,7 @@ def objects_of(results: Results, manifest: dict[str, Any]) -> Iterator[Named]:
 
     Raises:
         StorageError: a table is missing or cannot be read.
+        KeyError: a table has other columns.
         pyarrow.ArrowException: a table is damaged.
     """
     for table, columns in _OBJECTS.items():
@@ -52,6 +55,8 @@ def objects_of(results: Results, manifest: dict[str, Any]) -> Iterator[Named]:
             continue
         wanted = [column + end for column in columns for end in ("", "_sha256", "_bytes")]
         with local_copy(results, key) as path:
+            if missing := set(wanted) - set(pq.read_schema(path).names):  # readers would pass over them
+                raise KeyError(f"{table} has no column {min(missing)}")
             for row in records.read_parquet(path, columns=wanted):
                 for column in columns:
                     if row[column]:

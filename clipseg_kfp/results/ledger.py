@@ -175,12 +175,16 @@ class Ledger:
         Snapshots that it makes needless go, but for the largest: somebody may be reading that. Where this
         identity may not delete, they stay.
         """
-        rows = self._rows[np.argsort(self._rows.image, kind="stable")]
+        places = sorted(range(len(self.runs)), key=lambda i: self.runs[i].manifest)  # equal in, equal out
+        runs = [self.runs[i] for i in places]
+        rank = np.argsort(places).astype(np.int32) if runs else np.empty(0, np.int32)
+        rows = _Rows(self._rows.image, self._rows.name, rank[self._rows.run], self._rows.done)
+        rows = rows[np.lexsort((rows.run, rows.image))]
         columns = [
             pa.FixedSizeBinaryArray.from_buffers(pa.binary(16), len(ids), [None, pa.py_buffer(ids.tobytes())])
             for ids in (rows.image, rows.name)
         ]
-        metadata = {_METADATA: json.dumps({"runs": [vars(run) for run in self.runs]}).encode()}
+        metadata = {_METADATA: json.dumps({"runs": [vars(run) for run in runs]}).encode()}
         table = pa.table([*columns, rows.run, rows.done], schema=records.LEDGER.with_metadata(metadata))
         folder = self._results.folder
         before = sorted(folder.names(LEDGER), key=lambda entry: entry.size, reverse=True)
