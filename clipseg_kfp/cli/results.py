@@ -81,7 +81,7 @@ def verify(
         )
     folder, sound, told = open_folder(output, endpoint), True, []
     for manifest in chosen:
-        found = verify_run(Results(folder, manifest["config"]), manifest)
+        found = verify_run(Results(folder, manifest["config"]), manifest, quiet=json_)
         sound = sound and found.sound
         names = {"config": manifest["config"], "run": manifest["run"]}
         told.append({**names, "sound": found.sound, **asdict(found)})

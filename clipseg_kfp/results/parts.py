@@ -2,30 +2,19 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-from typing import Any
+from pathlib import Path
+
+import pyarrow.parquet as pq
+
+from clipseg_kfp.results.commit import facts_of
 
 
-class PartName:
-    """Names a shard's part after the rows it holds, taken one by one and in order.
+def part_key(table: Path) -> str:
+    """The key of a shard's part: the digest of its bytes; empty where the shard has no masks.
 
-    Attributes:
-        rows: how many there were.
+    Args:
+        table: rows of ``records.MASKS``.
     """
-
-    COLUMNS = ("key", "version", "prompt", "mask_sha256")
-
-    def __init__(self) -> None:
-        self._total = hashlib.sha256()
-        self.rows = 0
-
-    def add(self, row: dict[str, Any]) -> None:
-        """Takes the next row of ``records.MASKS``; of its columns only ``COLUMNS`` matter."""
-        self._total.update(json.dumps([row[name] for name in self.COLUMNS]).encode() + b"\n")
-        self.rows += 1
-
-    @property
-    def key(self) -> str:
-        """The part's key below the configuration's folder."""
-        return f"parts/{self._total.hexdigest()[:16]}.parquet"
+    if not pq.read_metadata(table).num_rows:
+        return ""
+    return f"parts/{facts_of(table)['sha256'][:32]}.parquet"

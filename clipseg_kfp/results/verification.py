@@ -10,7 +10,6 @@ from typing import Any
 
 import pyarrow as pa
 
-from clipseg_kfp import records
 from clipseg_kfp.concurrency import ordered_map
 from clipseg_kfp.errors import ObjectChangedError, StorageError
 from clipseg_kfp.naming import digest
@@ -18,10 +17,10 @@ from clipseg_kfp.progress import track
 from clipseg_kfp.results.commit import READERS, Results
 from clipseg_kfp.results.inventory import Named, files_of, local_copy, objects_of
 from clipseg_kfp.results.layout import run_key
-from clipseg_kfp.results.parts import PartName
+from clipseg_kfp.results.parts import part_key
 
 STEP = "verify"
-MISSING, CHANGED, UNREADABLE, EXTRA = "missing", "changed", "unreadable", "extra"
+MISSING, CHANGED, EXTRA = "missing", "changed", "extra"
 
 
 @dataclass(frozen=True)
@@ -30,8 +29,8 @@ class Finding:
 
     Attributes:
         uri: where it lies.
-        problem: ``missing``, ``changed``, ``unreadable``; or ``extra``, which harms nobody: no reader of
-            manifests ever sees it.
+        problem: ``missing`` or ``changed``; or ``extra``, which harms nobody: no reader of manifests ever
+            sees it.
         run: the run that names it.
     """
 
@@ -60,10 +59,15 @@ class Verified:
         return all(finding.problem == EXTRA for finding in self.findings)
 
 
-def verify_run(results: Results, manifest: dict[str, Any]) -> Verified:
+def verify_run(results: Results, manifest: dict[str, Any], *, quiet: bool = False) -> Verified:
     """Reads a run's files, parts, and every object that its tables name.
 
     Memory holds one object a thread; tables are read from a local copy as a stream.
+
+    Args:
+        results: of the run's configuration.
+        manifest: the run's.
+        quiet: show no progress.
 
     Raises:
         StorageError: the store as a whole cannot be read.
@@ -88,7 +92,8 @@ def verify_run(results: Results, manifest: dict[str, Any]) -> Verified:
         # Only sound tables are followed: what a damaged one names means nothing.
         try:
             checked = ordered_map(check, _once(objects_of(results, manifest)), READERS)
-            for named, problem, found in track(STEP, checked, _expected(manifest), unit="objects"):
+            shown = checked if quiet else track(STEP, checked, _expected(manifest), unit="objects")
+            for named, problem, found in shown:
                 objects, size = objects + 1, size + found
                 if problem:
                     note(named.key, problem)
@@ -152,17 +157,11 @@ def _json_problem(data: bytes) -> str:
 
 
 def _part_problem(results: Results, part: str) -> str:
-    """A part's name is the digest of what its rows say."""
-    name = PartName()
+    """A part's name is the digest of its bytes."""
     try:
         with local_copy(results, part) as path:
-            for row in records.read_parquet(path, columns=list(name.COLUMNS)):
-                name.add(row)
+            return "" if part_key(path) == part else CHANGED
     except ObjectChangedError:
         return MISSING
     except pa.ArrowException:
-        return UNREADABLE
-    return "" if name.key == part else CHANGED
-
-
-
+        return CHANGED

@@ -28,7 +28,7 @@ from clipseg_kfp.prompts import Row, read_rows
 from clipseg_kfp.resources import cpu_limit
 from clipseg_kfp.results import Results
 from clipseg_kfp.results.layout import content_key
-from clipseg_kfp.results.parts import PartName
+from clipseg_kfp.results.parts import part_key
 from clipseg_kfp.steps.encode_prompts import TABLE, read_facts_of
 from clipseg_kfp.steps.preprocess_images import IMAGES, PREVIEWS, VIEWS
 from clipseg_kfp.steps.segment_images import ENGINE, PROBABILITIES
@@ -137,7 +137,6 @@ def run(
         workers=_workers(rows, map_bytes),
         ahead=2 if counts.max(initial=0) == 1 else 0,
     )
-    part = PartName()
 
     def mask_rows() -> Iterator[dict[str, Any]]:
         pictures = 0
@@ -146,16 +145,14 @@ def run(
                 names = {name: item.row[name] for name in ("key", "version")}
                 gallery.append({**names, "preview": item.preview, "overlay": item.overlay})
                 pictures += 1
-            for row in item.masks:
-                part.add(row)
-                yield row
+            yield from item.masks
 
     with records.ArrowWriter(target / GALLERY, records.GALLERY) as gallery:
         count = records.write_parquet(target / MASKS, records.MASKS, mask_rows())
     records.write_parquet(target / IMAGES, records.IMAGES, rows)
     shutil.copyfile(probabilities / ENGINE, target / ENGINE)  # for the manifest
-    if count:
-        results.upload(part.key, target / MASKS)
+    if part := part_key(target / MASKS):
+        results.upload(part, target / MASKS)
     say(STEP, f"{count:,} masks of {done:,} images")
     return count
 

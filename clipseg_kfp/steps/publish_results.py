@@ -20,7 +20,7 @@ from clipseg_kfp.results.accounting import Quarantine, reconcile
 from clipseg_kfp.results.commit import facts_of, same_data
 from clipseg_kfp.results.layout import DELETED
 from clipseg_kfp.results.ledger import Ledger
-from clipseg_kfp.results.parts import PartName
+from clipseg_kfp.results.parts import part_key
 from clipseg_kfp.steps.encode_prompts import prompt_rows, read_facts_of
 from clipseg_kfp.steps.evaluate_masks import metrics_of
 from clipseg_kfp.steps.fetch_dataset import Dataset, read_summary
@@ -96,7 +96,7 @@ def run(
     output = open_folder(output_uri, endpoint)
     results = Results(output, config)
     listing = read_summary(dataset)
-    parts = _parts(shards)
+    parts = [part for shard in shards if (part := part_key(shard / MASKS))]
     committed = results.manifest(run_id)
     if committed and not same_data(committed, {"dataset_digest": listing.digest, "parts": parts}):
         raise results.name_taken(run_id)
@@ -239,17 +239,6 @@ def _export(
 def _rows(shards: Sequence[Path], name: str) -> Iterator[dict[str, Any]]:
     for shard in shards:
         yield from records.read_parquet(shard / name)
-
-
-def _parts(shards: Sequence[Path]) -> list[str]:
-    keys = []
-    for shard in shards:
-        part = PartName()
-        for row in records.read_parquet(shard / MASKS, columns=list(part.COLUMNS)):
-            part.add(row)
-        if part.rows:
-            keys.append(part.key)
-    return keys
 
 
 def _inference(shards: Sequence[Path]) -> list[dict[str, Any]]:

@@ -11,7 +11,7 @@ from clipseg_kfp import records
 from clipseg_kfp.naming import digest, image_folder
 from clipseg_kfp.results import IMAGES, MASKS, Attempt, Counts, Results
 from clipseg_kfp.results.layout import content_key
-from clipseg_kfp.results.parts import PartName
+from clipseg_kfp.results.parts import part_key
 
 Image = tuple[str, str, str]  # key, version, status
 
@@ -36,7 +36,7 @@ def write_run(
     """Writes a run's objects, part, tables and, last, its manifest; ``objects=False`` writes tables only."""
     results.describe({"configuration": results.config})
     done = [image for image in images if image[2] == "done"]
-    rows, masks, part = [], [], PartName()
+    rows, masks = [], []
     for key, version, status in images:
         empty = dict.fromkeys(records.RUN_IMAGES.names)
         row = {**empty, "source": f"{source}/{key}", "key": key, "version": version, "status": status}
@@ -47,20 +47,20 @@ def write_run(
             mask = _object(results, "mask", f"masks/{place}/cat", b"mask of " + pixels, objects)
             masks.append({**dict.fromkeys(records.MASKS.names), "key": key, "version": version,
                           "prompt": "cat", "probability": "", **mask})  # fmt: skip
-            part.add(masks[-1])
         rows.append(row)
     with tempfile.TemporaryDirectory() as folder:
         tables = {IMAGES: (records.RUN_IMAGES, rows), MASKS: (records.MASKS, masks)}
         for name, (schema, content) in tables.items():
             records.write_parquet(Path(folder, name), schema, content)
-        if masks and objects:
-            results.upload(part.key, Path(folder, MASKS))
-        attempt = results.begin(run, [part.key, images])
+        part = part_key(Path(folder, MASKS)) if objects else ""
+        if part:
+            results.upload(part, Path(folder, MASKS))
+        attempt = results.begin(run, [part, images])
         for name in tables:
             attempt.add(name, Path(folder, name))
     if commit:
         counts = Counts(len(images) + skipped, len(done), skipped, len(images) - len(done), len(masks))
-        parts = [part.key] if masks and objects else []
+        parts = [part] if part else []
         body = {"source_uri": source, "dataset_digest": digest(images), "parts": parts, "prompts": []}
         attempt.commit(counts, body)
         results.point_to(run)
