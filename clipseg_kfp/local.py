@@ -146,6 +146,7 @@ def _check(parameters: dict[str, Any]) -> None:
     from clipseg_kfp.engine.int8 import check_min_iou
     from clipseg_kfp.model import check_uri
     from clipseg_kfp.prompts import check_threshold
+    from clipseg_kfp.results.accounting import most_quarantined
     from clipseg_kfp.settings import Settings
     from clipseg_kfp.sources import check_source
     from clipseg_kfp.steps.encode_prompts import wanted_prompts
@@ -156,6 +157,7 @@ def _check(parameters: dict[str, Any]) -> None:
     for name, least in (("limit", 0), ("shard_size", 1)):
         if parameters.get(name, least) < least:
             raise ParameterError(f"{name} is {parameters[name]}.", f"Give {least} or more.")
+    most_quarantined(parameters.get("max_quarantined", ""), 0)
     for name in ("max_megapixels", "max_megabytes"):
         if not 0 < parameters.get(name, 1.0) < math.inf:
             raise ParameterError(f"{name} is {parameters[name]}.", "Give a positive number.")

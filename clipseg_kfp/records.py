@@ -38,7 +38,11 @@ IMAGES = pa.schema(
         ("width", pa.int32()),  # of the upright image
         ("height", pa.int32()),
         ("label_map", pa.string()),  # key below the configuration's folder
+        ("label_map_sha256", pa.string()),  # null where there is none
+        ("label_map_bytes", pa.int64()),
         ("overlay", pa.string()),
+        ("overlay_sha256", pa.string()),
+        ("overlay_bytes", pa.int64()),
     ]
 )
 
@@ -104,7 +108,10 @@ MASKS = pa.schema(
         ("max_probability", pa.float64()),
         ("mask", pa.string()),  # key below the configuration's folder
         ("mask_sha256", pa.string()),
+        ("mask_bytes", pa.int64()),
         ("probability", pa.string()),  # key of the probability map, where they were asked for
+        ("probability_sha256", pa.string()),  # null where there is none
+        ("probability_bytes", pa.int64()),
     ]
 )
 
@@ -130,6 +137,29 @@ EVALUATION = pa.schema(
         ("iou", pa.float64()),
         ("precision", pa.float64()),
         ("recall", pa.float64()),
+    ]
+)
+
+#: results: every image of a run, done and quarantined; what later runs skip.
+RUN_IMAGES = pa.schema(
+    [IMAGES.field(name) for name in IMAGES.names if name not in ("uri", "ground_truth", "detail")]
+)
+
+#: fetch_dataset and the results: images that were done earlier and are no longer listed.
+DELETED = pa.schema(
+    [
+        *(SOURCES.field(name) for name in ("source", "key", "version")),
+        ("run", pa.string()),  # the latest that did it
+    ]
+)
+
+#: results: what many runs did, sorted by image; the runs are named in the table's metadata.
+LEDGER = pa.schema(
+    [
+        ("image", pa.binary(16)),  # digest of key and version
+        ("name", pa.binary(16)),  # digest of the key
+        ("run", pa.int32()),  # row in the list of runs
+        ("done", pa.bool_()),  # or quarantined
     ]
 )
 

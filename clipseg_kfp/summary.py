@@ -13,6 +13,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from clipseg_kfp.naming import printable
+from clipseg_kfp.results import QUARANTINE
+from clipseg_kfp.results.commit import file_name
 from clipseg_kfp.storage import Folder, open_folder
 
 
@@ -36,7 +38,7 @@ class RunSummary:
 
     def read(self, name: str) -> bytes:
         """Reads one of the run's files."""
-        return self.folder.read(name)
+        return self.folder.read(file_name(self.manifest, name))
 
 
 def read_run(manifest_uri: str, endpoint: str = "") -> RunSummary:
@@ -47,12 +49,14 @@ def read_run(manifest_uri: str, endpoint: str = "") -> RunSummary:
     """
     base, _, name = manifest_uri.rpartition("/")
     folder = open_folder(base, endpoint)
+    manifest = json.loads(folder.read(name))
+    quarantine = folder.read(file_name(manifest, QUARANTINE))
     return RunSummary(
         uri=manifest_uri,
         folder=folder,
-        manifest=json.loads(folder.read(name)),
-        metrics=json.loads(folder.read("metrics.json")),
-        quarantine=pq.read_table(io.BytesIO(folder.read("quarantine.parquet"))).to_pylist(),
+        manifest=manifest,
+        metrics=json.loads(folder.read(file_name(manifest, "metrics.json"))),
+        quarantine=pq.read_table(io.BytesIO(quarantine)).to_pylist(),
     )
 
 

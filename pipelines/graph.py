@@ -27,6 +27,8 @@ def segment_bucket(
     threshold: Any,
     shard_size: Any,
     limit: Any,
+    full: Any,
+    max_quarantined: Any,
     label_maps: Any,
     overlays: Any,
     batch_size: Any,
@@ -86,6 +88,8 @@ def segment_bucket(
         encoded_prompts=encoded_prompts,
         shard_size=shard_size,
         limit=limit,
+        full=full,
+        max_quarantined=max_quarantined,
         endpoint=endpoint,
         run_id=run_id,
     )

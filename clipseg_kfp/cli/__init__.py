@@ -11,7 +11,7 @@ import typer
 from rich.console import Console
 
 from clipseg_kfp import __version__
-from clipseg_kfp.cli import compile, demo, local, prompts
+from clipseg_kfp.cli import compile, demo, local, prompts, results
 from clipseg_kfp.errors import ClipsegKfpError
 from clipseg_kfp.naming import printable
 
@@ -25,6 +25,7 @@ app.command("demo")(demo.demo)
 app.add_typer(local.app, name="local")
 app.command("compile")(compile.compile_package)
 app.add_typer(prompts.app, name="prompts")
+app.add_typer(results.app, name="results")
 
 
 def _version(wanted: bool) -> None:

@@ -33,6 +33,10 @@ def local_run(
     ] = "paper",
     threshold: Annotated[float, typer.Option(help="Probability from which a pixel belongs to a mask.")] = 0.5,
     limit: Annotated[int, typer.Option(help="The most new images to take; 0 takes all.")] = 0,
+    full: Annotated[bool, typer.Option("--full", help="Take images that earlier runs have done, too.")] = False,
+    max_quarantined: Annotated[
+        str, typer.Option(help="Bad images that the run may have: 20, or 5%; without it, no bound.")
+    ] = "",
     shard_size: Annotated[int, typer.Option(help="Images a shard; two shards run at once.")] = 500,
     batch_size: Annotated[int, typer.Option(help="Images encoded at once, at most; 0 chooses.")] = 0,
     memory_mb: Annotated[int, typer.Option(help="Megabytes for the model's activations; 0 chooses.")] = 0,
@@ -108,6 +112,8 @@ def local_run(
                 **({"support_uri": support, "engineering": engineering} if support else {}),
                 "threshold": threshold,
                 "limit": limit,
+                "full": full,
+                "max_quarantined": max_quarantined,
                 "shard_size": shard_size,
                 "batch_size": batch_size,
                 "memory_mb": memory_mb,

@@ -21,6 +21,7 @@ from clipseg_kfp.errors import ModelError
 from clipseg_kfp.local import LocalRun, new_run_id, run_batch
 from clipseg_kfp.prompts import split_prompt_text
 from clipseg_kfp.results import Results, json_bytes
+from clipseg_kfp.results.commit import file_key
 from clipseg_kfp.storage import Folder, open_folder
 from clipseg_kfp.summary import RunSummary, read_run, show
 
@@ -180,8 +181,8 @@ def _last_measured(run: RunSummary, output: str) -> tuple[float | None, str]:
     folder = open_folder(output)
     best: tuple[str, float | None, str] = ("", None, "")
     for manifest in Results(folder, run.manifest["config"]).manifests():
-        place = folder.child(f"{run.manifest['config']}/runs/{manifest['run']}")
-        mean = json.loads(place.read("metrics.json"))["mean_iou"]
+        metrics = folder.child(run.manifest["config"]).read(file_key(manifest, "metrics.json"))
+        mean = json.loads(metrics)["mean_iou"]
         if mean is not None and manifest["created"] >= best[0]:
             best = (manifest["created"], mean, manifest["run"])
     return best[1], best[2]

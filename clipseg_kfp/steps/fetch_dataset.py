@@ -12,10 +12,15 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from clipseg_kfp import records
 from clipseg_kfp.errors import ParameterError
 from clipseg_kfp.progress import say
 from clipseg_kfp.results import Results, json_bytes
+from clipseg_kfp.results.accounting import most_quarantined
+from clipseg_kfp.results.layout import DELETED, FOLDERS, STAGING, image_id
+from clipseg_kfp.results.ledger import DONE, QUARANTINED, Ids, Ledger, ids_of
 from clipseg_kfp.sources import Source, is_single_file, list_sources
 from clipseg_kfp.steps.encode_prompts import prompt_rows, read_facts_of
 from clipseg_kfp.storage import Folder, open_folder
@@ -23,7 +28,9 @@ from clipseg_kfp.storage import Folder, open_folder
 STEP = "fetch_dataset"
 MAX_SHARDS = 50  # Kubeflow stalls on thousands of loop iterations; a shard takes as many images as it must
 SUMMARY = "summary.json"
-OWN_FOLDERS = "[0-9a-f]{16}/(masks|labels|overlays|parts|runs)|staging/[0-9a-f]{16}/files"
+OWN_FOLDERS = f"[0-9a-f]{{16}}/({'|'.join(name[:-1] for name in FOLDERS)})|{STAGING}/[0-9a-f]{{16}}/files"
+AT_ONCE = 1000  # images looked up in the ledger together
+SHOWN = 20  # deleted images that the log names
 
 
 @dataclass(frozen=True)
@@ -36,6 +43,10 @@ class Dataset:
         skipped: of those, images that an earlier committed run has done under the same configuration.
         digest: sha256 (32 hex digits) over keys and versions of the images to do.
         shards: names of the shards; never empty, since a loop over nothing is an error in places.
+        deleted: images that earlier runs over this source have done and that are no longer listed; ``None``
+            where that was not looked at, since a limit ended the listing or the ledger was not read.
+        max_quarantined: for the steps that set images aside; see ``results.accounting.most_quarantined``.
+        compact: whether publish_results is to write a snapshot of the ledger.
     """
 
     source_uri: str
@@ -43,6 +54,9 @@ class Dataset:
     skipped: int
     digest: str
     shards: list[str]
+    deleted: int | None = None
+    max_quarantined: str = ""
+    compact: bool = False
 
 
 def run(
@@ -55,9 +69,14 @@ def run(
     shard_size: int = 100,
     limit: int = 0,
     run_id: str = "",
+    full: bool = False,
+    max_quarantined: str = "",
     endpoint: str = "",
 ) -> Dataset:
     """Writes ``shards/<name>.parquet`` (``records.SOURCES``) and ``summary.json`` into ``target``.
+
+    ``deleted.parquet`` (``records.DELETED``) names images that are done and no longer listed. Their masks
+    stay: manifests name them.
 
     Args:
         source_uri: prefix, folder, manifest file, archive or single image.
@@ -69,53 +88,57 @@ def run(
         limit: the most images to take; 0 takes all. Those that no run has seen come first, and behind them
             those that an earlier run quarantined.
         run_id: name of this run, where the user chose one; a committed run of that name is an error.
+        full: take all images, whatever earlier runs have done.
+        max_quarantined: how many images the run may set aside; checked here, used by later steps.
         endpoint: S3 endpoint URL.
 
     Returns:
         Counts and shard names.
 
     Raises:
-        ParameterError: a bad size, limit or source, or the run exists already.
+        ParameterError: a bad size, limit, bound or source, or the run exists already.
         StorageError: the source or the output cannot be read.
     """
     if shard_size < 1:
         raise ParameterError(f"shard_size is {shard_size}.", "Give 1 or more.")
     if limit < 0:
         raise ParameterError(f"limit is {limit}.", "Give 0 for all images, or a positive number.")
+    most_quarantined(max_quarantined, 0)
     output = open_folder(output_uri, endpoint)
     results = Results(output, config)
     if run_id and results.manifest(run_id) is not None:
         raise results.name_taken(run_id)
-    # Says what the digest stands for; and an output that cannot be written shows here, not after the
-    # inference.
-    results.write(
-        "configuration.json",
-        json_bytes(
-            {
-                "configuration": config,
-                "model": read_facts_of(prompts).to_json(),
-                "prompts": prompt_rows(prompts),
-            }
-        ),
-    )
-    finished, failed = results.history()
+    # Also shows an output that cannot be written here, not after the inference.
+    model = read_facts_of(prompts).to_json()
+    results.describe({"configuration": config, "model": model, "prompts": prompt_rows(prompts)})
+    ledger = Ledger.empty(results) if full else Ledger.read(results)
     own = _own_files(source_uri, output, endpoint)
     skipped = left_out = tried_again = 0
     total = hashlib.sha256()
 
-    def fresh() -> Iterator[Source]:
-        nonlocal skipped, left_out, tried_again
-        again: list[Source] = []  # held back, so that bad images never use up the limit
-        for source in list_sources(source_uri, output.child("staging"), endpoint, own):
+    def sources() -> Iterator[Source]:
+        nonlocal left_out
+        for source in list_sources(source_uri, output.child(STAGING), endpoint, own):
             if own(source.uri):
                 left_out += 1
-                continue
-            if (source.key, source.version) in finished:
-                skipped += 1
-            elif (source.key, source.version) in failed:
-                again.append(source)
             else:
                 yield source
+
+    def fresh() -> Iterator[Source]:
+        nonlocal skipped, tried_again
+        again: list[Source] = []  # held back, so that bad images never use up the limit
+        found = sources()
+        while batch := list(islice(found, AT_ONCE)):
+            keys.append(ids_of(image_id(source.key) for source in batch))
+            states = ledger.states((source.key, source.version) for source in batch)
+            for source, state in zip(batch, states, strict=True):
+                if state == DONE:
+                    skipped += 1
+                elif state == QUARANTINED:
+                    again.append(source)
+                else:
+                    yield source
+        whole.append(True)
         for source in again:
             tried_again += 1
             yield source
@@ -125,11 +148,24 @@ def run(
             total.update(f"{source.key}\0{source.version}\n".encode("utf-8", "surrogatepass"))
             yield source.row()
 
+    keys: list[Ids] = [ids_of(())]
+    whole: list[bool] = []
     listing = target / "listing.parquet"
     new = records.write_parquet(listing, records.SOURCES, rows())
     shards = _split(listing, new, shard_size, target / "shards")
     listing.unlink()
-    dataset = Dataset(source_uri, new + skipped, skipped, total.hexdigest()[:32], shards)
+    gone = ledger.gone(source_uri, np.concatenate(keys)) if whole else iter(())
+    deleted = _write_deleted(target / DELETED, gone)
+    dataset = Dataset(
+        source_uri,
+        new + skipped,
+        skipped,
+        total.hexdigest()[:32],
+        shards,
+        deleted if whole and not full else None,
+        max_quarantined,
+        ledger.overdue,
+    )
     (target / SUMMARY).write_bytes(json_bytes(asdict(dataset)))
     if left_out:
         say(STEP, f"left out {left_out:,} files of earlier results, which lie below the images")
@@ -143,6 +179,23 @@ def run(
     else:
         say(STEP, f"{source_uri}: there are no images")
     return dataset
+
+
+def _write_deleted(path: Path, gone: Iterator[dict[str, Any]]) -> int:
+    first: list[str] = []
+
+    def rows() -> Iterator[dict[str, Any]]:
+        for row in gone:
+            if len(first) < SHOWN:
+                first.append(row["key"])
+            yield row
+
+    count = records.write_parquet(path, records.DELETED, rows())
+    if count:
+        say(STEP, f"{count:,} images that are done are no longer there; their masks stay, see {DELETED}")
+        for key in first:
+            say(STEP, f"no longer there: {key}")
+    return count
 
 
 def _own_files(source_uri: str, output: Folder, endpoint: str) -> Callable[[str], bool]:

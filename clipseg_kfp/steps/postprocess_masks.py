@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
 import io
-import json
 import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -29,6 +27,8 @@ from clipseg_kfp.progress import say, track
 from clipseg_kfp.prompts import Row, read_rows
 from clipseg_kfp.resources import cpu_limit
 from clipseg_kfp.results import Results
+from clipseg_kfp.results.layout import content_key
+from clipseg_kfp.results.parts import part_key
 from clipseg_kfp.steps.encode_prompts import TABLE, read_facts_of
 from clipseg_kfp.steps.preprocess_images import IMAGES, PREVIEWS, VIEWS
 from clipseg_kfp.steps.segment_images import ENGINE, PROBABILITIES
@@ -137,7 +137,6 @@ def run(
         workers=_workers(rows, map_bytes),
         ahead=2 if counts.max(initial=0) == 1 else 0,
     )
-    part = PartName()
 
     def mask_rows() -> Iterator[dict[str, Any]]:
         pictures = 0
@@ -146,16 +145,14 @@ def run(
                 names = {name: item.row[name] for name in ("key", "version")}
                 gallery.append({**names, "preview": item.preview, "overlay": item.overlay})
                 pictures += 1
-            for row in item.masks:
-                part.add(row)
-                yield row
+            yield from item.masks
 
     with records.ArrowWriter(target / GALLERY, records.GALLERY) as gallery:
         count = records.write_parquet(target / MASKS, records.MASKS, mask_rows())
     records.write_parquet(target / IMAGES, records.IMAGES, rows)
     shutil.copyfile(probabilities / ENGINE, target / ENGINE)  # for the manifest
-    if count:
-        results.upload(part.key, target / MASKS)
+    if part := part_key(target / MASKS):
+        results.upload(part, target / MASKS)
     say(STEP, f"{count:,} masks of {done:,} images")
     return count
 
@@ -170,30 +167,6 @@ def _workers(rows: list[dict[str, Any]], map_bytes: int) -> int:
     """
     largest = max((row["width"] * row["height"] for row in rows), default=0)
     return max(1, min(max(4, 2 * cpu_limit()), BYTES_AT_ONCE // max(16 * largest + 2 * map_bytes, 1)))
-
-
-class PartName:
-    """Names a shard's part after the rows it holds, taken one by one and in order.
-
-    Attributes:
-        rows: how many there were.
-    """
-
-    COLUMNS = ("key", "version", "prompt", "mask_sha256")
-
-    def __init__(self) -> None:
-        self._total = hashlib.sha256()
-        self.rows = 0
-
-    def add(self, row: dict[str, Any]) -> None:
-        """Takes the next row of ``records.MASKS``; of its columns only ``COLUMNS`` matter."""
-        self._total.update(json.dumps([row[name] for name in self.COLUMNS]).encode() + b"\n")
-        self.rows += 1
-
-    @property
-    def key(self) -> str:
-        """The part's key below the configuration's folder."""
-        return f"parts/{self._total.hexdigest()[:16]}.parquet"
 
 
 def _view_counts(path: Path, images: int) -> NDArray[np.intp]:
@@ -255,18 +228,18 @@ def _finish(work: _Work, results: Results, prompts: Sequence[Row], options: _Opt
     for name, done in zip(names, finish(prompts, work.maps, work.boxes, width, height), strict=True):
         prompt, measures = done.prompt, done.measures
         png = masks.mask_png(done.mask)
-        key = f"masks/{place}/{name}.png"
-        results.write(key, png)
+        written = _written(results, "mask", f"masks/{place}/{name}", png, ".png")
         if options.label_maps:
             labels = labels or _label_map(done.field, max(prompt.id for prompt in shown))
             if measures.area:
                 _place_label(labels, done)
         if options.overlays and measures.area:
             layers.append((masks.shrink(done.mask, *small_size), options.colors[prompt.id]))
-        probability = ""
+        probability: dict[str, Any] = {"probability": ""}
         if options.probability_bits:
-            probability = f"probabilities/{options.probability_bits}-bit/{place}/{name}.png"
-            results.write(probability, _picture(done.field, options.probability_bits))
+            picture = _picture(done.field, options.probability_bits)
+            stem = f"probabilities/{options.probability_bits}-bit/{place}/{name}"
+            probability = _written(results, "probability", stem, picture, ".png")
         mask_rows.append(
             {
                 **{column: row[column] for column in ("source", "key", "version", "width", "height")},
@@ -280,20 +253,25 @@ def _finish(work: _Work, results: Results, prompts: Sequence[Row], options: _Opt
                 "score": measures.score,
                 "mean_probability": measures.mean,
                 "max_probability": measures.maximum,
-                "mask": key,
-                "mask_sha256": digest(png, 64),
-                "probability": probability,
+                **written,
+                **probability,
             }
         )
     overlay = b""
     if labels:
-        row["label_map"] = f"labels/{place}.png"  # a folder of their own: prompts may have any name
-        results.write(row["label_map"], labels.png())
+        # A folder of their own: prompts may have any name.
+        row.update(_written(results, "label_map", f"labels/{place}", labels.png(), ".png"))
     if options.overlays:
-        row["overlay"] = f"overlays/{place}.jpg"
         overlay = masks.overlay_jpeg(work.preview, layers)
-        results.write(row["overlay"], overlay)
+        row.update(_written(results, "overlay", f"overlays/{place}", overlay, ".jpg"))
     return _Done(row, mask_rows, work.preview, overlay)
+
+
+def _written(results: Results, column: str, stem: str, data: bytes, suffix: str) -> dict[str, Any]:
+    """Writes an object under a name that has its content's digest; returns its columns of the tables."""
+    key = content_key(stem, data, suffix)
+    results.write(key, data)
+    return {column: key, f"{column}_sha256": digest(data, 64), f"{column}_bytes": len(data)}
 
 
 def _place_label(labels: masks.LabelMap, done: Finished) -> None:

@@ -19,9 +19,11 @@ from clipseg_kfp.images import ImageRejectedError
 from clipseg_kfp.naming import spell_out
 from clipseg_kfp.progress import say, track
 from clipseg_kfp.resources import cpu_limit
+from clipseg_kfp.results.accounting import Quarantine
 from clipseg_kfp.settings import Settings
 from clipseg_kfp.prompts import read_rows
 from clipseg_kfp.steps.encode_prompts import TABLE, read_facts_of
+from clipseg_kfp.steps.fetch_dataset import SUMMARY, read_summary
 from clipseg_kfp.storage import ObjectTooLargeError, open_object
 
 STEP = "preprocess_images"
@@ -97,6 +99,7 @@ def run(
 
     Raises:
         ParameterError: a limit that is not positive.
+        QuarantineError: more bad images than the run may have.
         StorageError: a missing bucket, refused credentials or a store out of reach; a single bad object
             never does this.
     """
@@ -127,6 +130,7 @@ def run(
                 preview_file.append({"image": len(rows), "jpeg": item.made.preview})
             rows.append(item.row)
     records.write_parquet(target / IMAGES, records.IMAGES, rows)
+    _check_quarantine(rows, dataset)
     return count
 
 
@@ -209,6 +213,16 @@ def _views(path: Path, size: int) -> Iterator[bytes]:
         while pixels := stream.read(3 * size**2):
             yield pixels
     path.unlink()
+
+
+def _check_quarantine(rows: list[dict[str, Any]], dataset: Path) -> None:
+    """Ends the run before the inference where one shard alone has too many bad images."""
+    if not (dataset / SUMMARY).exists():  # shards that were not listed by fetch_dataset have no bound
+        return
+    quarantine, summary = Quarantine(), read_summary(dataset)
+    for row in rows:
+        quarantine.add(row)
+    quarantine.check(summary.max_quarantined, summary.listed, where=" of one shard")
 
 
 def _read(source: dict[str, Any], endpoint: str, max_megabytes: float) -> bytes:

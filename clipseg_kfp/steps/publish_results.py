@@ -4,28 +4,35 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from clipseg_kfp import __version__, records
-from clipseg_kfp.errors import ParameterError
+from clipseg_kfp.errors import ParameterError, StorageError
 from clipseg_kfp.formats import export_coco, export_csv, export_labelstudio, export_yolo
 from clipseg_kfp.progress import say
 from clipseg_kfp.report import build_report, render_report
 from clipseg_kfp.report.build import QUARANTINE_ROWS
+from clipseg_kfp.results import IMAGES as RUN_IMAGES
 from clipseg_kfp.results import QUARANTINE, Counts, Results, json_bytes
+from clipseg_kfp.results.accounting import Quarantine, reconcile
+from clipseg_kfp.results.commit import facts_of, same_data
+from clipseg_kfp.results.layout import DELETED
+from clipseg_kfp.results.ledger import Ledger
+from clipseg_kfp.results.parts import part_key
 from clipseg_kfp.steps.encode_prompts import prompt_rows, read_facts_of
 from clipseg_kfp.steps.evaluate_masks import metrics_of
 from clipseg_kfp.steps.fetch_dataset import Dataset, read_summary
-from clipseg_kfp.steps.postprocess_masks import GALLERY, MASKS, PartName
+from clipseg_kfp.steps.postprocess_masks import GALLERY, MASKS
 from clipseg_kfp.steps.preprocess_images import IMAGES
 from clipseg_kfp.steps.segment_images import ENGINE
 from clipseg_kfp.storage import open_folder
 
 STEP = "publish_results"
 FORMATS = {"yolo": "annotations.yolo.zip", "labelstudio": "annotations.labelstudio.json", "csv": "masks.csv"}
-FILES = ("masks.parquet", "annotations.coco.json", "metrics.json", QUARANTINE, "report.html")
+METRICS, REPORT = "metrics.json", "report.html"
+FILES = ("masks.parquet", RUN_IMAGES, "annotations.coco.json", METRICS, QUARANTINE, DELETED)
 
 
 @dataclass(frozen=True)
@@ -79,17 +86,23 @@ def run(
 
     Raises:
         ParameterError: an unknown format, or another run of that name is committed; it stays as it is.
-        StorageError: the counts do not add up, or the output cannot be written; the run does not exist then.
+        QuarantineError: more images were set aside than ``max_quarantined`` allows; the run does not exist
+            then.
+        StorageError: an image of the listing is missing or came out twice, the counts do not add up, or the
+            output cannot be written; the run does not exist then.
     """
     check_formats(formats)
     target.mkdir(parents=True, exist_ok=True)
     output = open_folder(output_uri, endpoint)
     results = Results(output, config)
     listing = read_summary(dataset)
-    parts = _parts(shards)
+    parts = [part for shard in shards if (part := part_key(shard / MASKS))]
     committed = results.manifest(run_id)
-    if committed and (committed["dataset_digest"], committed["parts"]) != (listing.digest, parts):
+    if committed and not same_data(committed, {"dataset_digest": listing.digest, "parts": parts}):
         raise results.name_taken(run_id)
+    reconcile(
+        [dataset / "shards" / f"{name}.parquet" for name in listing.shards], [s / IMAGES for s in shards]
+    )
     metrics = metrics_of(evaluation)
     table = [prompt for prompt in prompt_rows(prompts) if not prompt["hidden"]]
     instances = {prompt["id"] for prompt in table if prompt["instances"]}
@@ -98,9 +111,14 @@ def run(
     masks_path, coco_path = target / "masks.parquet", target / "annotations.coco.json"
     masks = records.write_parquet(masks_path, records.MASKS, _rows(shards, MASKS))
     quarantine: list[dict[str, Any]] = []  # the first rows: report and log show no more
+    reasons = Quarantine()
+    (target / DELETED).write_bytes((dataset / DELETED).read_bytes())
+    run_images = ({name: row[name] for name in records.RUN_IMAGES.names} for row in _rows(shards, IMAGES))
+    records.write_parquet(target / RUN_IMAGES, records.RUN_IMAGES, run_images)
 
     def quarantined_rows() -> Iterator[dict[str, Any]]:
         for row in _rows(shards, IMAGES):
+            reasons.add(row)
             if row["status"] == "quarantined":
                 kept = {name: row[name] for name in records.QUARANTINE.names}
                 if len(quarantine) < QUARANTINE_ROWS:
@@ -114,9 +132,10 @@ def run(
     )
     extra = _export(target, formats, shards, categories, instances)
     counts = Counts(listing.listed, done, listing.skipped, quarantined, masks)
-    counts.check()
+    _check(counts, reasons, listing, len(table))
+    _check_parts(results, parts)
     metrics = {"counts": vars(counts), **metrics}
-    (target / "metrics.json").write_bytes(json_bytes(metrics))
+    (target / METRICS).write_bytes(json_bytes(metrics))
 
     body = {
         "source_uri": listing.source_uri,
@@ -125,31 +144,70 @@ def run(
         "prompts": [{**prompt, "category_id": prompt["id"]} for prompt in table],
         "software": {"clipseg-kfp": __version__},
         "inference": _inference(shards),
+        "deleted": listing.deleted,
         "parts": parts,
     }
-    report = render_report(
-        build_report(
-            run_id,
-            config,
-            counts,
-            metrics,
-            body,
-            masks_path,
-            quarantine,
-            _gallery(shards),
-            results.created(run_id),
-            quarantined,
-        )
+    draft = build_report(
+        run_id,
+        config,
+        counts,
+        metrics,
+        body,
+        masks_path,
+        quarantine,
+        _gallery(shards),
+        "",
+        quarantined,
     )
-    (target / "report.html").write_text(report, "utf-8")
+    names = (*FILES, *extra)
     if committed:  # by an attempt of this run that was not heard of: its files stay, byte by byte
+        report = render_report(replace(draft, created=committed["created"]))
         manifest = results.point_to(run_id)
     else:
-        for name in (*FILES, *extra):
-            results.add_file_to_run(run_id, name, target / name)
-        manifest = results.commit(run_id, counts, body)
+        content = [body, render_report(draft), {name: facts_of(target / name) for name in names}]
+        attempt = results.begin(run_id, content)
+        report = render_report(replace(draft, created=attempt.created))
+        (target / REPORT).write_text(report, "utf-8")
+        for name in (*names, REPORT):
+            attempt.add(name, target / name)
+        attempt.commit(counts, body)
+        manifest = results.point_to(run_id)
     _tell(counts, listing, quarantine, manifest)
+    if listing.compact:
+        _compact(results)
     return Published(manifest, counts, metrics["mean_iou"], report)
+
+
+def _check(counts: Counts, quarantine: Quarantine, listing: Dataset, prompts: int) -> None:
+    """Refuses what must not be committed."""
+    counts.check()
+    if counts.masks != counts.done * prompts:
+        raise StorageError(
+            f"{counts.done:,} images were done for {prompts} prompts, but there are {counts.masks:,} masks.",
+            "Nothing was committed. Run again; if it stays, a shard's output is damaged.",
+        )
+    quarantine.check(listing.max_quarantined, listing.listed)
+    quarantine.check_readable(counts.done, counts.skipped)
+
+
+def _check_parts(results: Results, parts: Sequence[str]) -> None:
+    """Notices an output that was emptied while the run went on; its masks would be named, and gone."""
+    for part in parts:
+        if results.folder.stat(part) is None:
+            raise StorageError(
+                f"{results.folder.locate(part)} is gone: the output was emptied since its masks were written.",
+                "Nothing was committed. Run again.",
+            )
+
+
+def _compact(results: Results) -> None:
+    """The run is committed: what goes wrong here costs time, and nothing else."""
+    try:
+        ledger = Ledger.read(results)
+        ledger.compact()
+        say(STEP, f"gathered {len(ledger.runs):,} runs in one table, so that the next ones start sooner")
+    except StorageError as error:
+        say(STEP, f"the ledger was not gathered; later runs read run by run: {error}")
 
 
 def check_formats(formats: Sequence[str]) -> None:
@@ -185,17 +243,6 @@ def _export(
 def _rows(shards: Sequence[Path], name: str) -> Iterator[dict[str, Any]]:
     for shard in shards:
         yield from records.read_parquet(shard / name)
-
-
-def _parts(shards: Sequence[Path]) -> list[str]:
-    keys = []
-    for shard in shards:
-        part = PartName()
-        for row in records.read_parquet(shard / MASKS, columns=list(part.COLUMNS)):
-            part.add(row)
-        if part.rows:
-            keys.append(part.key)
-    return keys
 
 
 def _inference(shards: Sequence[Path]) -> list[dict[str, Any]]:

@@ -16,6 +16,8 @@ def fetch_dataset(
     shard_size: int = 100,
     limit: int = 0,
     run_id: str = "",
+    full: bool = False,
+    max_quarantined: str = "",
     endpoint: str = "",
 ) -> List[str]:  # noqa: UP006
     """Lists the images of a data set, leaves out what is done already, and splits the rest into shards.
@@ -27,6 +29,9 @@ def fetch_dataset(
         shard_size: Images a shard; more where there would be over 50 shards.
         run_id: Name of this run, if it has one of its own; a committed run of that name is an error.
         limit: The most new images to take; 0 takes all.
+        full: Take all images, also those that earlier runs have done.
+        max_quarantined: Bad images that the run may have: a number (20), a share of the listed ones (5%), or
+            nothing for no bound. With more, it fails and commits nothing.
         endpoint: URL of the S3 endpoint; empty takes S3_ENDPOINT from the environment.
         dataset: A table of images for each shard, and a summary.
 
@@ -50,6 +55,8 @@ def fetch_dataset(
             shard_size=shard_size,
             limit=limit,
             run_id=run_id,
+            full=full,
+            max_quarantined=max_quarantined,
             endpoint=endpoint,
         )
         dataset.metadata.update(asdict(found))

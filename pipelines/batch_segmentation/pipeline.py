@@ -19,6 +19,8 @@ def batch_segmentation(
     threshold: float = 0.5,
     shard_size: int = 100,
     limit: int = 0,
+    full: bool = False,
+    max_quarantined: str = "",
     label_maps: bool = True,
     overlays: bool = True,
     batch_size: int = 0,
@@ -53,6 +55,9 @@ def batch_segmentation(
         threshold: Probability from which a pixel belongs to a mask, between 0 and 1.
         shard_size: Images a parallel branch; at most 50 branches are made.
         limit: The most new images to take in this run; 0 takes all of them.
+        full: Take all images, also those that earlier runs have done under the same configuration.
+        max_quarantined: Bad images that the run may have: a number (20), a share of the listed ones (5%), or
+            nothing for no bound. With more, it fails with the reasons and commits nothing.
         label_maps: Write a palette map of the most probable prompt for each new image.
         overlays: Write a preview with the masks painted in for each new image.
         batch_size: Images encoded at once, at most; 0 takes what suits the device.

@@ -101,7 +101,8 @@ class Chain:
         dirs = {name: work / name for name in ("model", "prompts", "dataset", "evaluation", "results")}
         for path in dirs.values():
             path.mkdir(parents=True)
-        take = {name: options.pop(name) for name in ("shard_size", "limit") if name in options}
+        taking = ("shard_size", "limit", "full", "max_quarantined")
+        take = {name: options.pop(name) for name in taking if name in options}
         limits = {n: options.pop(n) for n in ("max_megapixels", "max_megabytes") if n in options}
         looks = {name: options.pop(name) for name in LOOKS if name in options}
         formats = options.pop("formats", ())

@@ -53,7 +53,8 @@ def mask_row(key: str, mask: Mask, category: int = 1, version: str = "v1") -> di
         "category_id": category, "width": mask.shape[1], "height": mask.shape[0], "threshold": 0.5,
         "area": found.area, "coverage": found.area / mask.size, "bbox": list(found.bbox), "rle": found.rle,
         "score": found.score, "mean_probability": found.mean, "max_probability": found.maximum,
-        "mask": "masks/x.png", "mask_sha256": "0" * 64, "probability": "probabilities/x.png",
+        "mask": "masks/x.png", "mask_sha256": "0" * 64, "mask_bytes": 70, "probability": "probabilities/x.png",
+        "probability_sha256": "a" * 64, "probability_bytes": 90,
     }  # fmt: skip
 
 

@@ -33,6 +33,8 @@ def values(kind: pa.DataType) -> st.SearchStrategy[Any]:
         return st.integers(-top, top - 1)
     if pa.types.is_floating(kind):
         return st.floats(allow_nan=False, width=kind.bit_width)
+    if pa.types.is_fixed_size_binary(kind):
+        return st.binary(min_size=kind.byte_width, max_size=kind.byte_width)
     if pa.types.is_large_binary(kind):
         return st.binary(max_size=20)
     return st.text(max_size=20)

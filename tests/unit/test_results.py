@@ -2,17 +2,20 @@ from __future__ import annotations
 
 import hashlib
 import json
+import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from clipseg_kfp import records, results
-from clipseg_kfp.errors import StorageError
-from clipseg_kfp.results import Counts, Results, configuration_digest
-from clipseg_kfp.storage import open_folder
+from clipseg_kfp.errors import ParameterError, StorageError
+from clipseg_kfp.results import Attempt, Counts, Results, commit, configuration_digest, layout
+from clipseg_kfp.results.commit import file_key, file_name
+from clipseg_kfp.storage import ConditionUnsupportedError, Folder, open_folder
 
 COUNTS = Counts(listed=3, done=2, skipped=0, quarantined=1, masks=4)
+DATA = {"dataset_digest": "d", "parts": ["parts/1.parquet"]}
 
 
 @pytest.fixture(params=["folder", "s3"])
@@ -23,26 +26,32 @@ def output(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     return f"s3://{request.getfixturevalue('bucket')}/out"
 
 
-def write_part(output: str, name: str, images: list[tuple[str, str]], folder: Path) -> str:
-    rows = [
-        {**dict.fromkeys(records.MASKS.names), "key": key, "version": version, "prompt": prompt}
-        for key, version in images
-        for prompt in ("cat", "dog")
-    ]
-    records.write_parquet(folder / "part.parquet", records.MASKS, rows)
-    key = f"parts/{name}.parquet"
-    Results(open_folder(output), "c0").write(key, (folder / "part.parquet").read_bytes())
-    return key
+def opened(output: str, config: str = "c0") -> Results:
+    results = Results(open_folder(output), config)
+    results.describe({"configuration": config})
+    return results
+
+
+@pytest.fixture
+def add(tmp_path: Path) -> Callable[[Attempt, str, bytes], None]:
+    def added(attempt: Attempt, name: str, data: bytes) -> None:
+        path = tmp_path / f"{threading.get_ident()}"
+        path.write_bytes(data)
+        attempt.add(name, path)
+
+    return added
+
+
+Add = Callable[[Attempt, str, bytes], None]
 
 
 @pytest.mark.parametrize(
     "counts", [Counts(1), Counts(0, 1), Counts(5, 1, 1, 1), Counts(3, 1, 1, 0), Counts(2, 1, 1, 1)]
 )
 def test_counts_must_add_up(counts: Counts, output: str) -> None:
-    store = Results(open_folder(output), "c0")
-    store.write("configuration.json", b"{}")
+    store = opened(output)
     with pytest.raises(StorageError, match="do not add up") as caught:
-        store.commit("run", counts, {})
+        store.begin("run", 1).commit(counts, DATA)
     for number in (counts.listed, counts.done, counts.skipped, counts.quarantined):
         assert str(number) in str(caught.value)
     assert list(store.manifests()) == []
@@ -53,114 +62,203 @@ def test_counts_that_add_up() -> None:
     COUNTS.check()
 
 
-def test_the_manifest_is_written_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    folder = open_folder(str(tmp_path))
-    write = type(folder).write
-    order: list[str] = []
+def test_the_manifest_is_written_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, add: Add) -> None:
+    folder = open_folder(str(tmp_path / "out"))
+    kind, order = type(folder), []
+    for name in ("write", "upload", "create"):
 
-    def spy(self: Any, key: str, data: bytes, content_type: str = "") -> None:
-        order.append(key)
-        write(self, key, data, content_type)
+        def spy(self: Any, key: str, *rest: Any, call: Any = getattr(kind, name)) -> Any:
+            order.append(key)
+            return call(self, key, *rest)
 
-    monkeypatch.setattr(type(folder), "write", spy)
+        monkeypatch.setattr(kind, name, spy)
     store = Results(folder, "c0")
-    store.add_to_run("run", "b.json", b"{}\n")
-    store.add_to_run("run", "a.html", b"<p>")
+    store.describe({})
+    attempt = store.begin("run", 1)
+    add(attempt, "b.json", b"{}\n")
+    add(attempt, "a.html", b"<p>")
     assert list(store.manifests()) == []
-    uri = store.commit("run", COUNTS, {"parts": []})
-    assert order == ["runs/run/b.json", "runs/run/a.html", "runs/run/manifest.json", "latest.json"]
-    assert uri == (tmp_path / "c0/runs/run/manifest.json").as_uri()
+    attempt.commit(COUNTS, DATA)
+    store.point_to("run")
+    assert order == [
+        "configuration.json",  # described, and asked for once more: does the store keep to conditions?
+        "configuration.json",
+        "runs/run/attempt.json",
+        "runs/run/b.json",
+        "runs/run/a.html",
+        "runs/run/manifest.json",
+        "latest.json",
+    ]
 
 
-def test_a_manifest_says_what_there_is(output: str) -> None:
-    store = Results(open_folder(output), "c0")
-    store.add_to_run("run 1/x", "b.json", b"{}\n")
-    store.add_to_run("run 1/x", "a.html", b"<p>")
-    uri = store.commit("run 1/x", COUNTS, {"source_uri": "s3://in"})
+def test_a_manifest_says_what_there_is(output: str, add: Add) -> None:
+    store = opened(output)
+    attempt = store.begin("run 1/x", 1)
+    add(attempt, "b.json", b"{}\n")
+    add(attempt, "a.parquet", bytes(range(256)) * 30_000)
+    attempt.commit(COUNTS, {"source_uri": "s3://in", **DATA})
+    uri = store.point_to("run 1/x")
     (manifest,) = store.manifests()
     assert manifest["counts"] == {"listed": 3, "done": 2, "skipped": 0, "quarantined": 1, "masks": 4}
     assert (manifest["run"], manifest["config"], manifest["source_uri"]) == ("run 1/x", "c0", "s3://in")
-    assert [file["name"] for file in manifest["files"]] == ["a.html", "b.json"]
-    base = uri.rpartition("/")[0]
+    assert [file["name"] for file in manifest["files"]] == ["a.parquet", "attempt.json", "b.json"]
     for file in manifest["files"]:
-        data = open_folder(base).read(file["name"])
+        data = open_folder(uri.rpartition("/")[0]).read(file["name"])
         assert len(data) == file["bytes"]
         assert hashlib.sha256(data).hexdigest() == file["sha256"]
     latest = json.loads(store.folder.read("latest.json"))
     assert store.folder.locate(latest["manifest"]) == uri
-
-
-def test_another_attempt_writes_the_same_manifest(output: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    times = iter(["2026-01-01T00:00:00Z", "2027-01-01T00:00:00Z", "2028-01-01T00:00:00Z"])
-    monkeypatch.setattr(results, "now", lambda: next(times))
-    written = []
-    for _ in range(2):
-        store = Results(open_folder(output), "c0")
-        store.add_to_run("run", "a.json", store.created("run").encode())
-        store.commit("run", COUNTS, {})
-        written.append(store.folder.read("runs/run/manifest.json"))
-    assert written[0] == written[1]
-    assert b"2026-01-01" in written[0]
-    other = Results(open_folder(output), "c0")
-    other.commit("other", COUNTS, {})
-    assert [m["created"][:4] for m in sorted(other.manifests(), key=lambda m: m["run"])] == ["2027", "2026"]
-
-
-def test_a_runs_manifest(output: str) -> None:
-    store = Results(open_folder(output), "c0")
-    store.write("configuration.json", b"{}")
-    assert store.manifest("run 1/x") is None
-    store.commit("run 1/x", COUNTS, {"parts": []})
-    found = Results(open_folder(output), "c0").manifest("run 1/x")
-    assert found is not None and (found["run"], found["parts"]) == ("run 1/x", [])
+    assert store.manifest("run 1/x") == manifest
     assert store.manifest("run") is None
-    assert Results(open_folder(output), "c1").manifest("run 1/x") is None
+    assert opened(output, "c1").manifest("run 1/x") is None
 
 
-def test_a_file_of_a_run_is_the_same_as_its_bytes(output: str, tmp_path: Path) -> None:
-    data = bytes(range(256)) * 30_000
-    (tmp_path / "file").write_bytes(data)
-    store = Results(open_folder(output), "c0")
-    store.add_file_to_run("run", "a.parquet", tmp_path / "file")
-    store.add_to_run("run", "b.parquet", data)
-    store.commit("run", COUNTS, {})
-    manifest = store.manifest("run")
-    assert manifest is not None
-    one, two = manifest["files"]
-    assert {**one, "name": ""} == {**two, "name": ""}
-    assert store.folder.read("runs/run/a.parquet") == data
+def write(add: Add, output: str, table: bytes, **body: Any) -> dict[str, Any]:
+    """One attempt of a run whose report tells the time."""
+    attempt = opened(output).begin("run", [table.decode(), body])
+    add(attempt, "table", table)
+    add(attempt, "report.html", f"made {attempt.created}".encode())
+    return attempt.commit(COUNTS, {**DATA, **body})
 
 
-def test_quarantined_images_are_remembered_until_they_are_done(output: str, tmp_path: Path) -> None:
-    rows = [
-        {**dict.fromkeys(records.QUARANTINE.names), "key": key, "version": "1"} for key in ("a.jpg", "b.jpg")
-    ]
-    records.write_parquet(tmp_path / "quarantine.parquet", records.QUARANTINE, rows)
-    store = Results(open_folder(output), "c0")
-    store.add_file_to_run("x/y", "quarantine.parquet", tmp_path / "quarantine.parquet")
-    store.write("configuration.json", b"{}")
-    assert store.history() == (set(), set())  # not committed
-    store.commit("x/y", Counts(2, 0, 0, 2), {"parts": []})
-    assert store.history() == (set(), {("a.jpg", "1"), ("b.jpg", "1")})
-    part = write_part(output, "p1", [("a.jpg", "1")], tmp_path)
-    later = Results(open_folder(output), "c0")
-    later.commit("later", Counts(1, 1), {"parts": [part]})
-    assert later.history() == ({("a.jpg", "1")}, {("b.jpg", "1")})
+def check_files(output: str) -> dict[str, Any]:
+    """The run's only manifest; each file has the bytes that it says."""
+    store = opened(output)
+    (manifest,) = store.manifests()
+    for file in manifest["files"]:
+        data = store.folder.read(f"runs/run/{file['name']}")
+        assert hashlib.sha256(data).hexdigest() == file["sha256"], file["name"]
+    return manifest
 
 
-def test_only_committed_runs_count_as_finished(output: str, tmp_path: Path) -> None:
-    first = write_part(output, "p1", [("a.jpg", "1"), ("b ü.jpg", "1")], tmp_path)
-    store = Results(open_folder(output), "c0")
-    assert store.finished() == set()
-    store.commit("one", Counts(2, 2), {"parts": [first]})
-    second = write_part(output, "p2", [("a.jpg", "2")], tmp_path)
-    assert store.finished() == {("a.jpg", "1"), ("b ü.jpg", "1")}
-    store.commit("two", Counts(3, 1, 2), {"parts": [second]})
-    store.commit("empty", Counts(), {"parts": []})
-    assert store.finished() == {("a.jpg", "1"), ("b ü.jpg", "1"), ("a.jpg", "2")}
-    other = Results(open_folder(output), "c1")
-    other.write("configuration.json", b"{}")
-    assert other.finished() == set()
+@pytest.mark.parametrize("fenced", [True, False])
+@pytest.mark.parametrize("same", [True, False])
+def test_attempts_at_once_end_in_one_valid_run(
+    output: str, add: Add, fenced: bool, same: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where the store ignores conditions, which its probe would tell."""
+    if not fenced:
+        monkeypatch.setattr(Results, "fenced", False)
+    seconds = iter(range(10, 60))
+    monkeypatch.setattr(commit, "now", lambda: f"2026-01-01T00:00:{next(seconds)}Z")
+    opened(output)
+    won: list[dict[str, Any]] = []
+    lost: list[ParameterError] = []
+    gate = threading.Barrier(6)
+
+    def attempt(number: int) -> None:
+        gate.wait()
+        part = f"parts/{0 if same else number}.parquet"
+        try:
+            won.append(write(add, output, part.encode(), parts=[part]))
+        except ParameterError as error:
+            lost.append(error)
+
+    threads = [threading.Thread(target=attempt, args=(i,)) for i in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    manifest = check_files(output)
+    assert len(won) + len(lost) == 6
+    assert manifest in won
+    if fenced:
+        assert all(each == manifest for each in won), "who lost takes the winner's"
+        assert len(won) == (6 if same else 1)
+    assert all("run_id" in error.remedy for error in lost)
+
+
+def test_another_attempt_writes_the_same_bytes(
+    output: str, add: Add, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    years = iter(range(2026, 2040))
+    monkeypatch.setattr(commit, "now", lambda: f"{next(years)}-01-01T00:00:00Z")
+    killed = opened(output).begin("run", ["x", {}])  # wrote its claim and a part of its files
+    add(killed, "table", b"x")
+    assert write(add, output, b"x")["created"].startswith("2026")
+    before = {e.key: e.version for e in opened(output).folder.entries()}
+    assert write(add, output, b"x")["created"].startswith("2026")
+    assert {e.key: e.version for e in opened(output).folder.entries()} == before
+
+
+def test_other_content_after_a_killed_attempt_goes_beside_it(output: str, add: Add) -> None:
+    store = opened(output)
+    killed = store.begin("run", ["killed"])
+    add(killed, "table", b"of the killed one")
+    manifest = write(add, output, b"new")
+    place = manifest["files"][0]["name"].partition("/")[0]
+    assert {file["name"] for file in manifest["files"]} == {
+        f"{place}/attempt.json", f"{place}/report.html", f"{place}/table",
+    }  # fmt: skip
+    assert check_files(output)
+    assert store.folder.read("runs/run/table") == b"of the killed one"
+    assert file_name(manifest, "table") == f"{place}/table"
+    assert store.folder.read(file_key(manifest, "table")) == b"new"
+    assert file_key(manifest, "none") == ""
+
+
+def test_an_answer_that_was_lost_is_no_loss(output: str, add: Add, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The request succeeded, its repetition was refused: the manifest is this attempt's own."""
+    store = opened(output)
+    attempt = store.begin("run", 1)
+    add(attempt, "table", b"x")
+    kind = type(store.folder)
+    create = kind.create
+
+    def twice(self: Any, *given: Any) -> bool:
+        create(self, *given)
+        return bool(create(self, *given))
+
+    monkeypatch.setattr(kind, "create", twice)
+    assert attempt.commit(COUNTS, DATA) == check_files(output)
+
+
+def test_the_probe(output: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = opened(output)
+    before = {e.key: e.version for e in store.folder.entries()}
+    assert store.fenced
+    assert {e.key: e.version for e in store.folder.entries()} == before
+    assert set(before) == {"configuration.json"}, "the probe leaves nothing behind"
+    kind = type(store.folder)
+
+    def ignoring(self: Folder, key: str, data: bytes, content_type: str = "") -> bool:
+        self.write(key, data, content_type)
+        return True
+
+    monkeypatch.setattr(kind, "create", ignoring)
+    assert not opened(output).fenced
+    assert {e.key: e.version for e in store.folder.entries()} == before
+
+    def refusing(*_: Any) -> bool:
+        raise ConditionUnsupportedError("no")
+
+    monkeypatch.setattr(kind, "create", refusing)
+    assert not opened(output).fenced
+
+
+def test_an_emptied_output_is_noticed(output: str) -> None:
+    store = opened(output)
+    store.folder.delete("configuration.json")
+    with pytest.raises(StorageError, match="was emptied since the run began"):
+        store.begin("run", 1)
+
+
+def test_a_description_that_is_there_stays(output: str) -> None:
+    store = opened(output)
+    before = store.folder.read("configuration.json")
+    store.describe({"other": "words"})
+    assert store.folder.read("configuration.json") == before
+
+
+def test_the_clock_can_be_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SOURCE_DATE_EPOCH", "1767225600")
+    assert layout.now() == "2026-01-01T00:00:00Z"
+    for bad in ("soon", "1e400", "9" * 30):
+        monkeypatch.setenv("SOURCE_DATE_EPOCH", bad)
+        with pytest.raises(ParameterError, match="SOURCE_DATE_EPOCH is"):
+            layout.now()
+    monkeypatch.setenv("SOURCE_DATE_EPOCH", "")
+    assert layout.now() > "2026"
 
 
 def test_a_configuration_changes_with_each_of_its_ingredients(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -185,7 +283,7 @@ def test_a_configuration_changes_with_each_of_its_ingredients(monkeypatch: pytes
         {"settings": {}},
     ]
     digests = [configuration_digest(**{**base, **change}) for change in [{}, *changes]]
-    monkeypatch.setattr(results, "ALGORITHM", results.ALGORITHM + 1)
+    monkeypatch.setattr(layout, "ALGORITHM", layout.ALGORITHM + 1)
     digests.append(configuration_digest(**base))
     assert len(set(digests)) == len(digests)
     assert all(len(value) == 16 and set(value) <= set("0123456789abcdef") for value in digests)

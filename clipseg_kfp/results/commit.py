@@ -1,0 +1,256 @@
+"""The one way a run becomes visible.
+
+All that belongs to a run is written first, under names of its own; the manifest, with the sha256 of every
+file, comes last, and only where there is none. What holds whoever else writes, and whenever a writer dies:
+
+- The files of a run say when it was made (the report does), so two attempts of one run would write other
+  bytes under the same names. The first attempt to get there claims the run's folder (``attempt.json``) with a
+  digest of what it is about to write, and fixes the time. An attempt with the same content takes that time
+  and writes the very same bytes. One with other content, after a killed attempt, say, goes to a folder of
+  its own inside the run's, and leaves what is there alone.
+- Claim and manifest are made by a PUT on the condition that there is no such object. Whether the store keeps
+  to that is tried first, by asking it to create the configuration's description, which exists, with the
+  bytes that it has: a store that keeps to conditions refuses, and the others change nothing. This needs no
+  right to delete.
+- Where conditions are ignored, every attempt takes a folder of its own, and the manifest's absence is checked
+  right before it is written. Of two manifests in the same instant the last one stays, and either is true.
+- Who finds a manifest that is not its own takes it for its own if it describes the same data.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from clipseg_kfp.concurrency import ordered_map
+from clipseg_kfp.errors import ObjectChangedError, ParameterError, StorageError
+from clipseg_kfp.naming import digest
+from clipseg_kfp.results.layout import (
+    CLAIM,
+    CONFIGURATION,
+    LATEST,
+    MANIFEST,
+    RUNS,
+    Counts,
+    content_type,
+    is_configuration,
+    json_bytes,
+    now,
+    run_key,
+)
+from clipseg_kfp.storage import ConditionUnsupportedError, Entry, Folder
+
+READERS = 16  # small objects read at once
+
+
+@dataclass
+class Results:
+    """The results of one configuration.
+
+    Args:
+        output: the output prefix that the user named.
+        config: the configuration's digest.
+    """
+
+    output: Folder
+    config: str
+
+    @property
+    def folder(self) -> Folder:
+        """The configuration's own folder; mask keys in the tables are relative to it."""
+        return self.output.child(self.config)
+
+    def write(self, key: str, data: bytes) -> None:
+        """Writes an object below the configuration's folder, with the content type of its suffix."""
+        self.folder.write(key, data, content_type(key))
+
+    def upload(self, key: str, path: Path) -> None:
+        """Copies a local file below the configuration's folder, as a stream."""
+        self.folder.upload(key, path, content_type(key))
+
+    def describe(self, value: dict[str, Any]) -> None:
+        """Writes what the configuration's digest stands for; a description that is there stays as it is.
+
+        An output that cannot be written shows here, before any work.
+        """
+        try:
+            data = self.folder.read(CONFIGURATION)
+        except ObjectChangedError:
+            data = json_bytes(value)
+        self.write(CONFIGURATION, data)
+
+    @cached_property
+    def fenced(self) -> bool:
+        """Whether the store creates an object only where there is none, found out by trying.
+
+        Raises:
+            StorageError: the configuration's description is gone.
+        """
+        try:
+            data = self.folder.read(CONFIGURATION)
+        except ObjectChangedError as error:
+            raise StorageError(
+                f"{self.folder.locate(CONFIGURATION)} is gone: the output was emptied since the run began.",
+                "Nothing was committed. Run again.",
+            ) from error
+        try:
+            return not self.folder.create(CONFIGURATION, data, content_type(CONFIGURATION))
+        except ConditionUnsupportedError:
+            return False
+
+    def begin(self, run: str, content: Any) -> Attempt:
+        """Claims a place for a run's files.
+
+        Args:
+            run: the run's ID.
+            content: JSON value that differs where any of the files will differ, the time left aside.
+        """
+        mark = digest(content)
+        if not self.fenced:
+            created = now()
+            return Attempt(self, run, created, f"{digest([mark, created])}/")
+        for place in ("", f"{mark}/"):
+            key = run_key(run, place + CLAIM)
+            claim = json_bytes({"attempt": mark, "created": now()})
+            if not self.folder.create(key, claim, content_type(key)):
+                claim = self.folder.read(key)
+            found = json.loads(claim)
+            if found["attempt"] == mark:
+                attempt = Attempt(self, run, found["created"], place)
+                attempt.remember(CLAIM, claim)
+                return attempt
+        raise AssertionError(f"{run_key(run, mark)} is claimed by another content")
+
+    def manifest(self, run: str) -> dict[str, Any] | None:
+        """Reads the manifest of a committed run; ``None`` where there is no such run."""
+        key = run_key(run, MANIFEST)
+        if self.folder.stat(key) is None:
+            return None
+        manifest: dict[str, Any] = json.loads(self.folder.read(key))
+        return manifest
+
+    def name_taken(self, run: str) -> ParameterError:
+        """The error for a run whose name another committed run has."""
+        return ParameterError(
+            f"The run '{run}' exists already under {self.folder.uri}.",
+            "Name another run_id, or leave it empty.",
+        )
+
+    def point_to(self, run: str) -> str:
+        """Names a committed run in ``latest.json``; returns its manifest's URI."""
+        key = run_key(run, MANIFEST)
+        self.write(LATEST, json_bytes({"run": run, "manifest": key}))
+        return self.folder.locate(key)
+
+    def committed(self) -> Iterator[Entry]:
+        """Lists the manifests, and reads none; S3 lists a hundred runs and more in a request."""
+        for entry in self.folder.names(RUNS):
+            if entry.key.count("/") == 2 and entry.key.endswith(f"/{MANIFEST}"):
+                yield entry
+
+    def manifests(self) -> Iterator[dict[str, Any]]:
+        """Reads the manifests of all committed runs, several at once."""
+        keys = (entry.key for entry in self.committed())
+        yield from ordered_map(lambda key: json.loads(self.folder.read(key)), keys, READERS)
+
+
+@dataclass
+class Attempt:
+    """One try at writing a run.
+
+    Attributes:
+        results: where the run belongs.
+        run: its ID.
+        created: when its first attempt began.
+        place: folder of its files inside the run's, with a slash; empty for the first attempt's.
+        files: name, bytes and sha256 of what has been written.
+    """
+
+    results: Results
+    run: str
+    created: str
+    place: str = ""
+    files: list[dict[str, Any]] = field(default_factory=list)
+
+    def add(self, name: str, path: Path) -> None:
+        """Copies a local file to the run, as a stream."""
+        self.results.upload(run_key(self.run, self.place + name), path)
+        self.files.append({"name": self.place + name, **facts_of(path)})
+
+    def remember(self, name: str, data: bytes) -> None:
+        """Notes a file for the manifest that is written already."""
+        self.files.append({"name": self.place + name, "bytes": len(data), "sha256": digest(data, 64)})
+
+    def commit(self, counts: Counts, body: dict[str, Any]) -> dict[str, Any]:
+        """Writes the manifest, and with it makes the run exist.
+
+        Args:
+            counts: must add up.
+            body: what else the manifest says.
+
+        Returns:
+            The manifest: this attempt's, or that of another one with the same data that was faster.
+
+        Raises:
+            ParameterError: another run of this name was committed meanwhile; it stays as it is.
+            StorageError: the counts do not add up, or the store refused.
+        """
+        counts.check()
+        folder, key = self.results.folder, run_key(self.run, MANIFEST)
+        manifest = {
+            "format": "clipseg-kfp/run",
+            "version": 1,
+            "run": self.run,
+            "config": self.results.config,
+            "created": self.created,
+            "counts": vars(counts),
+            **body,
+            "files": sorted(self.files, key=lambda entry: str(entry["name"])),
+        }
+        data = json_bytes(manifest)
+        if self.results.fenced:
+            folder.create(key, data, content_type(key))
+        elif folder.stat(key) is None:
+            self.results.write(key, data)
+        # Whatever the answers said (one may be lost, and the request be repeated): what is there counts.
+        there = folder.read(key)
+        if there != data:
+            winner: dict[str, Any] = json.loads(there)
+            if not same_data(winner, manifest):
+                raise self.results.name_taken(self.run)
+            manifest = winner
+        return manifest
+
+
+def same_data(one: dict[str, Any], other: dict[str, Any]) -> bool:
+    """Says whether two manifests tell of the same images with the same masks."""
+    return all(one.get(name) == other.get(name) for name in ("dataset_digest", "parts"))
+
+
+def file_name(manifest: dict[str, Any], name: str) -> str:
+    """Where a file of a committed run lies in the run's folder; empty if the run has no such file."""
+    names = (str(file["name"]) for file in manifest["files"])
+    return next((found for found in names if found.rpartition("/")[2] == name), "")
+
+
+def file_key(manifest: dict[str, Any], name: str) -> str:
+    """The same below the configuration's folder."""
+    found = file_name(manifest, name)
+    return run_key(manifest["run"], found) if found else ""
+
+
+def facts_of(path: Path) -> dict[str, Any]:
+    """Bytes and sha256 of a local file."""
+    with path.open("rb") as stream:
+        sha256 = hashlib.file_digest(stream, "sha256").hexdigest()
+        return {"bytes": stream.tell(), "sha256": sha256}
+
+
+def configurations(output: Folder) -> list[str]:
+    """Digests of the configurations that an output has results of."""
+    return [name for name in output.folders() if is_configuration(name)]

@@ -1,0 +1,89 @@
+"""Creating, deleting and naming objects, in folders and in the real store."""
+
+from __future__ import annotations
+
+import errno
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from clipseg_kfp.errors import StorageError
+from clipseg_kfp.storage import ConditionUnsupportedError, Folder, open_folder
+from clipseg_kfp.storage.s3 import connect
+
+
+@pytest.fixture(params=["folder", "s3"])
+def folder(request: pytest.FixtureRequest, tmp_path: Path) -> Folder:
+    if request.param == "folder":
+        (tmp_path / "root").mkdir()
+        return open_folder(str(tmp_path / "root"))
+    request.getfixturevalue("s3_env")
+    return open_folder(f"s3://{request.getfixturevalue('bucket')}/root")
+
+
+def test_of_many_at_once_one_creates(folder: Folder) -> None:
+    won: list[int] = []
+    gate = threading.Barrier(12)
+
+    def create(number: int) -> None:
+        gate.wait()
+        if folder.create("a b/ü +.json", b"%d" % number, "application/json"):
+            won.append(number)
+
+    threads = [threading.Thread(target=create, args=(i,)) for i in range(12)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    (winner,) = won
+    assert folder.read("a b/ü +.json") == b"%d" % winner
+    assert [entry.key for entry in folder.names()] == ["a b/ü +.json"], "nothing is left behind"
+    assert not folder.create("a b/ü +.json", b"later")
+    folder.delete("a b/ü +.json")
+    assert folder.create("a b/ü +.json", b"")
+    assert folder.read("a b/ü +.json") == b""
+
+
+def test_folders_names_and_times(folder: Folder) -> None:
+    begun = time.time()
+    assert folder.folders() == []
+    for key in ("b/x", "a/y/z", "file"):
+        folder.write(key, b"12")
+    assert folder.folders() == ["a", "b"]
+    names = {entry.key: entry for entry in folder.names()}
+    assert set(names) == {"b/x", "a/y/z", "file"}
+    assert all(entry.size == 2 and begun - 2 < entry.modified < time.time() + 2 for entry in names.values())
+    assert {entry.key: entry for entry in folder.entries()}.keys() == names.keys()
+    found = folder.stat("b/x")
+    assert found is not None and abs(found.modified - names["b/x"].modified) <= 1
+    folder.delete("b/x")
+    folder.delete("b/x")  # gone already
+    assert [entry.key for entry in folder.names("b/")] == []
+
+
+def test_wrong_credentials_are_told(folder: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
+    if not folder.uri.startswith("s3"):
+        pytest.skip("folders have none")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wrong-secret-0123456789")
+    connect.cache_clear()
+    with pytest.raises(StorageError, match="rejects the credentials") as caught:
+        open_folder(folder.uri).create("x", b"")
+    assert "wrong-secret" not in str(caught.value) and "Signature=" not in str(caught.value)
+
+
+def test_a_missing_bucket_is_told(s3_env: dict[str, str]) -> None:
+    with pytest.raises(StorageError, match="bucket 'not-there' does not exist"):
+        open_folder("s3://not-there/x").create("x", b"")
+
+
+def test_a_file_system_without_hard_links_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: Any) -> None:
+        raise OSError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(Path, "hardlink_to", refuse)
+    with pytest.raises(ConditionUnsupportedError, match="no hard links"):
+        open_folder(str(tmp_path)).create("x", b"1")
+    assert list(tmp_path.iterdir()) == []
