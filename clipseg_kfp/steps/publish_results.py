@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +17,7 @@ from clipseg_kfp.report import build_report, render_report
 from clipseg_kfp.report.build import QUARANTINE_ROWS
 from clipseg_kfp.results import QUARANTINE, Counts, Results, json_bytes
 from clipseg_kfp.steps.encode_prompts import prompt_rows, read_facts_of
-from clipseg_kfp.steps.evaluate_masks import metrics_of
+from clipseg_kfp.steps.evaluate_masks import CURVES, PER_IMAGE, TABLE, THRESHOLDS, metrics_of
 from clipseg_kfp.steps.fetch_dataset import Dataset, read_summary
 from clipseg_kfp.steps.postprocess_masks import GALLERY, MASKS, PartName
 from clipseg_kfp.steps.preprocess_images import IMAGES
@@ -25,7 +26,8 @@ from clipseg_kfp.storage import open_folder
 
 STEP = "publish_results"
 FORMATS = {"yolo": "annotations.yolo.zip", "labelstudio": "annotations.labelstudio.json", "csv": "masks.csv"}
-FILES = ("masks.parquet", "annotations.coco.json", "metrics.json", QUARANTINE, "report.html")
+EVALUATED = (TABLE, PER_IMAGE, CURVES, THRESHOLDS)
+FILES = ("masks.parquet", "annotations.coco.json", "metrics.json", QUARANTINE, "report.html", *EVALUATED)
 
 
 @dataclass(frozen=True)
@@ -113,6 +115,8 @@ def run(
         coco_path, _rows(shards, IMAGES), _rows(shards, MASKS), categories, instances=instances
     )
     extra = _export(target, formats, shards, categories)
+    for name in EVALUATED:
+        shutil.copyfile(evaluation / name, target / name)
     counts = Counts(listing.listed, done, listing.skipped, quarantined, masks)
     counts.check()
     metrics = {"counts": vars(counts), **metrics}

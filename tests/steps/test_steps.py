@@ -85,10 +85,14 @@ def test_the_whole_chain(chain: Chain, tmp_path: Path) -> None:
     files = {file["name"]: object_bytes(f"{base}/{file['name']}") for file in run.manifest["files"]}
     assert sorted(files) == [
         "annotations.coco.json",
+        "curves.json",
+        "evaluation.parquet",
         "masks.parquet",
         "metrics.json",
+        "per_image.parquet",
         "quarantine.parquet",
         "report.html",
+        "thresholds.json",
     ]
     assert pq.read_table(io.BytesIO(files["masks.parquet"])).to_pylist() == rows
     assert {
@@ -483,7 +487,7 @@ def test_perfect_ground_truth(chain: Chain) -> None:
     assert run.published.mean_iou == 1
     assert run.evaluation.to_json()["pairs"] == 4
     assert run.evaluation.figures() == {
-        "mean_iou": 1, "iou_fg": 1, "iou_bin": 1, "iou_a~20circle": 1, "iou_red~20things": 1,
+        "mean_iou": 1, "iou_fg": 1, "iou_bin": 1, "average_precision": 1, "iou_a~20circle": 1, "iou_red~20things": 1,
     }  # fmt: skip
     table = list(records.read_parquet(chain.work / "run-2/evaluation/evaluation.parquet"))
     assert [(row["prompt"], row["images"], row["iou"]) for row in table] == [
@@ -543,7 +547,7 @@ def test_ground_truth_above_the_limit_is_left_out(chain: Chain, monkeypatch: pyt
 
 def test_figures_for_kubeflow_are_few_and_plain() -> None:
     from clipseg_kfp.metrics import Confusion
-    from clipseg_kfp.steps.evaluate_masks import Evaluation
+    from clipseg_kfp.metrics.evaluation import Evaluation
 
     found = Evaluation({f"{i:03d} ü/x": Confusion(tp=1) for i in range(80)})
     names = list(found.figures())
