@@ -211,6 +211,10 @@ def _curves(histogram: Histogram) -> dict[str, Any]:
     curve = histogram.curve
     negatives = max(histogram.negatives, 1)
     return {
+        "positives": histogram.positives,
+        "negatives": histogram.negatives,
+        "tp": histogram.tp.tolist(),
+        "fp": histogram.fp.tolist(),
         "iou": _short(c.iou for c in curve),
         "precision": _short(c.precision for c in curve),
         "recall": _short(c.recall for c in curve),

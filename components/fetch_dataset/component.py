@@ -16,6 +16,10 @@ def fetch_dataset(
     shard_size: int = 100,
     limit: int = 0,
     run_id: str = "",
+    ground_truth_uri: str = "",
+    ground_truth_format: str = "auto",
+    ground_truth_classes: dict = {},  # noqa: B006 - KFP copies it
+    again: bool = False,
     endpoint: str = "",
 ) -> List[str]:  # noqa: UP006
     """Lists the images of a data set, leaves out what is done already, and splits the rest into shards.
@@ -27,6 +31,10 @@ def fetch_dataset(
         shard_size: Images a shard; more where there would be over 50 shards.
         run_id: Name of this run, if it has one of its own; a committed run of that name is an error.
         limit: The most new images to take; 0 takes all.
+        ground_truth_uri: Where things really are: a COCO or PhraseCut file, or a folder of masks or label maps.
+        ground_truth_format: auto looks; else masks, labels, voc, coco or phrasecut.
+        ground_truth_classes: Class by prompt, where names differ.
+        again: Take images that are done already, too.
         endpoint: URL of the S3 endpoint; empty takes S3_ENDPOINT from the environment.
         dataset: A table of images for each shard, and a summary.
 
@@ -50,6 +58,10 @@ def fetch_dataset(
             shard_size=shard_size,
             limit=limit,
             run_id=run_id,
+            ground_truth_uri=ground_truth_uri,
+            ground_truth_format=ground_truth_format,
+            ground_truth_classes=ground_truth_classes,
+            again=again,
             endpoint=endpoint,
         )
         dataset.metadata.update(asdict(found))
