@@ -199,11 +199,13 @@ def write_parquet(
     return count
 
 
-def read_parquet(path: Path, columns: list[str] | None = None) -> Iterator[dict[str, Any]]:
+def read_parquet(
+    path: Path, columns: list[str] | None = None, batch: int = ROWS_AT_ONCE
+) -> Iterator[dict[str, Any]]:
     """Streams the rows of a table."""
     with pq.ParquetFile(path) as table:
-        for batch in table.iter_batches(batch_size=ROWS_AT_ONCE, columns=columns):
-            yield from batch.to_pylist()
+        for rows in table.iter_batches(batch_size=batch, columns=columns):
+            yield from rows.to_pylist()
 
 
 class ArrowWriter:

@@ -27,6 +27,7 @@ METRICS, CURVES, THRESHOLDS = "metrics.json", "curves.json", "thresholds.json"
 THREADS = 4
 BYTES_AT_ONCE = 400_000_000
 MAX_TRUTH_BYTES = 100_000_000
+ROWS_AT_ONCE = 256  # of PER_IMAGE, with some hundred numbers each
 
 _Pair = tuple[dict[str, Any], dict[str, Any], GroundTruth]
 _COMPARED = ("key", "version")
@@ -58,7 +59,7 @@ def run(*, shards: Sequence[Path], target: Path, endpoint: str = "") -> Evaluati
         for shard in shards:
             yield from _evaluate_shard(shard, evaluation, unmatched, reader)
 
-    pairs = records.write_parquet(target / PER_IMAGE, records.PER_IMAGE, per_image())
+    pairs = records.write_parquet(target / PER_IMAGE, records.PER_IMAGE, per_image(), ROWS_AT_ONCE)
     evaluation.unmatched = sorted(unmatched)
     evaluation.prompts = dict(sorted(evaluation.prompts.items()))
     evaluation.histograms = dict(sorted(evaluation.histograms.items()))
@@ -151,7 +152,7 @@ def _resample(table: Path, evaluation: Evaluation) -> Bootstrap:
     draws = Bootstrap()
     best = {name: histogram.best for name, histogram in evaluation.histograms.items()}
     columns = [*_COMPARED, "prompt", "tp", "fp", "fn", "sweep_tp", "sweep_fp"]
-    for row in records.read_parquet(table, columns=columns):
+    for row in records.read_parquet(table, columns, ROWS_AT_ONCE):
         written = Confusion(row["tp"], row["fp"], row["fn"])
         index = best[row["prompt"]] or 0
         tp, fp = row["sweep_tp"][index], row["sweep_fp"][index]

@@ -180,7 +180,7 @@ class _Measured:
     def __init__(
         self, prompts: Path, uri: str, kind: str, named: dict[str, str] | None, endpoint: str
     ) -> None:
-        shown = [row["name"] for row in prompt_rows(prompts) if not row["hidden"]]
+        self._shown = shown = [row["name"] for row in prompt_rows(prompts) if not row["hidden"]]
         own, named = classes_of(prompts), named or {}  # of several sets: by the names in their set, too
         classes = {prompt: named.get(name, name) for prompt, name in own.items() if prompt in shown}
         classes |= {prompt: name for prompt, name in named.items() if prompt not in own.values()}
@@ -215,6 +215,12 @@ class _Measured:
                 "Names must end alike: folder/a.jpg and a.jpg do.",
             )
         say(STEP, f"{self._uri}: ground truth of {images.found:,} images, {len(self._wanted):,} classes asked for")
+        others = set(self._truth.classes) - set(self._wanted)
+        if others:
+            say(STEP, f"no prompt looks for {len(others):,} of its classes: {listed(others)}")
+        asked = {prompt for name in self._wanted for prompt in self._classes.prompts_of(name)}
+        if without := set(self._shown) - asked:
+            say(STEP, f"it has no class for the prompts {listed(without)}")
 
 
 def _own_files(source_uri: str, output: Folder, endpoint: str) -> Callable[[str], bool]:

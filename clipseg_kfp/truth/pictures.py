@@ -35,7 +35,7 @@ class LabelMaps:
 
     def __init__(self, folder: Folder, table: dict[int, str], ignored: Sequence[int] = ()) -> None:
         self._folder, self._ignored = folder, ignored
-        self.place = folder.locate("")
+        self.place = folder.locate("").rstrip("/") + "/"
         self._values: dict[str, list[int]] = {}
         for value, name in table.items():
             self._values.setdefault(name, []).append(value)
@@ -77,7 +77,7 @@ class MaskFolders:
         for rest, masks in found.items():
             by_stem.setdefault(rest.rpartition(".")[0], {}).update(masks)
         self._folder = folder
-        self.place = folder.locate("")
+        self.place = folder.locate("").rstrip("/") + "/"
         self.images = ByImage({f"{stem}.png": masks for stem, masks in by_stem.items()}, False, folder.uri)
         self.classes = sorted({name for masks in by_stem.values() for name in masks})
 
