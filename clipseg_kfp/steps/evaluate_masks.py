@@ -27,7 +27,7 @@ METRICS, CURVES, THRESHOLDS = "metrics.json", "curves.json", "thresholds.json"
 THREADS = 4
 BYTES_AT_ONCE = 400_000_000
 MAX_TRUTH_BYTES = 100_000_000
-ROWS_AT_ONCE = 256  # of PER_IMAGE, with some hundred numbers each
+ROWS_AT_ONCE = 128  # of PER_IMAGE, with some hundred numbers each
 
 _Pair = tuple[dict[str, Any], dict[str, Any], GroundTruth]
 _COMPARED = ("key", "version")
