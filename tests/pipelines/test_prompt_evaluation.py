@@ -25,7 +25,7 @@ def fill(folder: Path) -> Path:
     images, annotations = [], []
     names = ("circle", "red")
     for i in range(SCENES):
-        scene = draw_scene(5000 + i, (160, 120))
+        scene = draw_scene(6000 + i, (160, 120))
         buffer = io.BytesIO()
         scene.image.save(buffer, "PNG")
         open_folder(str(folder)).write(f"photos/s{i}.png", buffer.getvalue())
@@ -74,12 +74,13 @@ def test_sets_are_compared_in_one_pass(tmp_path: Path, capsys: pytest.CaptureFix
     for name in ("circle", "red"):
         good, bad = prompts[f"good/{name}"], prompts[f"bad/{name}"]
         assert good["images"] == bad["images"] == SCENES, "images without the thing count, too"
-        assert good["best_iou"] > 0.7 > bad["best_iou"]
+        assert good["best_iou"] > 0.5 and good["best_iou"] > bad["best_iou"] + 0.1
         assert good["best_iou_low"] <= good["best_iou"] <= good["best_iou_high"]
         assert good["average_precision"] > bad["average_precision"]
     thresholds = json.loads((place / "thresholds.json").read_text("utf-8"))["thresholds"]
     assert set(thresholds) == set(prompts)
-    assert out.index("good/") < out.index("bad/") and "best thresholds: " in out
+    ranking = out.partition("Each prompt at its best threshold")[2]
+    assert 0 < ranking.index("good/") < ranking.index("bad/") and "best thresholds: " in out
     assert metrics["unmatched_ground_truth"] == []
 
 
