@@ -23,6 +23,7 @@ class Finished:
         mask: bool (height, width), cleaned.
         measures: of the mask.
         field: the probabilities, until the next prompt is asked for.
+        maps: that the field is blended of, uint8 (V, S, S): one a view.
     """
 
     prompt: Row
@@ -30,6 +31,7 @@ class Finished:
     mask: masks.Mask
     measures: masks.Measures
     field: Field
+    maps: NDArray[np.uint8]
 
 
 def finish(
@@ -63,7 +65,7 @@ def finish(
         mask = cut_mask(field, threshold)
         if prompt.cleaning != Cleaning() and mask.any():
             mask = cleaning.clean(mask, **prompt.cleaning.arguments(width, height))
-        yield Finished(prompt, threshold, mask, masks.measure(mask, sum_up(field, mask)), field)
+        yield Finished(prompt, threshold, mask, masks.measure(mask, sum_up(field, mask)), field, found)
 
 
 def _otsu(maps: NDArray[np.uint8], field: Field) -> float:

@@ -140,6 +140,16 @@ def run_batch(
     return run_pipeline(pipeline, parameters, log, console, work)
 
 
+def run_evaluation(
+    parameters: dict[str, Any], log: Path, console: Console | None = None, work: Path | None = None
+) -> LocalRun:
+    """Runs ``prompt-evaluation``; arguments and errors as for ``run_batch``."""
+    from clipseg_kfp.pipelines import prompt_evaluation
+
+    _check({"threshold": 0.5, **parameters})
+    return run_pipeline(prompt_evaluation, parameters, log, console, work)
+
+
 def _check(parameters: dict[str, Any]) -> None:
     """Does what the first steps would fail at, without their start-up time; the steps check again."""
     from clipseg_kfp.engine import check_choices
@@ -149,8 +159,9 @@ def _check(parameters: dict[str, Any]) -> None:
     from clipseg_kfp.results.accounting import most_quarantined
     from clipseg_kfp.settings import Settings
     from clipseg_kfp.sources import check_source
-    from clipseg_kfp.steps.encode_prompts import wanted_prompts
+    from clipseg_kfp.steps.encode_prompts import wanted_prompts, wanted_sets
     from clipseg_kfp.steps.publish_results import check_formats
+    from clipseg_kfp.truth import open_truth
 
     endpoint = parameters.get("endpoint", "")
     check_threshold(parameters["threshold"])
@@ -172,11 +183,16 @@ def _check(parameters: dict[str, Any]) -> None:
         )
     check_min_iou(parameters.get("int8_min_iou", 1.0))
     said = ("prompts_uri", "support_uri", "engineering")
-    wanted_prompts(
-        parameters.get("prompts", []),
-        **{name: parameters[name] for name in said if name in parameters},
-        endpoint=endpoint,
-    )
+    if "prompt_sets" in parameters:
+        wanted_sets(parameters["prompt_sets"], endpoint)
+    else:
+        wanted_prompts(
+            parameters.get("prompts", []),
+            **{name: parameters[name] for name in said if name in parameters},
+            endpoint=endpoint,
+        )
+    if parameters.get("ground_truth_uri"):
+        open_truth(parameters["ground_truth_uri"], parameters.get("ground_truth_format", "auto"), endpoint)
     if not parameters["output_uri"]:
         raise ParameterError("output_uri is empty.", "Give a folder or s3://bucket/prefix.")
     open_folder(parameters["output_uri"], endpoint)

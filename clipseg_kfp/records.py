@@ -14,7 +14,10 @@ import pyarrow.parquet as pq
 #: Rows that are Python objects at one time; a row of MASKS may hold 100 KB of run lengths.
 ROWS_AT_ONCE = 1024
 
-GROUND_TRUTH = pa.struct([("prompt", pa.string()), ("uri", pa.string())])
+#: ``clipseg_kfp.truth.GroundTruth``.
+GROUND_TRUTH = pa.struct(
+    [("prompt", pa.string()), ("uri", pa.string()), ("kind", pa.string()), ("data", pa.string())]
+)
 
 #: fetch_dataset: one row an image.
 SOURCES = pa.schema(
@@ -125,18 +128,58 @@ GALLERY = pa.schema(
     ]
 )
 
-#: evaluate_masks: one row a prompt that ground truth exists for.
+#: postprocess_masks: the probabilities of each (image, prompt) that ground truth exists for, in the order of MASKS.
+SCORES = pa.schema(
+    [
+        ("key", pa.string()),
+        ("version", pa.string()),
+        ("prompt", pa.string()),
+        ("boxes", pa.list_(pa.list_(pa.int32(), 4))),  # of the views, V of them
+        ("maps", pa.large_binary()),  # uint8, round(255 p), V x size x size; of logic prompts, the result
+    ]
+)
+
+_COUNTS = (
+    ("tp", pa.int64()),  # pixels of the mask as it was written, summed over images
+    ("fp", pa.int64()),
+    ("fn", pa.int64()),
+    ("tn", pa.int64()),
+    ("iou", pa.float64()),
+    ("dice", pa.float64()),
+    ("precision", pa.float64()),
+    ("recall", pa.float64()),
+    ("boundary_iou", pa.float64()),  # mean over images
+)
+
+#: evaluate_masks and the results: one row a prompt that ground truth exists for.
 EVALUATION = pa.schema(
     [
         ("prompt", pa.string()),
         ("images", pa.int64()),
-        ("tp", pa.int64()),  # pixels, summed over images
-        ("fp", pa.int64()),
-        ("fn", pa.int64()),
-        ("tn", pa.int64()),
-        ("iou", pa.float64()),
-        ("precision", pa.float64()),
-        ("recall", pa.float64()),
+        *_COUNTS,
+        ("iou_low", pa.float64()),  # 95 % interval over images; null for fewer than two
+        ("iou_high", pa.float64()),
+        ("best_threshold", pa.float64()),  # the rest is null where there is no foreground to find
+        ("best_iou", pa.float64()),
+        ("best_iou_low", pa.float64()),
+        ("best_iou_high", pa.float64()),
+        ("average_precision", pa.float64()),
+        ("roc_auc", pa.float64()),
+        ("calibration_error", pa.float64()),
+    ]
+)
+
+#: evaluate_masks and the results: one row an (image, prompt) that ground truth exists for.
+PER_IMAGE = pa.schema(
+    [
+        ("key", pa.string()),
+        ("version", pa.string()),
+        ("prompt", pa.string()),
+        ("width", pa.int32()),  # of the ground truth
+        ("height", pa.int32()),
+        *_COUNTS,
+        ("sweep_tp", pa.list_(pa.int32(), 49)),  # at each threshold of clipseg_kfp.metrics.THRESHOLDS
+        ("sweep_fp", pa.list_(pa.int32(), 49)),
     ]
 )
 
@@ -188,11 +231,13 @@ def write_parquet(
     return count
 
 
-def read_parquet(path: Path, columns: list[str] | None = None) -> Iterator[dict[str, Any]]:
+def read_parquet(
+    path: Path, columns: list[str] | None = None, batch: int = ROWS_AT_ONCE
+) -> Iterator[dict[str, Any]]:
     """Streams the rows of a table."""
     with pq.ParquetFile(path) as table:
-        for batch in table.iter_batches(batch_size=ROWS_AT_ONCE, columns=columns):
-            yield from batch.to_pylist()
+        for rows in table.iter_batches(batch_size=batch, columns=columns):
+            yield from rows.to_pylist()
 
 
 class ArrowWriter:

@@ -23,6 +23,7 @@ from clipseg_kfp.images import IMAGE_SUFFIXES
 from clipseg_kfp.naming import spell_out
 from clipseg_kfp.progress import say
 from clipseg_kfp.storage import Entry, Folder, open_folder, open_object
+from clipseg_kfp.truth import GroundTruth
 
 MANIFEST_SUFFIXES = (".csv", ".jsonl", ".ndjson", ".parquet")
 COLUMNS = ("uri", "mask_uri", "prompt")
@@ -32,14 +33,6 @@ MAX_MANIFEST_BYTES = 128 << 20  # a table takes several times its file's size in
 STAT_THREADS = 16
 STEP = "fetch_dataset"  # which lists sources, and whose log tells what was left out
 LAYOUT = "masks/<prompt>/<same name>"
-
-
-@dataclass(frozen=True)
-class GroundTruth:
-    """A mask image that says where the prompt of that name really is."""
-
-    prompt: str
-    uri: str
 
 
 @dataclass(frozen=True)

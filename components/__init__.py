@@ -7,6 +7,7 @@ from clipseg_kfp.components.fetch_model.component import fetch_model
 from clipseg_kfp.components.postprocess_masks.component import postprocess_masks
 from clipseg_kfp.components.preprocess_images.component import preprocess_images
 from clipseg_kfp.components.publish_results.component import publish_results
+from clipseg_kfp.components.rank_prompts.component import rank_prompts
 from clipseg_kfp.components.segment_images.component import segment_images
 
 #: In the order of the pipeline.
@@ -19,6 +20,7 @@ ALL = (
     postprocess_masks,
     evaluate_masks,
     publish_results,
+    rank_prompts,
 )
 
 __all__ = [
@@ -30,5 +32,6 @@ __all__ = [
     "postprocess_masks",
     "preprocess_images",
     "publish_results",
+    "rank_prompts",
     "segment_images",
 ]

@@ -2,8 +2,13 @@
 
 from clipseg_kfp.pipelines.batch_segmentation.pipeline import batch_segmentation
 from clipseg_kfp.pipelines.one_shot_segmentation.pipeline import one_shot_segmentation
+from clipseg_kfp.pipelines.prompt_evaluation.pipeline import prompt_evaluation
 
 #: By the name of their folder.
-ALL = {"batch_segmentation": batch_segmentation, "one_shot_segmentation": one_shot_segmentation}
+ALL = {
+    "batch_segmentation": batch_segmentation,
+    "one_shot_segmentation": one_shot_segmentation,
+    "prompt_evaluation": prompt_evaluation,
+}
 
-__all__ = ["ALL", "batch_segmentation", "one_shot_segmentation"]
+__all__ = ["ALL", "batch_segmentation", "one_shot_segmentation", "prompt_evaluation"]

@@ -12,6 +12,7 @@ from clipseg_kfp.components import (
     postprocess_masks,
     preprocess_images,
     publish_results,
+    rank_prompts,
     segment_images,
 )
 from clipseg_kfp.pipelines.settings import allow_private_models, settle
@@ -49,13 +50,19 @@ def segment_bucket(
     run_id: Any,
     endpoint: Any,
     storage_secret: Any,
+    ground_truth_uri: Any,
+    ground_truth_format: Any,
+    ground_truth_classes: Any,
     support_uri: Any = "",
     engineering: Any = "paper",
+    prompt_sets: Any = None,
+    rank: bool = False,
 ) -> Any:
     """Adds all tasks to the pipeline that is being traced, from the model to the run's manifest.
 
     Called in the body of a ``@dsl.pipeline``; each argument is a parameter of that pipeline (described there)
-    or a constant. Without ``support_uri`` no prompts are made from example pictures.
+    or a constant. Without ``support_uri`` no prompts are made from example pictures. ``prompt_sets``
+    take the place of ``prompts``; ``rank`` adds what compares prompts.
 
     Returns:
         The output that has the URI of the run's manifest.
@@ -78,6 +85,7 @@ def segment_bucket(
         flip=flip,
         support_uri=support_uri,
         engineering=engineering,
+        prompt_sets=prompt_sets or {},
         endpoint=endpoint,
     )
     settle(encoded, storage_secret, cpu="2", memory="4Gi", caching=False)
@@ -92,6 +100,9 @@ def segment_bucket(
         max_quarantined=max_quarantined,
         endpoint=endpoint,
         run_id=run_id,
+        ground_truth_uri=ground_truth_uri,
+        ground_truth_format=ground_truth_format,
+        ground_truth_classes=ground_truth_classes,
     )
     settle(listing, storage_secret, cpu="1", memory="1Gi", caching=False)
 
@@ -144,4 +155,9 @@ def segment_bucket(
         endpoint=endpoint,
     )
     settle(published, storage_secret, cpu="1", memory="2Gi", caching=False)
+    if rank:
+        ranked = rank_prompts(
+            evaluation=evaluation.outputs["evaluation"], encoded_prompts=encoded_prompts, source_uri=source_uri
+        )
+        settle(ranked, storage_secret, cpu="1", memory="1Gi", caching=False)
     return published.outputs["Output"]

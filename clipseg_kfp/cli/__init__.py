@@ -11,7 +11,7 @@ import typer
 from rich.console import Console
 
 from clipseg_kfp import __version__
-from clipseg_kfp.cli import compile, demo, local, prompts, results
+from clipseg_kfp.cli import compile, demo, evaluate, local, prompts, results
 from clipseg_kfp.errors import ClipsegKfpError
 from clipseg_kfp.naming import printable
 
@@ -22,6 +22,7 @@ app = typer.Typer(
     rich_markup_mode="markdown",
 )
 app.command("demo")(demo.demo)
+local.app.command("evaluate")(evaluate.evaluate)
 app.add_typer(local.app, name="local")
 app.command("compile")(compile.compile_package)
 app.add_typer(prompts.app, name="prompts")

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from clipseg_kfp.cli.shared import DEMO_FOLDER, Endpoint, group, interruptible, parsed_prompt
+from clipseg_kfp.cli.shared import DEMO_FOLDER, Endpoint, group, interruptible, parsed_classes, parsed_prompt
 from clipseg_kfp.errors import ParameterError
 
 app = group("Work without a cluster.")
@@ -31,6 +31,15 @@ def local_run(
     engineering: Annotated[
         str, typer.Option(help="With --support: paper crops, blurs and fades around the thing; none does not.")
     ] = "paper",
+    ground_truth: Annotated[
+        str, typer.Option(help="COCO or PhraseCut file, or folder of masks or label maps, to measure with.")
+    ] = "",
+    ground_truth_format: Annotated[
+        str, typer.Option(help="auto, masks, labels, voc, coco or phrasecut.")
+    ] = "auto",
+    ground_truth_class: Annotated[
+        list[str] | None, typer.Option(help="PROMPT=CLASS where names differ; repeat for more.")
+    ] = None,
     threshold: Annotated[float, typer.Option(help="Probability from which a pixel belongs to a mask.")] = 0.5,
     limit: Annotated[int, typer.Option(help="The most new images to take; 0 takes all.")] = 0,
     full: Annotated[bool, typer.Option("--full", help="Take images that earlier runs have done, too.")] = False,
@@ -110,6 +119,9 @@ def local_run(
                 "prompts": [parsed_prompt(text) for text in prompt or []],
                 "prompts_uri": prompts_file,
                 **({"support_uri": support, "engineering": engineering} if support else {}),
+                "ground_truth_uri": ground_truth,
+                "ground_truth_format": ground_truth_format,
+                "ground_truth_classes": parsed_classes(ground_truth_class or []),
                 "threshold": threshold,
                 "limit": limit,
                 "full": full,

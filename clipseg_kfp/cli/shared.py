@@ -46,3 +46,16 @@ def parsed_prompt(prompt: str) -> Any:
         return json.loads(prompt)
     except ValueError as error:
         raise ParameterError(f"--prompt {prompt!r} is no JSON object: {error}.") from error
+
+
+def parsed_classes(pairs: list[str]) -> dict[str, str]:
+    """Class by prompt, of options such as ``a cat=cat``."""
+    return dict(parted(text, "=", "--ground-truth-class", "a cat=cat") for text in pairs)
+
+
+def parted(text: str, sign: str, option: str, example: str) -> tuple[str, str]:
+    """Both parts of an option's value; raises ``ParameterError`` where one is missing."""
+    name, found, rest = (part.strip() for part in text.partition(sign))
+    if not (name and found and rest):
+        raise ParameterError(f"{option} {text!r} has no '{sign}' between two parts.", f'Write "{example}".')
+    return name, rest

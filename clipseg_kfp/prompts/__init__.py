@@ -2,10 +2,12 @@
 
 The modules, from the bottom: ``templates``, ``logic`` and ``parts`` (what entries are made of), ``sets`` (the
 entries), ``parsing`` (from text to sets), ``folders`` (from folders of pictures to entries), ``files``,
-``stored`` and ``support`` (what entries refer to), ``gathering`` (all of it together), ``encoding`` (with the
+``stored`` and ``support`` (what entries refer to), ``gathering`` (all of it together), ``combining`` (several
+sets), ``encoding`` (with the
 model) and ``table`` (for later steps).
 """
 
+from clipseg_kfp.prompts.combining import combine
 from clipseg_kfp.prompts.encoding import Encoder, embed_texts, encode
 from clipseg_kfp.prompts.files import Files
 from clipseg_kfp.prompts.folders import check_engineering, prompts_shown
@@ -26,7 +28,7 @@ from clipseg_kfp.prompts.table import PromptTable, Row, complete, read_rows, rea
 __all__ = [
     "MAX_PROMPTS", "Cleaning", "Encoder", "Engineering", "Files", "Gathered", "Ingredient", "Prompt",
     "PromptSet", "PromptTable", "Row", "StoredEmbedding", "SupportImage", "check_engineering",
-    "check_threshold", "complete", "embed_texts", "encode", "engineer", "evaluate", "gather", "json_schema",
+    "check_threshold", "combine", "complete", "embed_texts", "encode", "engineer", "evaluate", "gather", "json_schema",
     "parse_logic", "parse_prompts", "prompts_shown", "read_prompts", "read_rows", "read_table",
     "split_prompt_text", "write_table",
 ]  # fmt: skip

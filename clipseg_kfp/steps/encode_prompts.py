@@ -5,11 +5,13 @@ Support images, masks, vectors and thresholds that prompts refer to are read her
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
 from clipseg_kfp import prompts as prompt_sets
+from clipseg_kfp.errors import ParameterError
 from clipseg_kfp.model import ModelFacts, load_model, load_tokenizer, read_facts
 from clipseg_kfp.progress import say
 from clipseg_kfp.results import configuration_digest, json_bytes
@@ -18,6 +20,7 @@ from clipseg_kfp.storage import open_object
 
 STEP = "encode_prompts"
 TABLE, FACTS, CONFIGURATION = "prompts.parquet", "model.json", "configuration.txt"
+CLASSES = "classes.json"
 
 
 def run(
@@ -30,6 +33,7 @@ def run(
     settings: Settings | None = None,
     support_uri: str = "",
     engineering: str = "paper",
+    sets: dict[str, Any] | None = None,
     endpoint: str = "",
 ) -> str:
     """Encodes the prompts.
@@ -43,6 +47,8 @@ def run(
         settings: what else decides pixels; goes to later steps beside the prompts.
         support_uri: example pictures, a folder a thing; each is one more prompt.
         engineering: how those with masks are prepared: ``paper`` or ``none``.
+        sets: several prompt sets to be compared, by name, in place of all the others: each a list as
+            ``prompts``, or the URI of a prompt file. Prompts are then called ``<set>/<name>``.
         endpoint: S3 endpoint URL.
 
     Returns:
@@ -55,13 +61,22 @@ def run(
     """
     settings = settings or Settings()
     prompt_sets.check_threshold(threshold)
-    wanted = wanted_prompts(prompts, prompts_uri, support_uri, engineering, endpoint)
+    several = wanted_sets(sets or {}, endpoint)
+    wanted = None if several else wanted_prompts(prompts, prompts_uri, support_uri, engineering, endpoint)
     facts = read_facts(model)
     encoder = prompt_sets.Encoder(load_model(model), facts, lambda: load_tokenizer(model))
-    files = prompt_sets.Files(prompts_uri, endpoint)
-    rows, embeddings = prompt_sets.encode(prompt_sets.gather(wanted, facts, threshold, files), encoder)
+    if wanted is not None:
+        classes: dict[str, str] = {}
+        gathered = list(prompt_sets.gather(wanted, facts, threshold, prompt_sets.Files(prompts_uri, endpoint)))
+    else:
+        gathered, classes = prompt_sets.combine(
+            (name, prompt_sets.gather(one, facts, threshold, prompt_sets.Files(place, endpoint)))
+            for name, (one, place) in several.items()
+        )
+    rows, embeddings = prompt_sets.encode(gathered, encoder)
     prompt_sets.write_table(target / TABLE, rows, embeddings)
     (target / FACTS).write_bytes(json_bytes(facts.to_json()))
+    (target / CLASSES).write_bytes(json_bytes(classes))
     settings.write(target)
     config = configuration_digest(
         model=facts.digest, prompts=[one.definition for one in rows], settings=settings.to_json()
@@ -104,10 +119,44 @@ def wanted_prompts(
     return prompt_sets.read_prompts(folder.read(key, limit=16 << 20), prompts_uri, shown)
 
 
+def wanted_sets(value: dict[str, Any], endpoint: str = "") -> dict[str, tuple[prompt_sets.PromptSet, str]]:
+    """Reads several prompt sets.
+
+    Args:
+        value: lists of prompts or URIs of prompt files, by name.
+        endpoint: S3 endpoint URL.
+
+    Returns:
+        Each set, with the URI that relative names in it start at.
+
+    Raises:
+        ParameterError: a bad set; names it.
+        StorageError: the store failed.
+    """
+    found = {}
+    for name, one in value.items():
+        if not name.strip() or "/" in name or not name.isprintable():
+            raise ParameterError(f"prompt_sets: {name!r} is no name for a set.", "Use letters, without '/'.")
+        if not isinstance(one, str | list):
+            raise ParameterError(
+                f"prompt_sets: '{name}' is neither a list of prompts nor the URI of a prompt file."
+            )
+        place = one if isinstance(one, str) else ""
+        try:
+            found[name] = (wanted_prompts([] if place else list(one), place, endpoint=endpoint), place)
+        except ParameterError as error:
+            raise ParameterError(f"prompt_sets, '{name}': {error.message}", error.remedy) from error
+    return found
+
+
+def classes_of(folder: Path) -> dict[str, str]:
+    """What the prompts of several sets are called in their own set, by their name in the table."""
+    value: dict[str, str] = json.loads((folder / CLASSES).read_text("utf-8"))
+    return value
+
+
 def read_facts_of(folder: Path) -> ModelFacts:
     """Reads the model's facts from this step's output."""
-    import json
-
     return ModelFacts.from_json(json.loads((folder / FACTS).read_text("utf-8")))
 
 

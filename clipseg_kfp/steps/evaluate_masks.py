@@ -1,94 +1,43 @@
-"""Compares masks with ground truth, where there is any."""
+"""Compares masks and probabilities with ground truth, where there is any."""
 
 from __future__ import annotations
 
-import io
+import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
-from itertools import islice
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-from PIL import Image
-
 from clipseg_kfp import records
+from clipseg_kfp.comparing import Comparison, compare
 from clipseg_kfp.concurrency import ordered_map
-from clipseg_kfp.errors import ObjectChangedError, ObjectUnreadableError
-from clipseg_kfp.images import ImageRejectedError, decode_mask
-from clipseg_kfp.masks import decode_rle
-from clipseg_kfp.metrics import Confusion
-from clipseg_kfp.naming import safe_segment
+from clipseg_kfp.metrics import Bootstrap, Confusion
+from clipseg_kfp.metrics.evaluation import Evaluation
+from clipseg_kfp.naming import digest
 from clipseg_kfp.progress import say, track
 from clipseg_kfp.results import json_bytes
-from clipseg_kfp.steps.postprocess_masks import MASKS
+from clipseg_kfp.steps.postprocess_masks import MASKS, SCORES
 from clipseg_kfp.steps.preprocess_images import IMAGES
-from clipseg_kfp.storage import ObjectTooLargeError, open_object
+from clipseg_kfp.truth import GroundTruth, Reader, UnusableTruthError
 
 STEP = "evaluate_masks"
-TABLE, METRICS = "evaluation.parquet", "metrics.json"
-FETCH_THREADS = 4
+TABLE, PER_IMAGE = "evaluation.parquet", "per_image.parquet"
+METRICS, CURVES, THRESHOLDS = "metrics.json", "curves.json", "thresholds.json"
+THREADS = 4
+BYTES_AT_ONCE = 400_000_000
 MAX_TRUTH_BYTES = 100_000_000
-FIGURES = 50  # prompts with a figure of their own in Kubeflow; metrics.json has all
+ROWS_AT_ONCE = 128  # of PER_IMAGE, with some hundred numbers each
 
-
-@dataclass
-class Evaluation:
-    """Agreement with ground truth.
-
-    Attributes:
-        prompts: pixel counts of each prompt that has ground truth, by name.
-        unmatched: names of ground-truth classes that are no prompt.
-        unusable: ground-truth files that could not be read, with the reason.
-    """
-
-    prompts: dict[str, Confusion] = field(default_factory=dict)
-    unmatched: list[str] = field(default_factory=list)
-    unusable: list[str] = field(default_factory=list)
-
-    @property
-    def mean_iou(self) -> float | None:
-        """The paper's mIoU: mean over prompts of the foreground IoU; ``None`` without ground truth."""
-        values = [confusion.iou for confusion in self.prompts.values()]
-        return float(np.mean(values)) if values else None
-
-    def figures(self) -> dict[str, float]:
-        """The numbers for Kubeflow's table of metrics; empty without ground truth.
-
-        Totals, and the first prompts under names that are plain ASCII.
-        """
-        if self.mean_iou is None:
-            return {}
-        whole = self.to_json()
-        totals = {name: float(whole[name]) for name in ("mean_iou", "iou_fg", "iou_bin")}
-        prompts = islice(self.prompts.items(), FIGURES)
-        return totals | {f"iou_{safe_segment(name)}": confusion.iou for name, confusion in prompts}
-
-    def to_json(self) -> dict[str, Any]:
-        """The content of ``metrics.json``."""
-        total = sum(self.prompts.values(), Confusion())
-        return {
-            "mean_iou": self.mean_iou,
-            "iou_fg": total.iou if self.prompts else None,
-            "iou_bin": (total.iou + total.iou_background) / 2 if self.prompts else None,
-            "pairs": total.images,
-            "per_prompt": {
-                name: {
-                    "iou": c.iou,
-                    "precision": c.precision,
-                    "recall": c.recall,
-                    "images": c.images,
-                }
-                for name, c in self.prompts.items()
-            },
-            "unmatched_ground_truth": self.unmatched,
-            "unusable_ground_truth": self.unusable,
-        }
+_Pair = tuple[dict[str, Any], dict[str, Any], GroundTruth]
+_COMPARED = ("key", "version")
+_COLUMNS = (*_COMPARED, "prompt", "width", "height", "rle")
 
 
 def run(*, shards: Sequence[Path], target: Path, endpoint: str = "") -> Evaluation:
-    """Writes ``evaluation.parquet`` and ``metrics.json`` into ``target``.
+    """Writes tables, metrics, curves and the best thresholds into ``target``.
+
+    Memory does not grow with the images: each pair of mask and ground truth is counted and forgotten.
 
     Args:
         shards: postprocess_masks' outputs.
@@ -103,82 +52,129 @@ def run(*, shards: Sequence[Path], target: Path, endpoint: str = "") -> Evaluati
     """
     target.mkdir(parents=True, exist_ok=True)
     evaluation = Evaluation()
-    pairs = 0
-    for shard in shards:
-        pairs += _evaluate_shard(shard, evaluation, endpoint)
-    evaluation.unmatched = sorted(set(evaluation.unmatched))
+    unmatched: set[str] = set()
+    reader = Reader(endpoint, MAX_TRUTH_BYTES)
+
+    def per_image() -> Iterator[dict[str, Any]]:
+        for shard in shards:
+            yield from _evaluate_shard(shard, evaluation, unmatched, reader)
+
+    pairs = records.write_parquet(target / PER_IMAGE, records.PER_IMAGE, per_image(), ROWS_AT_ONCE)
+    evaluation.unmatched = sorted(unmatched)
     evaluation.prompts = dict(sorted(evaluation.prompts.items()))
+    evaluation.histograms = dict(sorted(evaluation.histograms.items()))
+    evaluation.measure_spread(_resample(target / PER_IMAGE, evaluation))
     records.write_parquet(
-        target / TABLE,
-        records.EVALUATION,
-        (
-            {
-                "prompt": name,
-                **{
-                    k: getattr(c, k) for k in ("images", "tp", "fp", "fn", "tn", "iou", "precision", "recall")
-                },
-            }
-            for name, c in evaluation.prompts.items()
-        ),
+        target / TABLE, records.EVALUATION, (evaluation.row(name) for name in evaluation.prompts)
     )
     (target / METRICS).write_bytes(json_bytes(evaluation.to_json()))
+    (target / CURVES).write_text(json.dumps(evaluation.curves(), ensure_ascii=False) + "\n", "utf-8")
+    (target / THRESHOLDS).write_bytes(json_bytes({"thresholds": evaluation.thresholds}))
+    _tell(evaluation, pairs)
+    return evaluation
+
+
+def _evaluate_shard(
+    shard: Path, evaluation: Evaluation, unmatched: set[str], reader: Reader
+) -> Iterator[dict[str, Any]]:
+    total, largest = _extent(shard)
+    if not total:
+        return
+
+    def look(pair: _Pair) -> tuple[dict[str, Any], Comparison | str]:
+        row, score, truth = pair
+        try:
+            return row, compare(row, score, reader.read(truth, row["width"], row["height"]))
+        except UnusableTruthError as error:
+            return row, str(error)
+
+    # A pixel takes up to about 20 bytes, most of them while the ground truth is decoded.
+    workers = max(1, min(THREADS, BYTES_AT_ONCE // (20 * largest)))
+    ahead = 2 if workers == THREADS else 0
+    for row, result in track(
+        STEP, ordered_map(look, _pairs(shard, unmatched), workers, ahead), total, unit="masks"
+    ):
+        if isinstance(result, str):
+            evaluation.leave_out(result)
+            continue
+        evaluation.add(row["prompt"], result.counts, result.boundary, result.histogram)
+        yield _row(row, result)
+
+
+def _extent(shard: Path) -> tuple[int, int]:
+    """How many pairs there may be, and the pixels of the largest image among them."""
+    total = largest = 0
+    columns = ["status", "width", "height", "ground_truth"]
+    for row in records.read_parquet(shard / IMAGES, columns=columns):
+        if row["status"] == "done" and row["ground_truth"]:
+            total += len(row["ground_truth"])
+            largest = max(largest, row["width"] * row["height"])
+    return total, largest
+
+
+def _pairs(shard: Path, unmatched: set[str]) -> Iterator[_Pair]:
+    """Yields masks with their probabilities and their ground truth; all three tables have one order."""
+    image = itemgetter(*_COMPARED)
+    columns = [*_COMPARED, "status", "ground_truth"]
+    masks = groupby(records.read_parquet(shard / MASKS, columns=list(_COLUMNS)), image)
+    scores = (row for batch in records.read_arrow(shard / SCORES) for row in batch.to_pylist())
+    for row in records.read_parquet(shard / IMAGES, columns=columns):
+        if row["status"] != "done":
+            continue
+        name, group = next(masks)
+        if name != image(row):
+            raise AssertionError(f"masks and images are out of step at {row['key']}")
+        truths = {truth["prompt"]: GroundTruth(**truth) for truth in row["ground_truth"]}
+        for mask in group if truths else ():
+            if truth := truths.pop(mask["prompt"], None):
+                score = next(scores)
+                if (*image(score), score["prompt"]) != (*name, mask["prompt"]):
+                    raise AssertionError(f"masks and probabilities are out of step at {row['key']}")
+                yield mask, score, truth
+        unmatched.update(truths)
+
+
+def _row(row: dict[str, Any], found: Comparison) -> dict[str, Any]:
+    """The row of ``records.PER_IMAGE``."""
+    counts = ("tp", "fp", "fn", "tn", "iou", "dice", "precision", "recall")
+    return {
+        **{name: row[name] for name in (*_COMPARED, "prompt")},
+        "width": found.width,
+        "height": found.height,
+        **{name: getattr(found.counts, name) for name in counts},
+        "boundary_iou": found.boundary,
+        "sweep_tp": found.histogram.tp.tolist(),
+        "sweep_fp": found.histogram.fp.tolist(),
+    }
+
+
+def _resample(table: Path, evaluation: Evaluation) -> Bootstrap:
+    draws = Bootstrap()
+    best = {name: histogram.best for name, histogram in evaluation.histograms.items()}
+    columns = [*_COMPARED, "prompt", "tp", "fp", "fn", "sweep_tp", "sweep_fp"]
+    for row in records.read_parquet(table, columns, ROWS_AT_ONCE):
+        written = Confusion(row["tp"], row["fp"], row["fn"])
+        index = best[row["prompt"]] or 0
+        tp, fp = row["sweep_tp"][index], row["sweep_fp"][index]
+        counts = (written.tp, written.fp, written.fn, tp, fp, written.tp + written.fn - tp)
+        draws.add(row["prompt"], digest([row["key"], row["version"]]), counts)
+    return draws
+
+
+def _tell(evaluation: Evaluation, pairs: int) -> None:
     for name in evaluation.unmatched:
         say(STEP, f"ground truth for '{name}', which is not among the prompts, was left out")
     for problem in evaluation.unusable:
         say(STEP, f"ground truth left out: {problem}")
+    if evaluation.unusable_count > len(evaluation.unusable):
+        say(STEP, f"ground truth left out: {evaluation.unusable_count:,} pictures and shapes in all")
     if evaluation.mean_iou is None:
         say(STEP, "no ground truth to compare with")
     else:
         say(STEP, f"mean IoU {evaluation.mean_iou:.3f} over {len(evaluation.prompts)} prompts, {pairs} pairs")
-    return evaluation
-
-
-def _evaluate_shard(shard: Path, evaluation: Evaluation, endpoint: str) -> int:
-    truths = {
-        (row["key"], row["version"], truth["prompt"]): truth["uri"]
-        for row in records.read_parquet(shard / IMAGES, columns=["key", "version", "status", "ground_truth"])
-        if row["status"] == "done"
-        for truth in row["ground_truth"]
-    }
-    if not truths:
-        return 0
-    known: set[str] = set()
-
-    def pairs() -> Iterator[tuple[dict[str, Any], str]]:
-        columns = ["key", "version", "prompt", "width", "height", "rle"]
-        for row in records.read_parquet(shard / MASKS, columns=columns):
-            known.add(row["prompt"])
-            if uri := truths.get((row["key"], row["version"], row["prompt"])):
-                yield row, uri
-
-    def load(pair: tuple[dict[str, Any], str]) -> tuple[dict[str, Any], NDArray[np.bool_] | str]:
-        row, uri = pair
-        folder, key = open_object(uri, endpoint)
-        try:
-            return row, decode_mask(folder.read(key, limit=MAX_TRUTH_BYTES), key)
-        except (ImageRejectedError, ObjectChangedError, ObjectTooLargeError, ObjectUnreadableError) as error:
-            return row, f"{uri}: {error}"
-
-    compared = 0
-    total = len(truths)
-    for row, truth in track(STEP, ordered_map(load, pairs(), FETCH_THREADS), total, unit="masks"):
-        if isinstance(truth, str):
-            evaluation.unusable.append(truth)
-            continue
-        predicted = decode_rle(row["rle"], row["width"], row["height"])
-        if predicted.shape != truth.shape:  # the paper brings predictions to the ground truth's size
-            height, width = truth.shape
-            resized = Image.fromarray(predicted).resize((width, height), Image.Resampling.NEAREST)
-            predicted = np.asarray(resized)
-        evaluation.prompts.setdefault(row["prompt"], Confusion()).add(predicted, truth)
-        compared += 1
-    evaluation.unmatched.extend({prompt for _, _, prompt in truths} - known)
-    return compared
 
 
 def metrics_of(folder: Path) -> dict[str, Any]:
     """Reads ``metrics.json`` from this step's output."""
-    import json
-
-    value: dict[str, Any] = json.load(io.BytesIO((folder / METRICS).read_bytes()))
+    value: dict[str, Any] = json.loads((folder / METRICS).read_text("utf-8"))
     return value

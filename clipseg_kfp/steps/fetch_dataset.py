@@ -7,7 +7,7 @@ import json
 import math
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -22,8 +22,10 @@ from clipseg_kfp.results.accounting import most_quarantined
 from clipseg_kfp.results.layout import DELETED, FOLDERS, STAGING, image_id
 from clipseg_kfp.results.ledger import DONE, QUARANTINED, Ids, Ledger, ids_of
 from clipseg_kfp.sources import Source, is_single_file, list_sources
-from clipseg_kfp.steps.encode_prompts import prompt_rows, read_facts_of
+from clipseg_kfp.prompts.files import listed
+from clipseg_kfp.steps.encode_prompts import classes_of, prompt_rows, read_facts_of
 from clipseg_kfp.storage import Folder, open_folder
+from clipseg_kfp.truth import Classes, open_truth
 
 STEP = "fetch_dataset"
 MAX_SHARDS = 50  # Kubeflow stalls on thousands of loop iterations; a shard takes as many images as it must
@@ -71,6 +73,9 @@ def run(
     run_id: str = "",
     full: bool = False,
     max_quarantined: str = "",
+    ground_truth_uri: str = "",
+    ground_truth_format: str = "auto",
+    ground_truth_classes: dict[str, str] | None = None,
     endpoint: str = "",
 ) -> Dataset:
     """Writes ``shards/<name>.parquet`` (``records.SOURCES``) and ``summary.json`` into ``target``.
@@ -90,13 +95,18 @@ def run(
         run_id: name of this run, where the user chose one; a committed run of that name is an error.
         full: take all images, whatever earlier runs have done.
         max_quarantined: how many images the run may set aside; checked here, used by later steps.
+        ground_truth_uri: where things really are; see ``truth.open_truth``. Empty takes what lies in
+            ``masks/`` beside ``images/``, or what the manifest names.
+        ground_truth_format: one of ``truth.FORMATS``.
+        ground_truth_classes: class by prompt, where names differ.
         endpoint: S3 endpoint URL.
 
     Returns:
         Counts and shard names.
 
     Raises:
-        ParameterError: a bad size, limit, bound or source, or the run exists already.
+        ParameterError: a bad size, limit, bound or source, ground truth that fits neither images nor prompts, or
+            the run exists already.
         StorageError: the source or the output cannot be read.
     """
     if shard_size < 1:
@@ -112,6 +122,7 @@ def run(
     model = read_facts_of(prompts).to_json()
     results.describe({"configuration": config, "model": model, "prompts": prompt_rows(prompts)})
     ledger = Ledger.empty(results) if full else Ledger.read(results)
+    measured = _Measured(prompts, ground_truth_uri, ground_truth_format, ground_truth_classes, endpoint)
     own = _own_files(source_uri, output, endpoint)
     skipped = left_out = tried_again = 0
     total = hashlib.sha256()
@@ -119,6 +130,8 @@ def run(
     def sources() -> Iterator[Source]:
         nonlocal left_out
         for source in list_sources(source_uri, output.child(STAGING), endpoint, own):
+            if measured.is_picture_of(source.uri):
+                continue
             if own(source.uri):
                 left_out += 1
             else:
@@ -146,12 +159,13 @@ def run(
     def rows() -> Iterator[dict[str, Any]]:
         for source in islice(fresh(), limit or None):
             total.update(f"{source.key}\0{source.version}\n".encode("utf-8", "surrogatepass"))
-            yield source.row()
+            yield measured.with_truth(source).row()
 
     keys: list[Ids] = [ids_of(())]
     whole: list[bool] = []
     listing = target / "listing.parquet"
     new = records.write_parquet(listing, records.SOURCES, rows())
+    measured.tell(new, skipped)
     shards = _split(listing, new, shard_size, target / "shards")
     listing.unlink()
     gone = ledger.gone(source_uri, np.concatenate(keys)) if whole else iter(())
@@ -196,6 +210,66 @@ def _write_deleted(path: Path, gone: Iterator[dict[str, Any]]) -> int:
         for key in first:
             say(STEP, f"no longer there: {key}")
     return count
+
+
+class _Measured:
+    """Adds ground truth to images.
+
+    Args:
+        prompts: encode_prompts' output.
+        uri: of the ground truth; empty leaves what images came with.
+        kind: its format.
+        named: class by prompt.
+        endpoint: S3 endpoint URL.
+
+    Raises:
+        ParameterError: no prompt looks for any class.
+    """
+
+    def __init__(
+        self, prompts: Path, uri: str, kind: str, named: dict[str, str] | None, endpoint: str
+    ) -> None:
+        self._shown = shown = [row["name"] for row in prompt_rows(prompts) if not row["hidden"]]
+        own, named = classes_of(prompts), named or {}  # of several sets: by the names in their set, too
+        classes = {prompt: named.get(name, name) for prompt, name in own.items() if prompt in shown}
+        classes |= {prompt: name for prompt, name in named.items() if prompt not in own.values()}
+        self._classes = Classes(shown, classes)
+        self._uri = uri
+        self._truth = open_truth(uri, kind, endpoint) if uri else None
+        if self._truth is not None:
+            self._wanted = [name for name in self._truth.classes if self._classes.prompts_of(name)]
+            if not self._wanted:
+                raise ParameterError(
+                    f"No prompt looks for a class of {uri}; it has {listed(self._truth.classes)}.",
+                    'Name prompts after classes, or set ground_truth_classes to {"<prompt>": "<class>"}.',
+                )
+
+    def is_picture_of(self, uri: str) -> bool:
+        """Whether this is ground truth, which is no image to segment."""
+        return self._truth is not None and bool(self._truth.place) and uri.startswith(self._truth.place)
+
+    def with_truth(self, source: Source) -> Source:
+        """The image with its ground truth, in terms of prompts."""
+        found = source.ground_truth if self._truth is None else self._truth.of(source.key, self._wanted)
+        return replace(source, ground_truth=tuple(self._classes.assign(found)))
+
+    def tell(self, new: int, skipped: int) -> None:
+        """Says how much was found; raises ``ParameterError`` where it fits none of the images."""
+        if self._truth is None:
+            return
+        images = self._truth.images
+        if new and not images.found and not skipped:
+            raise ParameterError(
+                f"None of the {new:,} images is named in {self._uri}, which names {len(images):,} others.",
+                "Names must end alike: folder/a.jpg and a.jpg do.",
+            )
+        say(STEP, f"{self._uri}: ground truth of {images.found:,} images, {len(self._wanted):,} classes asked for")
+        others = set(self._truth.classes) - set(self._wanted)
+        if others:
+            say(STEP, f"no prompt looks for {len(others):,} of its classes: {listed(others)}")
+        asked = {prompt for name in self._wanted for prompt in self._classes.prompts_of(name)}
+        if without := set(self._shown) - asked:
+            say(STEP, f"it has no class for the prompts {listed(without)}")
 
 
 def _own_files(source_uri: str, output: Folder, endpoint: str) -> Callable[[str], bool]:

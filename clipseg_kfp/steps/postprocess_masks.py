@@ -36,7 +36,7 @@ from clipseg_kfp.storage import open_folder
 from clipseg_kfp.views import Box, Field, FieldLabelMap
 
 STEP = "postprocess_masks"
-MASKS, GALLERY = "masks.parquet", "gallery.arrow"
+MASKS, GALLERY, SCORES = "masks.parquet", "gallery.arrow", "scores.arrow"
 GALLERY_PER_SHARD = 24
 BYTES_AT_ONCE = 960_000_000
 
@@ -57,6 +57,7 @@ class _Done:
     masks: list[dict[str, Any]]
     preview: bytes
     overlay: bytes
+    scores: list[dict[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -145,9 +146,15 @@ def run(
                 names = {name: item.row[name] for name in ("key", "version")}
                 gallery.append({**names, "preview": item.preview, "overlay": item.overlay})
                 pictures += 1
+            for row in item.scores:
+                scores.append(row)
             yield from item.masks
 
-    with records.ArrowWriter(target / GALLERY, records.GALLERY) as gallery:
+    with (
+        records.ArrowWriter(target / GALLERY, records.GALLERY) as gallery,
+        # A row of many views is large: one at a time.
+        records.ArrowWriter(target / SCORES, records.SCORES, rows_per_batch=1, compression="zstd") as scores,
+    ):
         count = records.write_parquet(target / MASKS, records.MASKS, mask_rows())
     records.write_parquet(target / IMAGES, records.IMAGES, rows)
     shutil.copyfile(probabilities / ENGINE, target / ENGINE)  # for the manifest
@@ -224,7 +231,8 @@ def _finish(work: _Work, results: Results, prompts: Sequence[Row], options: _Opt
     labels: masks.LabelMap | None = None
     with Image.open(io.BytesIO(work.preview)) as header:
         small_size = header.size
-    layers, mask_rows = [], []
+    measured = {truth["prompt"] for truth in row["ground_truth"]}
+    layers, mask_rows, scores = [], [], []
     for name, done in zip(names, finish(prompts, work.maps, work.boxes, width, height), strict=True):
         prompt, measures = done.prompt, done.measures
         png = masks.mask_png(done.mask)
@@ -240,6 +248,9 @@ def _finish(work: _Work, results: Results, prompts: Sequence[Row], options: _Opt
             picture = _picture(done.field, options.probability_bits)
             stem = f"probabilities/{options.probability_bits}-bit/{place}/{name}"
             probability = _written(results, "probability", stem, picture, ".png")
+        if prompt.name in measured:
+            about = {"key": row["key"], "version": row["version"], "prompt": prompt.name}
+            scores.append({**about, "boxes": work.boxes, "maps": done.maps.tobytes()})
         mask_rows.append(
             {
                 **{column: row[column] for column in ("source", "key", "version", "width", "height")},
@@ -264,7 +275,7 @@ def _finish(work: _Work, results: Results, prompts: Sequence[Row], options: _Opt
     if options.overlays:
         overlay = masks.overlay_jpeg(work.preview, layers)
         row.update(_written(results, "overlay", f"overlays/{place}", overlay, ".jpg"))
-    return _Done(row, mask_rows, work.preview, overlay)
+    return _Done(row, mask_rows, work.preview, overlay, scores)
 
 
 def _written(results: Results, column: str, stem: str, data: bytes, suffix: str) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,7 +23,7 @@ from clipseg_kfp.results.layout import DELETED
 from clipseg_kfp.results.ledger import Ledger
 from clipseg_kfp.results.parts import part_key
 from clipseg_kfp.steps.encode_prompts import prompt_rows, read_facts_of
-from clipseg_kfp.steps.evaluate_masks import metrics_of
+from clipseg_kfp.steps.evaluate_masks import CURVES, PER_IMAGE, TABLE, THRESHOLDS, metrics_of
 from clipseg_kfp.steps.fetch_dataset import Dataset, read_summary
 from clipseg_kfp.steps.postprocess_masks import GALLERY, MASKS
 from clipseg_kfp.steps.preprocess_images import IMAGES
@@ -31,8 +32,9 @@ from clipseg_kfp.storage import open_folder
 
 STEP = "publish_results"
 FORMATS = {"yolo": "annotations.yolo.zip", "labelstudio": "annotations.labelstudio.json", "csv": "masks.csv"}
+EVALUATED = (TABLE, PER_IMAGE, CURVES, THRESHOLDS)
 METRICS, REPORT = "metrics.json", "report.html"
-FILES = ("masks.parquet", RUN_IMAGES, "annotations.coco.json", METRICS, QUARANTINE, DELETED)
+FILES = ("masks.parquet", RUN_IMAGES, "annotations.coco.json", METRICS, QUARANTINE, DELETED, *EVALUATED)
 
 
 @dataclass(frozen=True)
@@ -131,6 +133,8 @@ def run(
         coco_path, _rows(shards, IMAGES), _rows(shards, MASKS), categories, instances=instances
     )
     extra = _export(target, formats, shards, categories, instances)
+    for name in EVALUATED:
+        shutil.copyfile(evaluation / name, target / name)
     counts = Counts(listing.listed, done, listing.skipped, quarantined, masks)
     _check(counts, reasons, listing, len(table))
     _check_parts(results, parts)

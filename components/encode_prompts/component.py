@@ -20,6 +20,7 @@ def encode_prompts(
     flip: bool = False,
     support_uri: str = "",
     engineering: str = "paper",
+    prompt_sets: dict = {},  # noqa: B006 - KFP copies it
     endpoint: str = "",
 ):
     """Encodes the prompt set once, so that inference needs no text tower, and names the configuration.
@@ -42,6 +43,7 @@ def encode_prompts(
             <name>/images/x.jpg with <name>/masks/x.png (white where the thing is), or <name>/x.jpg alone.
         engineering: paper crops the example pictures with masks to the thing and blurs and fades the rest;
             none leaves them as they are.
+        prompt_sets: Sets to compare, in place of the prompts: lists of prompts or URIs of prompt files, by name.
         endpoint: URL of the S3 endpoint; empty takes S3_ENDPOINT from the environment.
         encoded_prompts: The prompts with their conditional embeddings, what later steps need to know of the
             model, and the configuration: a digest of the model, the prompts and all else that decides pixels.
@@ -69,5 +71,6 @@ def encode_prompts(
             ),
             support_uri=support_uri,
             engineering=engineering,
+            sets=prompt_sets,
             endpoint=endpoint,
         )

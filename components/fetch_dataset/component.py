@@ -18,6 +18,9 @@ def fetch_dataset(
     run_id: str = "",
     full: bool = False,
     max_quarantined: str = "",
+    ground_truth_uri: str = "",
+    ground_truth_format: str = "auto",
+    ground_truth_classes: dict = {},  # noqa: B006 - KFP copies it
     endpoint: str = "",
 ) -> List[str]:  # noqa: UP006
     """Lists the images of a data set, leaves out what is done already, and splits the rest into shards.
@@ -32,6 +35,9 @@ def fetch_dataset(
         full: Take all images, also those that earlier runs have done.
         max_quarantined: Bad images that the run may have: a number (20), a share of the listed ones (5%), or
             nothing for no bound. With more, it fails and commits nothing.
+        ground_truth_uri: Where things really are: a COCO or PhraseCut file, or a folder of masks or label maps.
+        ground_truth_format: auto looks; else masks, labels, voc, coco or phrasecut.
+        ground_truth_classes: Class by prompt, where names differ.
         endpoint: URL of the S3 endpoint; empty takes S3_ENDPOINT from the environment.
         dataset: A table of images for each shard, and a summary.
 
@@ -57,6 +63,9 @@ def fetch_dataset(
             run_id=run_id,
             full=full,
             max_quarantined=max_quarantined,
+            ground_truth_uri=ground_truth_uri,
+            ground_truth_format=ground_truth_format,
+            ground_truth_classes=ground_truth_classes,
             endpoint=endpoint,
         )
         dataset.metadata.update(asdict(found))

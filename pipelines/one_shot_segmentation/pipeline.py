@@ -19,6 +19,9 @@ def one_shot_segmentation(
     prompts_uri: str = "",
     model_uri: str = DEFAULT_MODEL,
     threshold: float = 0.5,
+    ground_truth_uri: str = "",
+    ground_truth_format: str = "auto",
+    ground_truth_classes: dict = {},  # noqa: B006 - KFP copies it
     shard_size: int = 100,
     limit: int = 0,
     full: bool = False,
@@ -59,6 +62,10 @@ def one_shot_segmentation(
         prompts_uri: A JSON or YAML prompt file instead of the list.
         model_uri: Checkpoint, safetensors only: hf://org/name@revision (pin it), or s3://bucket/prefix.
         threshold: Probability from which a pixel belongs to a mask, between 0 and 1.
+        ground_truth_uri: Where things really are, to measure masks with: a COCO or PhraseCut file, or a folder of
+            masks or label maps (docs/ground-truth.md). Empty takes masks/<prompt>/ beside images/.
+        ground_truth_format: auto looks what it is; else masks, labels, voc, coco or phrasecut.
+        ground_truth_classes: Class by prompt where names differ, as JSON: {"a cat": "cat"}.
         shard_size: Images a parallel branch; at most 50 branches are made.
         limit: The most new images to take in this run; 0 takes all of them.
         full: Take all images, also those that earlier runs have done under the same configuration.

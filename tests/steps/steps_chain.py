@@ -27,6 +27,10 @@ from clipseg_kfp.steps import (
 )
 from clipseg_kfp.storage import Folder, open_folder, open_object
 
+LISTING = (
+    *("shard_size", "limit", "full", "max_quarantined"),
+    *("ground_truth_uri", "ground_truth_format", "ground_truth_classes"),
+)
 LOOKS = ("precision", "tile_size", "tile_ground_resolution", "tile_overlap", "meters_per_pixel", "flip")
 
 
@@ -101,8 +105,7 @@ class Chain:
         dirs = {name: work / name for name in ("model", "prompts", "dataset", "evaluation", "results")}
         for path in dirs.values():
             path.mkdir(parents=True)
-        taking = ("shard_size", "limit", "full", "max_quarantined")
-        take = {name: options.pop(name) for name in taking if name in options}
+        take = {name: options.pop(name) for name in LISTING if name in options}
         limits = {n: options.pop(n) for n in ("max_megapixels", "max_megabytes") if n in options}
         looks = {name: options.pop(name) for name in LOOKS if name in options}
         formats = options.pop("formats", ())

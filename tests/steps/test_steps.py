@@ -86,12 +86,16 @@ def test_the_whole_chain(chain: Chain, tmp_path: Path) -> None:
     assert sorted(files) == [
         "annotations.coco.json",
         "attempt.json",
+        "curves.json",
         "deleted.parquet",
+        "evaluation.parquet",
         "images.parquet",
         "masks.parquet",
         "metrics.json",
+        "per_image.parquet",
         "quarantine.parquet",
         "report.html",
+        "thresholds.json",
     ]
     assert pq.read_table(io.BytesIO(files["masks.parquet"])).to_pylist() == rows
     assert {
@@ -484,7 +488,7 @@ def test_perfect_ground_truth(chain: Chain) -> None:
     assert run.published.mean_iou == 1
     assert run.evaluation.to_json()["pairs"] == 4
     assert run.evaluation.figures() == {
-        "mean_iou": 1, "iou_fg": 1, "iou_bin": 1, "iou_a~20circle": 1, "iou_red~20things": 1,
+        "mean_iou": 1, "iou_fg": 1, "iou_bin": 1, "average_precision": 1, "iou_a~20circle": 1, "iou_red~20things": 1,
     }  # fmt: skip
     table = list(records.read_parquet(chain.work / "run-2/evaluation/evaluation.parquet"))
     assert [(row["prompt"], row["images"], row["iou"]) for row in table] == [
@@ -544,7 +548,7 @@ def test_ground_truth_above_the_limit_is_left_out(chain: Chain, monkeypatch: pyt
 
 def test_figures_for_kubeflow_are_few_and_plain() -> None:
     from clipseg_kfp.metrics import Confusion
-    from clipseg_kfp.steps.evaluate_masks import Evaluation
+    from clipseg_kfp.metrics.evaluation import Evaluation
 
     found = Evaluation({f"{i:03d} ü/x": Confusion(tp=1) for i in range(80)})
     names = list(found.figures())
@@ -579,12 +583,16 @@ def test_two_versions_of_a_key_have_their_own_ground_truth(chain: Chain, tmp_pat
     shard = tmp_path / "shard"
     images, masks = [], []
     for version, name, rle in (("1", "full", "04"), ("2", "empty", "4")):
-        truth = [{"prompt": "cat", "uri": f"{chain.source}/{name}.png"}]
+        truth = [{"prompt": "cat", "uri": f"{chain.source}/{name}.png", "kind": "mask", "data": ""}]
         common = {"key": "a.jpg", "version": version, "width": 2, "height": 2}
         images.append({**common, "status": "done", "ground_truth": truth})
         masks.append({**common, "prompt": "cat", "rle": rle})
     records.write_parquet(shard / "images.parquet", records.IMAGES, images)
     records.write_parquet(shard / "masks.parquet", records.MASKS, masks)
+    with records.ArrowWriter(shard / "scores.arrow", records.SCORES) as scores:
+        for row, value in zip(masks, (255, 0), strict=True):
+            names = {name: row[name] for name in ("key", "version", "prompt")}
+            scores.append({**names, "boxes": [[0, 0, 2, 2]], "maps": bytes([value] * 4)})
     found = evaluate_masks.run(shards=[shard], target=tmp_path / "out").prompts["cat"]
     assert (found.tp, found.tn, found.fp, found.fn, found.images) == (4, 4, 0, 0, 2)
 

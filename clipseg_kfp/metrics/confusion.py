@@ -1,4 +1,8 @@
-"""Agreement of masks with ground truth, summed over the data set as in the CLIPSeg paper."""
+"""Counts of pixels, summed over the data set as in the CLIPSeg paper, and what follows from them.
+
+Where a quotient has no denominator, nothing was done wrong: the value is 1. So the IoU of an empty mask with
+empty ground truth is 1, the precision of no prediction is 1, and the recall of nothing to find is 1.
+"""
 
 from __future__ import annotations
 
@@ -26,20 +30,30 @@ class Confusion:
     tn: int = 0
     images: int = 0
 
-    def add(self, predicted: NDArray[np.bool_], truth: NDArray[np.bool_]) -> None:
+    def add(
+        self, predicted: NDArray[np.bool_], truth: NDArray[np.bool_], valid: NDArray[np.bool_] | None = None
+    ) -> None:
         """Counts one pair of (height, width) masks.
+
+        Args:
+            predicted: the mask.
+            truth: the ground truth.
+            valid: the pixels that count; ``None`` for all of them.
 
         Raises:
             ValueError: the masks differ in size.
         """
-        if predicted.shape != truth.shape:
+        if predicted.shape != truth.shape or (valid is not None and valid.shape != truth.shape):
             raise ValueError(f"mask {predicted.shape} against ground truth {truth.shape}")
+        size = truth.size
+        if valid is not None:
+            predicted, truth, size = predicted & valid, truth & valid, int(np.count_nonzero(valid))
         both = int(np.count_nonzero(predicted & truth))
         said, true = int(np.count_nonzero(predicted)), int(np.count_nonzero(truth))
         self.tp += both
         self.fp += said - both
         self.fn += true - both
-        self.tn += truth.size - said - true + both
+        self.tn += size - said - true + both
         self.images += 1
 
     def __add__(self, other: Confusion) -> Confusion:
@@ -62,6 +76,17 @@ class Confusion:
         """Intersection over union of the background."""
         union = self.tn + self.fp + self.fn
         return self.tn / union if union else 1.0
+
+    @property
+    def iou_binary(self) -> float:
+        """The paper's IoU_BIN: the mean of foreground and background IoU."""
+        return (self.iou + self.iou_background) / 2
+
+    @property
+    def dice(self) -> float:
+        """Dice's coefficient (F1 of pixels), 2 tp / (2 tp + fp + fn). Source: Dice, Ecology 26(3), 1945."""
+        total = 2 * self.tp + self.fp + self.fn
+        return 2 * self.tp / total if total else 1.0
 
     @property
     def precision(self) -> float:

@@ -1,0 +1,130 @@
+"""``clipseg-kfp local evaluate``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from clipseg_kfp.cli.shared import Endpoint, interruptible, parsed_classes, parsed_prompt, parted
+from clipseg_kfp.errors import ParameterError
+
+
+def evaluate(
+    source: Annotated[str, typer.Option(help="Images: folder, s3:// prefix, manifest file or archive.")],
+    output: Annotated[str, typer.Option(help="Folder or s3:// prefix for masks, tables and the report.")],
+    model: Annotated[str, typer.Option(help="hf://org/name@revision, s3:// prefix or folder.")],
+    prompt: Annotated[
+        list[str] | None,
+        typer.Option(help="SET: WHAT, one prompt of a set: a text or a JSON object; repeat for more."),
+    ] = None,
+    prompts_file: Annotated[
+        list[str] | None, typer.Option(help="SET: FILE, a prompt file as a set; repeat for more.")
+    ] = None,
+    ground_truth: Annotated[
+        str, typer.Option(help="COCO or PhraseCut file, or folder of masks or label maps; else masks/CLASS/.")
+    ] = "",
+    ground_truth_format: Annotated[
+        str, typer.Option(help="auto, masks, labels, voc, coco or phrasecut.")
+    ] = "auto",
+    ground_truth_class: Annotated[
+        list[str] | None, typer.Option(help="PROMPT=CLASS where names differ; repeat for more.")
+    ] = None,
+    limit: Annotated[int, typer.Option(help="The most images to take; 0 takes all.")] = 0,
+    shard_size: Annotated[int, typer.Option(help="Images a shard; two shards run at once.")] = 500,
+    backend: Annotated[str, typer.Option(help="auto, torch or openvino.")] = "auto",
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    precision: Annotated[str, typer.Option(help="auto, float32, bfloat16 or int8.")] = "auto",
+    tile_size: Annotated[int, typer.Option(help="Tiles of so many pixels for larger images; 0 cuts none.")] = 0,
+    flip: Annotated[bool, typer.Option(help="Average with the mirror image: twice the time.")] = False,
+    run_id: Annotated[str, typer.Option(help="Name of the run in the results; empty takes the time.")] = "",
+    endpoint: Endpoint = "",
+    log: Annotated[Path, typer.Option(help="File for the whole log.")] = Path("clipseg-kfp.log"),
+    work: Annotated[
+        Path | None, typer.Option(help="Folder for intermediate files; else the system's temporary folder.")
+    ] = None,
+) -> None:
+    """Runs prompt-evaluation on this machine: which wording finds a thing best, and from which threshold.
+
+    Images are encoded once for all sets. A set's prompts are called after the class that they look for.
+
+    Examples:
+        clipseg-kfp local evaluate --source ./photos --ground-truth ./instances.json --output ./evaluation
+        --model ./clipseg --prompt "plain: cat" --prompt 'article: {"name": "cat", "text": "a cat"}'
+
+        clipseg-kfp local evaluate --source ./photos --output ./evaluation --model ./clipseg
+        --prompts-file "short: short.yaml" --prompts-file "long: long.yaml"
+    """
+    from clipseg_kfp.local import new_run_id, run_evaluation
+    from clipseg_kfp.summary import read_run, show
+
+    sets = _sets(prompt or [], prompts_file or [])
+    console = Console()
+    with interruptible():
+        finished = run_evaluation(
+            {
+                "source_uri": source,
+                "output_uri": output,
+                "model_uri": model,
+                "prompt_sets": sets,
+                "ground_truth_uri": ground_truth,
+                "ground_truth_format": ground_truth_format,
+                "ground_truth_classes": parsed_classes(ground_truth_class or []),
+                "limit": limit,
+                "shard_size": shard_size,
+                "backend": backend,
+                "device": device,
+                "precision": precision,
+                "tile_size": tile_size,
+                "flip": flip,
+                "run_id": run_id or new_run_id(),
+                "endpoint": endpoint,
+            },
+            log,
+            console,
+            work,
+        )
+        run = read_run(finished.manifest, endpoint)
+        show(run, console)
+        _show_ranking(run.metrics["per_prompt"], console)
+        console.print(
+            f"best thresholds: {finished.manifest.rpartition('/')[0]}/thresholds.json",
+            soft_wrap=True,
+            highlight=False,
+            markup=False,
+        )
+
+
+def _sets(prompts: list[str], files: list[str]) -> dict[str, Any]:
+    sets: dict[str, Any] = {}
+    for text in prompts:
+        name, what = parted(text, ":", "--prompt", "plain: a cat")
+        sets.setdefault(name, []).append(parsed_prompt(what))
+    for text in files:
+        name, uri = parted(text, ":", "--prompts-file", "plain: prompts.yaml")
+        if name in sets:
+            raise ParameterError(f"--prompts-file: there is a set '{name}' already.", "Take another name.")
+        sets[name] = uri
+    if not sets:
+        raise ParameterError("There is nothing to compare.", 'Give --prompt "SET: WHAT" or --prompts-file.')
+    return sets
+
+
+def _show_ranking(prompts: dict[str, Any], console: Console) -> None:
+    table = Table()
+    for name in ("prompt", "best threshold", "IoU", "95 % interval", "AP"):
+        table.add_column(name, justify="left" if name == "prompt" else "right")
+    known = {name: row for name, row in prompts.items() if row["best_iou"] is not None}
+    for name, row in sorted(known.items(), key=lambda item: -item[1]["best_iou"]):
+        spread = "–"
+        if row["best_iou_low"] is not None:
+            spread = f"{row['best_iou_low']:.3f} to {row['best_iou_high']:.3f}"
+        figures = [f"{row['best_threshold']:.2f}", f"{row['best_iou']:.3f}", spread]
+        shown = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in name).replace("[", r"\[")
+        table.add_row(shown, *figures, f"{row['average_precision']:.3f}")
+    if known:
+        console.print("Each prompt at its best threshold", style="italic", markup=False)
+        console.print(table)

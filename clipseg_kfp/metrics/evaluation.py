@@ -1,0 +1,231 @@
+"""All figures of a run: counts of masks, sweeps over thresholds, intervals."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import Any
+
+import numpy as np
+
+from clipseg_kfp.metrics.bootstrap import Bootstrap, Sums, interval
+from clipseg_kfp.metrics.confusion import Confusion
+from clipseg_kfp.metrics.sweep import PAPER_THRESHOLDS, RELIABILITY_BINS, THRESHOLDS, Histogram
+from clipseg_kfp.naming import safe_segment
+
+FIGURES = 50  # prompts with a figure of their own in Kubeflow; metrics.json has all
+UNUSABLE_SHOWN = 100
+
+Interval = tuple[float, float] | None
+
+
+@dataclass
+class Evaluation:
+    """Agreement with ground truth.
+
+    Attributes:
+        prompts: pixel counts of each prompt that has ground truth, by name: of the masks as they were written.
+        histograms: the probabilities of the same, before thresholds and cleaning.
+        boundaries: sum of boundary IoU over images, by prompt.
+        intervals: 95 % confidence intervals by prompt: of the IoU, and of the IoU at the best threshold.
+        mean_interval: of the mean IoU.
+        unmatched: names of ground-truth classes that are no prompt.
+        unusable: ground truth that could not be read, with the reason; the first of them.
+        unusable_count: all of them.
+    """
+
+    prompts: dict[str, Confusion] = field(default_factory=dict)
+    histograms: dict[str, Histogram] = field(default_factory=dict)
+    boundaries: dict[str, float] = field(default_factory=dict)
+    intervals: dict[str, tuple[Interval, Interval]] = field(default_factory=dict)
+    mean_interval: Interval = None
+    unmatched: list[str] = field(default_factory=list)
+    unusable: list[str] = field(default_factory=list)
+    unusable_count: int = 0
+
+    def add(self, prompt: str, counts: Confusion, boundary: float, histogram: Histogram) -> None:
+        """Adds what one image says of a prompt."""
+        self.prompts[prompt] = self.prompts.get(prompt, Confusion()) + counts
+        self.boundaries[prompt] = self.boundaries.get(prompt, 0.0) + boundary
+        self.histograms.setdefault(prompt, Histogram()).__iadd__(histogram)
+
+    def leave_out(self, reason: str) -> None:
+        """Remembers ground truth that cannot be used."""
+        self.unusable_count += 1
+        if len(self.unusable) < UNUSABLE_SHOWN:
+            self.unusable.append(reason)
+
+    def measure_spread(self, draws: Bootstrap) -> None:
+        """Sets the intervals.
+
+        Args:
+            draws: by prompt: tp, fp and fn of the mask as it was written, then of the best threshold.
+        """
+        ious = {name: _ratios(draws.sums(name)) for name in self.prompts}
+        for name, counts in self.prompts.items():
+            if counts.images > 1:
+                self.intervals[name] = interval(ious[name][0]), interval(ious[name][1])
+        if ious and max(counts.images for counts in self.prompts.values()) > 1:
+            written = np.stack([first for first, _ in ious.values()])
+            drawn = ~np.isnan(written)
+            some = drawn.any(axis=0)  # replicates that drew an image at all
+            means = np.where(drawn, written, 0.0).sum(axis=0)[some] / drawn.sum(axis=0)[some]
+            self.mean_interval = interval(means)
+
+    @property
+    def mean_iou(self) -> float | None:
+        """The paper's mIoU: mean over prompts of the foreground IoU; ``None`` without ground truth."""
+        values = [confusion.iou for confusion in self.prompts.values()]
+        return float(np.mean(values)) if values else None
+
+    @property
+    def thresholds(self) -> dict[str, float]:
+        """The threshold of the highest IoU of each prompt that ground truth has foreground of.
+
+        It is what a prompt file's ``calibrated`` reads.
+        """
+        best = {name: histogram.best for name, histogram in self.histograms.items()}
+        return {name: float(THRESHOLDS[index]) for name, index in best.items() if index is not None}
+
+    def figures(self) -> dict[str, float]:
+        """The numbers for Kubeflow's table of metrics; empty without ground truth.
+
+        Totals, and the first prompts under names that are plain ASCII.
+        """
+        if self.mean_iou is None:
+            return {}
+        whole = self.to_json()
+        totals = {name: float(whole[name]) for name in ("mean_iou", "iou_fg", "iou_bin")}
+        if self.histograms and whole["sweep"]["average_precision"] is not None:
+            totals["average_precision"] = whole["sweep"]["average_precision"]
+        prompts = islice(self.prompts.items(), FIGURES)
+        return totals | {f"iou_{safe_segment(name)}": confusion.iou for name, confusion in prompts}
+
+    def row(self, name: str) -> dict[str, Any]:
+        """The row of a prompt; ``records.EVALUATION``."""
+        counts, histogram = self.prompts[name], self.histograms.get(name, Histogram())
+        written, at_best = self.intervals.get(name, (None, None))
+        best = histogram.best
+        return {
+            "prompt": name,
+            **{key: getattr(counts, key) for key in ("images", "tp", "fp", "fn", "tn")},
+            **{key: getattr(counts, key) for key in ("iou", "dice", "precision", "recall")},
+            "boundary_iou": self.boundaries.get(name, 0.0) / counts.images if counts.images else None,
+            "iou_low": written[0] if written else None,
+            "iou_high": written[1] if written else None,
+            "best_threshold": None if best is None else float(THRESHOLDS[best]),
+            "best_iou": None if best is None else histogram.at(best).iou,
+            "best_iou_low": at_best[0] if at_best and best is not None else None,
+            "best_iou_high": at_best[1] if at_best and best is not None else None,
+            "average_precision": histogram.average_precision,
+            "roc_auc": histogram.roc_auc,
+            "calibration_error": histogram.calibration_error() if histogram.positives else None,
+        }
+
+    def to_json(self) -> dict[str, Any]:
+        """The content of ``metrics.json``."""
+        total = sum(self.prompts.values(), Confusion())
+        there = bool(self.prompts)
+        rows = {name: self.row(name) for name in self.prompts}
+        boundary = [row["boundary_iou"] for row in rows.values() if row["boundary_iou"] is not None]
+        return {
+            "mean_iou": self.mean_iou,
+            "mean_iou_interval": self.mean_interval,
+            "iou_fg": total.iou if there else None,
+            "iou_bin": total.iou_binary if there else None,
+            "dice": total.dice if there else None,
+            "precision": total.precision if there else None,
+            "recall": total.recall if there else None,
+            "boundary_iou": float(np.mean(boundary)) if boundary else None,
+            "pairs": total.images,
+            "sweep": self.sweep(),
+            "per_prompt": {
+                name: {
+                    key: value for key, value in row.items() if key not in ("prompt", "tp", "fp", "fn", "tn")
+                }
+                for name, row in rows.items()
+            },
+            "unmatched_ground_truth": self.unmatched,
+            "unusable_ground_truth": self.unusable,
+            "unusable_ground_truth_count": self.unusable_count,
+        }
+
+    def pooled(self) -> Histogram:
+        """The probabilities of all prompts together."""
+        total = Histogram()
+        for histogram in self.histograms.values():
+            total += histogram
+        return total
+
+    def sweep(self) -> dict[str, Any] | None:
+        """The paper's table: mIoU, IoU_FG and IoU_BIN at fixed thresholds and at the best of each, and AP.
+
+        ``None`` without ground truth. Probabilities are compared with one threshold for all prompts, before
+        any cleaning.
+        """
+        if not self.histograms:
+            return None
+        total = self.pooled()
+        mean = np.mean([[c.iou for c in h.curve] for h in self.histograms.values()], axis=0)
+        curves = {
+            "mean_iou": mean,
+            "iou_fg": np.array([counts.iou for counts in total.curve]),
+            "iou_bin": np.array([counts.iou_binary for counts in total.curve]),
+        }
+        best: dict[str, float] = {}
+        for name, values in curves.items():
+            best[name] = float(values.max())
+            best[f"{name}_threshold"] = float(THRESHOLDS[int(values.argmax())])
+        at = {str(threshold): int(np.abs(THRESHOLDS - threshold).argmin()) for threshold in PAPER_THRESHOLDS}
+        single = [h.average_precision for h in self.histograms.values()]
+        known = [value for value in single if value is not None]
+        return {
+            "at": {name: {key: float(c[i]) for key, c in curves.items()} for name, i in at.items()},
+            "best": best,
+            "average_precision": total.average_precision,
+            "mean_average_precision": float(np.mean(known)) if known else None,
+            "roc_auc": total.roc_auc,
+            "calibration_error": total.calibration_error(),
+        }
+
+    def curves(self) -> dict[str, Any]:
+        """The content of ``curves.json``: what plots are made of, for all prompts together and for each."""
+        return {
+            "thresholds": THRESHOLDS.tolist(),
+            "all": _curves(self.pooled()) if self.histograms else None,
+            "per_prompt": {name: _curves(histogram) for name, histogram in self.histograms.items()},
+        }
+
+
+def _ratios(sums: Sums) -> tuple[Sums, Sums]:
+    """The IoU of each replicate, of the masks as written and at the best threshold."""
+    pairs = []
+    for tp, fp, fn in (sums[:, :3].T, sums[:, 3:].T):
+        union = tp + fp + fn
+        pairs.append(np.where(union == 0, 1.0, tp / np.where(union == 0, 1.0, union)))
+    return pairs[0], pairs[1]
+
+
+def _curves(histogram: Histogram) -> dict[str, Any]:
+    counts, predicted, observed = histogram.reliability(RELIABILITY_BINS)
+    curve = histogram.curve
+    negatives = max(histogram.negatives, 1)
+    return {
+        "positives": histogram.positives,
+        "negatives": histogram.negatives,
+        "tp": histogram.tp.tolist(),
+        "fp": histogram.fp.tolist(),
+        "iou": _short(c.iou for c in curve),
+        "precision": _short(c.precision for c in curve),
+        "recall": _short(c.recall for c in curve),
+        "false_positive_rate": _short(c.fp / negatives for c in curve),
+        "reliability": {
+            "pixels": counts.tolist(),
+            "predicted": _short(predicted),
+            "observed": _short(observed),
+        },
+    }
+
+
+def _short(values: Any) -> list[float | None]:
+    return [None if value != value else round(float(value), 6) for value in values]

@@ -1,0 +1,105 @@
+"""A ranking of prompts as Markdown and as a page that needs no network."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from jinja2 import Environment, PackageLoader
+
+ROWS = 200  # of the tables; Kubeflow cuts Markdown at 400,000 characters
+CURVES = 8
+WIDTH, HEIGHT = 420, 220
+_MARKUP = str.maketrans({sign: f"&#{ord(sign)};" for sign in "\\|`*_<>[]&!~#"})
+_COLORS = ("#1f6feb", "#d1242f", "#1a7f37", "#9a6700", "#8250df", "#0f7b8a", "#bf3989", "#57606a")
+
+
+@dataclass(frozen=True)
+class SetRow:
+    """A prompt set.
+
+    Attributes:
+        name: empty where there is one set only.
+        prompts: with foreground to find.
+        mean_iou: mean over them of the IoU at the best threshold of each.
+        mean_average_precision: mean over them.
+    """
+
+    name: str
+    prompts: int
+    mean_iou: float
+    mean_average_precision: float
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """Prompts and sets, best first.
+
+    Attributes:
+        prompts: rows of ``records.EVALUATION`` with ``rank``, ``set`` and ``full_name``.
+        sets: those with a prompt that has foreground to find.
+    """
+
+    prompts: list[dict[str, Any]]
+    sets: list[SetRow]
+
+
+def render_markdown(ranking: Ranking, title: str) -> str:
+    """Two tables: sets, and prompts."""
+    lines = [f"# Prompts by agreement with ground truth: {_cell(title)}", ""]
+    if not ranking.prompts:
+        return "\n".join([*lines, "There was no ground truth to compare with.", ""])
+    if len(ranking.sets) > 1:
+        lines += ["| set | prompts | mean IoU | mean AP |", "| --- | ---: | ---: | ---: |"]
+        for one in ranking.sets:
+            lines.append(
+                f"| {_cell(one.name)} | {one.prompts} | {one.mean_iou:.3f} | {one.mean_average_precision:.3f} |"
+            )
+        lines.append("")
+    lines += [
+        "| rank | set | prompt | best threshold | IoU | 95 % interval | AP | images |",
+        "| ---: | --- | --- | ---: | ---: | ---: | ---: | ---: |",
+    ]
+    for row in ranking.prompts[:ROWS]:
+        lines.append("| " + " | ".join(_cell(value) for value in _values(row)) + " |")
+    if len(ranking.prompts) > ROWS:
+        lines += ["", f"And {len(ranking.prompts) - ROWS:,} more: see ranking.csv."]
+    return "\n".join(lines) + "\n"
+
+
+def render_html(ranking: Ranking, curves: dict[str, Any], title: str) -> str:
+    """The tables and the IoU over the thresholds of the first prompts."""
+    environment = Environment(loader=PackageLoader("clipseg_kfp", "report"), autoescape=True)
+    lines = []
+    for row, color in zip(ranking.prompts[:CURVES], _COLORS, strict=False):
+        ious = curves["per_prompt"][row["full_name"]]["iou"]
+        points = " ".join(
+            f"{threshold * WIDTH:.1f},{HEIGHT - iou * HEIGHT:.1f}"
+            for threshold, iou in zip(curves["thresholds"], ious, strict=True)
+        )
+        lines.append({"name": row["full_name"], "points": points, "color": color})
+    return environment.get_template("ranking.html.j2").render(
+        title=title,
+        sets=ranking.sets,
+        rows=[_values(row) for row in ranking.prompts[:ROWS]],
+        more=max(0, len(ranking.prompts) - ROWS),
+        lines=lines,
+        width=WIDTH,
+        height=HEIGHT,
+    )
+
+
+def _values(row: dict[str, Any]) -> list[str]:
+    def number(name: str, digits: int = 3) -> str:
+        return "–" if row[name] is None else f"{row[name]:.{digits}f}"
+
+    spread = "–"
+    if row["best_iou_low"] is not None:
+        spread = f"{number('best_iou_low')} to {number('best_iou_high')}"
+    figures = [number("best_threshold", 2), number("best_iou"), spread, number("average_precision")]
+    return [str(row["rank"]), row["set"] or "–", row["prompt"], *figures, f"{row['images']:,}"]
+
+
+def _cell(text: str) -> str:
+    """Names are data: no tables, markup or links of their own."""
+    return " ".join(text.split()).translate(_MARKUP)

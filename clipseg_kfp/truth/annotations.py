@@ -1,0 +1,117 @@
+"""Ground truth in one JSON file for all images: COCO and PhraseCut."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from clipseg_kfp.errors import ParameterError
+from clipseg_kfp.truth.matching import ByImage
+from clipseg_kfp.truth.references import GroundTruth
+
+
+class Coco:
+    """COCO's object annotations: https://cocodataset.org/#format-data.
+
+    All instances of a category in an image are one mask, crowds included. Images are annotated for every
+    category, so one without annotations of a category has nothing of it; with LVIS's ``neg_category_ids`` that
+    holds for these categories only.
+
+    Args:
+        value: the file's content.
+        uri: of the file.
+
+    Raises:
+        ParameterError: a part is missing or refers to nothing; names it.
+    """
+
+    place = ""
+
+    def __init__(self, value: dict[str, Any], uri: str) -> None:
+        self._uri = uri
+        try:
+            self._categories = {int(one["id"]): str(one["name"]) for one in value["categories"]}
+            images = {int(one["id"]): one for one in value["images"]}
+            self._shapes: dict[int, dict[int, list[Any]]] = {key: {} for key in images}
+            for i, one in enumerate(value["annotations"], start=1):
+                self._take(one, i)
+            self.images = ByImage({str(one["file_name"]): one for one in images.values()}, True, uri)
+        except (KeyError, TypeError, ValueError) as error:
+            raise ParameterError(
+                f"{uri} is no COCO file: {type(error).__name__} {error}.",
+                "It needs images (id, file_name), annotations (image_id, category_id, segmentation) and "
+                "categories (id, name).",
+            ) from error
+
+    def _take(self, one: dict[str, Any], number: int) -> None:
+        image, category, shape = one["image_id"], one["category_id"], one.get("segmentation")
+        if image not in self._shapes or category not in self._categories:
+            raise ParameterError(
+                f"{self._uri}: annotation {number} names image {image} and category {category}, of which one "
+                "is missing."
+            )
+        if not shape:
+            raise ParameterError(
+                f"{self._uri}: annotation {number} has no segmentation.",
+                "Boxes do not tell which pixels are the thing; take a file with polygons or run lengths.",
+            )
+        self._shapes[image].setdefault(category, []).append(shape)
+
+    @property
+    def classes(self) -> list[str]:
+        """Names of all categories."""
+        return list(self._categories.values())
+
+    def of(self, key: str, wanted: Sequence[str]) -> Iterator[GroundTruth]:
+        """Yields the ground truth of an image by category; without wanted ones also what is not there."""
+        image = self.images.find(key)
+        if image is None:
+            return
+        found = self._shapes[int(image["id"])]
+        absent = image.get("neg_category_ids", self._categories)
+        size = (int(image["height"]), int(image["width"])) if image.get("height") else None
+        for category, name in self._categories.items():
+            if category in found or (category in absent and name in wanted):
+                yield GroundTruth.of_shapes(name, self._uri, found.get(category, []), size)
+
+
+class PhraseCut:
+    """PhraseCut's tasks: each a phrase, an image of Visual Genome, and the polygons of what is meant.
+
+    Images are named ``<image_id>.jpg``. Only phrases that were asked of an image say anything of it. Source: Wu
+    et al., "PhraseCut: language-based image segmentation in the wild", CVPR 2020; the format is that of
+    https://github.com/ChenyunWu/PhraseCutDataset (``refer_val.json``).
+
+    Args:
+        value: the file's content.
+        uri: of the file.
+
+    Raises:
+        ParameterError: a task without its image, phrase or polygons.
+    """
+
+    place = ""
+
+    def __init__(self, value: list[dict[str, Any]], uri: str) -> None:
+        self._uri = uri
+        tasks: dict[str, dict[str, list[Any]]] = {}
+        for i, task in enumerate(value, start=1):
+            try:
+                shapes = [
+                    [[float(number) for point in polygon for number in point] for polygon in instance]
+                    for instance in task["Polygons"]
+                ]
+                image = tasks.setdefault(f"{task['image_id']}.jpg", {})
+                image.setdefault(str(task["phrase"]), []).extend(shapes)
+            except (KeyError, TypeError, ValueError) as error:
+                raise ParameterError(
+                    f"{uri}: task {i} is none of PhraseCut's: {type(error).__name__} {error}.",
+                    "It needs image_id, phrase and Polygons (of each instance, of each part, points x and y).",
+                ) from error
+        self.images = ByImage(tasks, False, uri)
+        self.classes = sorted({phrase for image in tasks.values() for phrase in image})
+
+    def of(self, key: str, wanted: Sequence[str]) -> Iterator[GroundTruth]:
+        """Yields the ground truth of an image by phrase."""
+        for phrase, shapes in (self.images.find(key) or {}).items():
+            yield GroundTruth.of_shapes(phrase, self._uri, shapes)

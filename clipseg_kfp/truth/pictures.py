@@ -1,0 +1,128 @@
+"""Ground truth in a picture an image, or a picture an image and class: label maps, Pascal VOC, mask folders."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from clipseg_kfp.errors import ParameterError
+from clipseg_kfp.image_formats import IMAGE_SUFFIXES
+from clipseg_kfp.naming import spell_out
+from clipseg_kfp.storage import Folder
+from clipseg_kfp.truth.matching import ByImage
+from clipseg_kfp.truth.references import GroundTruth
+
+#: Pascal VOC's classes from 1 (0 is the background); 255 are outlines and what is too hard to tell.
+VOC_CLASSES = (
+    "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "diningtable", "dog",
+    "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor",
+)  # fmt: skip
+VOC_IGNORED = (255,)
+TABLES = ("classes.json", "classes.csv")
+
+
+class LabelMaps:
+    """A picture of class numbers for each image, of the same name.
+
+    Args:
+        folder: with the pictures.
+        table: class by number.
+        ignored: numbers of pixels that count as nothing at all.
+    """
+
+    def __init__(self, folder: Folder, table: dict[int, str], ignored: Sequence[int] = ()) -> None:
+        self._folder, self._ignored = folder, ignored
+        self.place = folder.locate("").rstrip("/") + "/"
+        self._values: dict[str, list[int]] = {}
+        for value, name in table.items():
+            self._values.setdefault(name, []).append(value)
+        self.classes = list(self._values)
+        self.images = ByImage({key: key for key in _pictures(folder)}, False, folder.uri)
+
+    def of(self, key: str, wanted: Sequence[str]) -> Iterator[GroundTruth]:
+        """Yields the ground truth of an image by class."""
+        picture = self.images.find(key)
+        if picture is None:
+            return
+        for name, values in self._values.items():
+            yield GroundTruth.of_labels(name, self._folder.locate(picture), values, self._ignored)
+
+
+class MaskFolders:
+    """A folder a class, with a black and white picture for each image: ``<class>/<name>.png``.
+
+    Args:
+        folder: with the folders.
+
+    Raises:
+        ParameterError: there are no such folders.
+    """
+
+    def __init__(self, folder: Folder) -> None:
+        found: dict[str, dict[str, str]] = {}
+        for key in _pictures(folder):
+            name, slash, rest = key.partition("/")
+            if slash:
+                found.setdefault(rest, {})[spell_out(name)] = key
+        if not found:
+            raise ParameterError(
+                f"There is no ground truth in {folder.uri}.",
+                "It takes <class>/<image's name>.png; or label maps with a classes.json, a COCO or PhraseCut "
+                "file, or Pascal VOC's SegmentationClass.",
+            )
+        by_stem: dict[str, dict[str, str]] = {}
+        for rest, masks in found.items():
+            by_stem.setdefault(rest.rpartition(".")[0], {}).update(masks)
+        self._folder = folder
+        self.place = folder.locate("").rstrip("/") + "/"
+        self.images = ByImage({f"{stem}.png": masks for stem, masks in by_stem.items()}, False, folder.uri)
+        self.classes = sorted({name for masks in by_stem.values() for name in masks})
+
+    def of(self, key: str, wanted: Sequence[str]) -> Iterator[GroundTruth]:
+        """Yields the ground truth of an image by class."""
+        for name, mask in (self.images.find(key) or {}).items():
+            yield GroundTruth(name, self._folder.locate(mask))
+
+
+def voc(folder: Folder) -> LabelMaps:
+    """Pascal VOC's ``SegmentationClass``: pictures with a palette, in which 255 is ignored."""
+    return LabelMaps(folder, dict(enumerate(VOC_CLASSES, start=1)), VOC_IGNORED)
+
+
+def with_table(folder: Folder, name: str) -> LabelMaps:
+    """Label maps beside a table of their classes.
+
+    The table is JSON, ``{"classes": {"1": "cat", "2": "dog"}, "ignored": [255]}`` (or a list of names from 0),
+    or CSV with the columns ``value`` and ``name``, where values without a name are ignored.
+
+    Raises:
+        ParameterError: another form.
+    """
+    uri, data = folder.locate(name), folder.read(name)
+    try:
+        if name.lower().endswith(".csv"):
+            rows = list(csv.DictReader(io.StringIO(data.decode("utf-8-sig"))))
+            named = {int(row["value"]): row["name"].strip() for row in rows}
+            table = {value: text for value, text in named.items() if text}
+            ignored = [value for value, text in named.items() if not text]
+        else:
+            value: dict[str, Any] = json.loads(data)
+            classes = value["classes"]
+            pairs = enumerate(classes) if isinstance(classes, list) else classes.items()
+            table = {int(number): str(text) for number, text in pairs}
+            ignored = [int(number) for number in value.get("ignored", ())]
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ParameterError(
+            f"{uri} is no table of classes: {type(error).__name__} {error}.",
+            'Write {"classes": {"1": "cat"}, "ignored": [255]}, or CSV with the columns value and name.',
+        ) from error
+    return LabelMaps(folder, table, ignored)
+
+
+def _pictures(folder: Folder) -> Iterator[str]:
+    for entry in folder.entries():
+        if entry.key[entry.key.rfind(".") :].lower() in IMAGE_SUFFIXES:
+            yield entry.key

@@ -1,0 +1,1 @@
+"""Prompts compared with each other."""

@@ -1,0 +1,48 @@
+"""KFP interface of rank_prompts."""
+
+from kfp import dsl
+
+from clipseg_kfp.container import DEFAULT_IMAGE
+
+
+@dsl.component(base_image=DEFAULT_IMAGE, install_kfp_package=False)
+def rank_prompts(
+    evaluation: dsl.Input[dsl.Dataset],
+    encoded_prompts: dsl.Input[dsl.Dataset],
+    ranking: dsl.Output[dsl.Dataset],
+    metrics: dsl.Output[dsl.Metrics],
+    classification: dsl.Output[dsl.ClassificationMetrics],
+    table: dsl.Output[dsl.Markdown],
+    page: dsl.Output[dsl.HTML],
+    source_uri: str = "",
+):
+    """Ranks prompts and prompt sets by their agreement with ground truth.
+
+    Args:
+        evaluation: From evaluate_masks.
+        encoded_prompts: From encode_prompts.
+        source_uri: Names the images on the page.
+        ranking: ranking.csv, best first, and thresholds.json, as a prompt's calibrated threshold reads it.
+        metrics: The best prompt's and the best set's figures, for the UI.
+        classification: ROC and confusion matrix of the best set's pixels, for the UI.
+        table: The ranking, for the UI.
+        page: The ranking with curves of IoU over thresholds, for the UI.
+    """
+    from pathlib import Path
+
+    from clipseg_kfp.steps import rank_prompts as step
+    from clipseg_kfp.steps import running
+
+    with running(step.STEP):
+        found = step.run(
+            evaluation=Path(evaluation.path),
+            prompts=Path(encoded_prompts.path),
+            target=Path(ranking.path),
+            title=source_uri,
+        )
+        for name, value in found.figures().items():
+            metrics.log_metric(name, value)
+        classification.log_roc_curve(*found.roc())
+        classification.log_confusion_matrix(["background", "foreground"], found.confusion_matrix())
+        Path(table.path).write_text(found.markdown(), "utf-8")
+        Path(page.path).write_text(found.html(), "utf-8")

@@ -1,0 +1,1 @@
+"""Several prompt sets and thresholds compared on labelled images."""

@@ -1,0 +1,199 @@
+"""Ground truth of every format through the real steps: each says the same, so each gives the same figures."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import Image
+from pycocotools import mask as coco_mask
+from steps_chain import Chain, Run, mask_picture, picture
+from test_steps import counts, put
+
+from clipseg_kfp import records
+from clipseg_kfp.errors import ParameterError
+from clipseg_kfp.steps import encode_prompts, fetch_dataset
+from clipseg_kfp.truth import GroundTruth, Reader
+
+PROMPTS = [{"name": "cat", "text": "a circle"}, {"name": "a dog", "text": "red things"}]
+CLASSES = {"a dog": "dog"}
+WIDTH, HEIGHT = 40, 30
+
+
+def truths() -> dict[str, dict[str, NDArray[np.bool_]]]:
+    """Two images; nothing of the dog in the second. Boxes, so that polygons say exactly the same."""
+    found = {name: {c: np.zeros((HEIGHT, WIDTH), bool) for c in ("cat", "dog")} for name in ("a", "b")}
+    found["a"]["cat"][2:20, 3:18] = True
+    found["a"]["dog"][10:25, 22:39] = True
+    found["b"]["cat"][5:12, 1:30] = True
+    return found
+
+
+def png(image: Image.Image) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def labels_of(name: str) -> NDArray[np.uint8]:
+    labels = np.zeros((HEIGHT, WIDTH), np.uint8)
+    for value, mask in zip((8, 12), truths()[name].values(), strict=True):
+        labels[mask] = value
+    return labels
+
+
+def files(kind: str) -> tuple[dict[str, bytes], str]:
+    """The files of a format below ``truth/``, and what a user names."""
+    found = truths()
+    if kind == "masks":
+        masks = {f"{c}/{name}.png": mask_picture(m) for name in found for c, m in found[name].items()}
+        return masks, ""
+    if kind == "labels":
+        table = b'{"classes": {"8": "cat", "12": "dog"}}'
+        return {"classes.json": table} | {f"{name}.png": png(Image.fromarray(labels_of(name))) for name in found}, ""
+    if kind == "voc":
+        pictures = {}
+        for name in found:
+            image = Image.fromarray(labels_of(name))
+            image.putpalette([value for i in range(256) for value in (i, 255 - i, i * 5 % 256)])
+            pictures[f"SegmentationClass/{name}.png"] = png(image)
+        return pictures, ""
+    shapes: list[Any] = []
+    for i, name in enumerate(found):
+        for category, (c, mask) in enumerate(found[name].items(), start=1):
+            if not mask.any():
+                continue
+            x, y, w, h = (int(v) for v in coco_mask.toBbox(coco_mask.encode(np.asfortranarray(mask.astype(np.uint8)))))
+            corners = [[x, y], [x + w, y], [x + w, y + h], [x, y + h]]
+            if kind == "coco":
+                flat = [float(v) for point in corners for v in point]
+                shapes.append({"image_id": i, "category_id": category, "segmentation": [flat]})
+            else:
+                shapes.append({"image_id": name, "phrase": c, "Polygons": [[corners]]})
+    if kind == "phrasecut":
+        return {"refer.json": json.dumps(shapes).encode()}, "refer.json"
+    value = {
+        "images": [{"id": i, "file_name": f"{n}.png", "width": WIDTH, "height": HEIGHT} for i, n in enumerate(found)],
+        "annotations": shapes,
+        "categories": [{"id": 1, "name": "cat"}, {"id": 2, "name": "dog"}],
+    }
+    return {"instances.json": json.dumps(value).encode()}, "instances.json"
+
+
+def lay_out(chain: Chain, kind: str) -> str:
+    """Images below ``in/``, ground truth below ``in/truth/``: a place that must not be listed as images."""
+    put(chain, {f"{name}.png": picture(i, WIDTH, HEIGHT) for i, name in enumerate(truths())})
+    content, name = files(kind)
+    put(chain, {f"truth/{key}": data for key, data in content.items()})
+    return f"{chain.source}/truth/{name}"
+
+
+def measured(run: Run) -> dict[str, Any]:
+    return {
+        name: (c.tp, c.fp, c.fn, c.tn, run.evaluation.histograms[name].tp.tolist())
+        for name, c in run.evaluation.prompts.items()
+    }
+
+
+@pytest.mark.parametrize("chain", ["folder", "s3"], indirect=True)
+def test_every_format_says_the_same_of_the_same_images(chain: Chain, tmp_path: Path) -> None:
+    root = chain.source
+    encode_prompts.run(model=chain.model, target=tmp_path / "prompts", prompts=PROMPTS)
+    for kind in ("masks", "labels", "voc", "coco", "phrasecut"):
+        chain.source = f"{root}/{kind}"
+        listing = fetch_dataset.run(
+            source_uri=chain.source,
+            output_uri=chain.output,
+            config="c" * 16,
+            prompts=tmp_path / "prompts",
+            target=tmp_path / kind,
+            ground_truth_uri=lay_out(chain, kind),
+            ground_truth_classes=CLASSES,
+        )
+        assert listing.listed == 2, f"{kind}: ground truth is no image"
+        rows = list(records.read_parquet(tmp_path / kind / "shards" / "shard-000.parquet"))
+        found = {
+            (row["key"][0], one["prompt"]): Reader().read(GroundTruth(**one), WIDTH, HEIGHT).mask
+            for row in rows
+            for one in row["ground_truth"]
+            if one["kind"] != "unmatched"
+        }
+        expected = {
+            (name, {"dog": "a dog"}.get(c, c)): mask for name, masks in truths().items() for c, mask in masks.items()
+        }
+        if kind == "phrasecut":  # a phrase that nobody asked of an image says nothing
+            del expected["b", "a dog"]
+        assert found.keys() == expected.keys(), kind
+        for pair, mask in expected.items():
+            np.testing.assert_array_equal(found[pair], mask, str((kind, pair)))
+
+
+def test_void_pixels_count_nowhere(chain: Chain) -> None:
+    place = lay_out(chain, "voc")
+    plain = chain(PROMPTS, ground_truth_uri=place, ground_truth_classes=CLASSES)
+    for name in truths():
+        labels = labels_of(name)
+        labels[:, 10:25] = 255
+        image = Image.fromarray(labels)
+        image.putpalette([value for i in range(256) for value in (i, i, i)])
+        put(chain, {f"truth/SegmentationClass/{name}.png": png(image)})
+    chain.output += "-void"
+    void = chain(PROMPTS, ground_truth_uri=place, ground_truth_classes=CLASSES)
+    for name, share in (("cat", 25 / 40), ("a dog", 25 / 40)):
+        before, after = plain.evaluation.prompts[name], void.evaluation.prompts[name]
+        assert after.tp + after.fp + after.fn + after.tn == share * (before.tp + before.fp + before.fn + before.tn)
+        histogram = void.evaluation.histograms[name]
+        assert histogram.positives + histogram.negatives == share * 2 * WIDTH * HEIGHT
+        assert histogram.positives == after.tp + after.fn < before.tp + before.fn
+
+
+def test_ground_truth_that_fits_nothing_is_an_error(chain: Chain) -> None:
+    place = lay_out(chain, "coco")
+    with pytest.raises(ParameterError, match=r"No prompt looks for a class of .*it has cat, dog"):
+        chain(["a bird"], ground_truth_uri=place)
+    with pytest.raises(ParameterError, match="a class for 'a cow', which is no prompt"):
+        chain(PROMPTS, ground_truth_uri=place, ground_truth_classes={"a cow": "cat"})
+    value = json.loads(files("coco")[0]["instances.json"])
+    for image in value["images"]:
+        image["file_name"] = f"other-{image['file_name']}"
+    put(chain, {"truth/instances.json": json.dumps(value).encode()})
+    with pytest.raises(ParameterError, match="None of the 2 images is named in"):
+        chain(PROMPTS, ground_truth_uri=place)
+
+
+def test_a_class_without_a_prompt_is_reported(chain: Chain, capsys: pytest.CaptureFixture[str]) -> None:
+    run = chain(PROMPTS[:1], ground_truth_uri=lay_out(chain, "coco"))
+    assert run.evaluation.unmatched == ["dog"] and set(run.evaluation.prompts) == {"cat"}
+    assert "ground truth for 'dog', which is not among the prompts" in capsys.readouterr().out
+
+
+def test_images_that_are_done_are_measured_again_where_that_is_asked_for(chain: Chain) -> None:
+    place = lay_out(chain, "coco")
+    first = chain(PROMPTS, ground_truth_uri=place)
+    assert chain(PROMPTS, ground_truth_uri=place).published.mean_iou is None
+    again = chain(PROMPTS, ground_truth_uri=place, full=True)
+    assert counts(again) == (2, 2, 0, 0) and measured(again) == measured(first)
+
+
+def test_several_sets_are_one_table(chain: Chain, tmp_path: Path) -> None:
+    one, two = PROMPTS, [{"text": "a square", "name": "cat"}, {"name": "none", "logic": "not cat", "threshold": 0.3}]
+    for name, options in (
+        ("both", {"sets": {"one": one, "two": two}}),
+        ("one", {"prompts": one}),
+    ):
+        encode_prompts.run(model=chain.model, target=tmp_path / name, **{"prompts": [], **options})
+    both, alone = (encode_prompts.prompt_rows(tmp_path / name) for name in ("both", "one"))
+    assert [(row["name"], row["id"]) for row in both] == [
+        ("one/cat", 1), ("one/a dog", 2), ("two/cat", 3), ("two/none", 4),
+    ]  # fmt: skip
+    assert both[3]["expression"] == 'not two/cat' and both[3]["threshold"] == 0.3
+    assert [row["texts"] for row in both[:2]] == [row["texts"] for row in alone]
+    assert encode_prompts.classes_of(tmp_path / "both") == {
+        "one/cat": "cat", "one/a dog": "a dog", "two/cat": "cat", "two/none": "none",
+    }  # fmt: skip
+    assert encode_prompts.classes_of(tmp_path / "one") == {}

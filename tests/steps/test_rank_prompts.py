@@ -1,0 +1,103 @@
+"""The ranking of prompts and sets: order, figures for the UI, pages with hostile names."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from kfp import dsl
+
+from clipseg_kfp import records
+from clipseg_kfp.metrics import Confusion, Histogram
+from clipseg_kfp.metrics.evaluation import Evaluation
+from clipseg_kfp.steps import rank_prompts
+from clipseg_kfp.steps.rank_prompts import Ranked
+
+HOSTILE = "<script>alert(1)</script>|[x](http://y)"
+
+
+def evaluated(skills: dict[str, float]) -> Evaluation:
+    """Prompts that tell foreground from background more or less well; a skill of 0 has nothing to find."""
+    found = Evaluation()
+    for name, skill in skills.items():
+        rng = np.random.default_rng(0)
+        truth = rng.random((50, 60)) < (0.3 if skill else 0)
+        values = (rng.random((50, 60)) * (1 - skill) + truth * skill).astype(np.float32)
+        histogram, counts = Histogram(), Confusion()
+        histogram.add(values, truth)
+        counts.add(values >= 0.5, truth)
+        found.add(name, counts, 0.5, histogram)
+    return found
+
+
+def ranked(tmp_path: Path, skills: dict[str, float], names: dict[str, str]) -> Ranked:
+    found = evaluated(skills)
+    evaluation, prompts = tmp_path / "evaluation", tmp_path / "prompts"
+    evaluation.mkdir(), prompts.mkdir()
+    rows = (found.row(name) for name in found.prompts)
+    records.write_parquet(evaluation / "evaluation.parquet", records.EVALUATION, rows)
+    (evaluation / "curves.json").write_text(json.dumps(found.curves()))
+    (evaluation / "thresholds.json").write_text(json.dumps({"thresholds": found.thresholds}))
+    (prompts / "classes.json").write_text(json.dumps(names))
+    return rank_prompts.run(evaluation=evaluation, prompts=prompts, target=tmp_path / "out", title=HOSTILE)
+
+
+def test_prompts_and_sets_in_order(tmp_path: Path) -> None:
+    skills = {"a/cat": 0.1, "a/dog": 0.2, "b/cat": 0.3, "b/dog": 0.4, "b/none": 0.0}
+    found = ranked(tmp_path, skills, {name: name[2:] for name in skills})
+    assert [row["full_name"] for row in found.ranking.prompts] == ["b/dog", "b/cat", "a/dog", "a/cat", "b/none"]
+    assert [(one.name, one.prompts) for one in found.ranking.sets] == [("b", 2), ("a", 2)]
+    best = {row["full_name"]: row["best_iou"] for row in found.ranking.prompts}
+    assert found.figures()["best_mean_iou"] == pytest.approx((best["b/dog"] + best["b/cat"]) / 2)
+    assert best["b/none"] is None
+    with (tmp_path / "out" / "ranking.csv").open() as stream:
+        rows = list(csv.DictReader(stream))
+    assert [row["rank"] for row in rows] == list("12345") and rows[0]["set"] == "b" and rows[0]["prompt"] == "dog"
+    assert set(json.loads((tmp_path / "out" / "thresholds.json").read_text())["thresholds"]) == {*skills} - {"b/none"}
+
+
+def test_what_kubeflow_shows(tmp_path: Path) -> None:
+    found = ranked(tmp_path, {"cat": 0.5, "dog": 0.4}, {})
+    artifact = dsl.ClassificationMetrics()
+    artifact.log_roc_curve(*found.roc())
+    artifact.log_confusion_matrix(["background", "foreground"], found.confusion_matrix())
+    assert len(artifact.metadata["confidenceMetrics"]) == 51
+    json.dumps(artifact.metadata, allow_nan=False)
+    false_rate, true_rate, thresholds = found.roc()
+    assert (false_rate[0], true_rate[0], false_rate[-1], true_rate[-1]) == (0, 0, 1, 1)
+    for values, sign in ((false_rate, 1), (true_rate, 1), (thresholds, -1)):
+        assert (np.diff(values) * sign >= 0).all()
+    matrix = np.array(found.confusion_matrix())
+    assert matrix.sum() == 2 * 50 * 60
+    histograms = evaluated({"cat": 0.5, "dog": 0.4}).histograms.values()
+    expected: Any = sum((h.at(h.best or 0) for h in histograms), Confusion())
+    assert matrix.tolist() == [[expected.tn, expected.fp], [expected.fn, expected.tp]]
+
+
+def test_names_are_text_in_both_pages(tmp_path: Path) -> None:
+    found = ranked(tmp_path, {HOSTILE: 0.5, "dog": 0.4}, {})
+    for page in (found.html(), found.markdown()):
+        assert "<script>" not in page and "alert" in page
+    assert "[x](" not in found.markdown()
+    table = [line for line in found.markdown().splitlines() if line.startswith("| 1 ")]
+    assert len(table) == 1 and table[0].count("|") == 9
+    assert "http://" not in found.html().replace("http://y", "") and "<link" not in found.html()
+    assert found.html().count("<polyline") == 2
+
+
+def test_many_prompts_make_no_large_pages(tmp_path: Path) -> None:
+    found = ranked(tmp_path, {f"prompt {i} {'x' * 100}": 0.5 for i in range(300)}, {})
+    assert len(found.markdown()) < 100_000 and "And 100 more" in found.markdown()
+    assert len(found.html()) < 200_000 and "And 100 more" in found.html()
+
+
+def test_nothing_to_rank(tmp_path: Path) -> None:
+    found = ranked(tmp_path, {}, {})
+    assert found.figures() == {} and found.confusion_matrix() == [[0, 0], [0, 0]]
+    assert "no ground truth" in found.html() and "no ground truth" in found.markdown()
+    false_rate, _, thresholds = found.roc()
+    assert len(false_rate) == len(thresholds) == 51
