@@ -11,7 +11,7 @@ import typer
 from rich.console import Console
 
 from clipseg_kfp import __version__
-from clipseg_kfp.cli import compile, demo, local, prompts
+from clipseg_kfp.cli import cluster, compile, demo, local, prompts, runs, schedule
 from clipseg_kfp.errors import ClipsegKfpError
 
 app = typer.Typer(
@@ -24,6 +24,11 @@ app.command("demo")(demo.demo)
 app.add_typer(local.app, name="local")
 app.command("compile")(compile.compile_package)
 app.add_typer(prompts.app, name="prompts")
+app.command("upload")(cluster.upload)
+app.command("run")(cluster.run)
+app.add_typer(runs.app, name="runs")
+app.add_typer(schedule.app, name="schedule")
+app.command("doctor")(cluster.doctor)
 
 
 def _version(wanted: bool) -> None:

@@ -49,6 +49,10 @@ class Folder(ABC):
         """
 
     @abstractmethod
+    def subfolders(self) -> Iterator[str]:
+        """Names of the folders right below, in no promised order; lists one level, however much lies deeper."""
+
+    @abstractmethod
     def stat(self, key: str) -> Entry | None:
         """Describes one object; ``None`` where there is none."""
 

@@ -63,6 +63,12 @@ class FileFolder(Folder):
                 if found is not None:
                     yield found
 
+    def subfolders(self) -> Iterator[str]:
+        """The folders right below; links to folders do not count, as in listings."""
+        with _reported(self.root):
+            names = [entry.name for entry in os.scandir(self.root) if entry.is_dir(follow_symlinks=False)]
+        yield from sorted(names)
+
     def _entry(self, path: Path) -> Entry | None:
         with _reported(path):
             if not path.is_file():  # sockets, pipes and broken links have no content

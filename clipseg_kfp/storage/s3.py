@@ -141,6 +141,16 @@ class S3Folder(Folder):
                 return
             last = batch[-1].key
 
+    def subfolders(self) -> Iterator[str]:
+        """The common prefixes below this one, up to the next slash."""
+
+        def call() -> list[str]:
+            listing = self.client.list_objects(self.bucket, self.prefix or None, recursive=False)
+            return [item.object_name for item in listing if item.is_dir and item.object_name]
+
+        for name in self._attempts(call, ""):
+            yield name.removeprefix(self.prefix).rstrip("/")
+
     def stat(self, key: str) -> Entry | None:
         """Describes one object; ``None`` where there is none."""
 
