@@ -9,7 +9,7 @@ from rich.console import Console
 
 from clipseg_kfp.cli.connecting import connected
 from clipseg_kfp.cluster import Client
-from clipseg_kfp.cluster.client import DEFAULT_EXPERIMENT, DEFAULT_PIPELINE
+from clipseg_kfp.cluster.session import DEFAULT_EXPERIMENT, DEFAULT_PIPELINE
 from clipseg_kfp.cluster.packages import spec_of
 from clipseg_kfp.cluster.parameters import declared, from_file, from_words
 from clipseg_kfp.cluster.timing import seconds

@@ -22,7 +22,7 @@ from clipseg_kfp.cli.cluster import (
 from clipseg_kfp.cli.connecting import connected
 from clipseg_kfp.cli.shared import group
 from clipseg_kfp.cluster import Client
-from clipseg_kfp.cluster.client import DEFAULT_EXPERIMENT, DEFAULT_PIPELINE
+from clipseg_kfp.cluster.session import DEFAULT_EXPERIMENT, DEFAULT_PIPELINE
 from clipseg_kfp.cluster.display import plain, schedule_table
 from clipseg_kfp.cluster.schedules import Applied
 from clipseg_kfp.errors import ParameterError

@@ -38,18 +38,18 @@ class Api:
         self.experiments = self.kfp.experiments
         self.health = self.kfp.healthzs
 
-    def read(self, method: Callable[..., Any], patience: float = PATIENCE_SECONDS, **arguments: Any) -> Any:
+    def read(self, method: Callable[..., Any], patience: float | None = None, **arguments: Any) -> Any:
         """Calls a method that changes nothing, or nothing when repeated; passing faults are waited out.
 
         Args:
             method: of one of the services.
-            patience: seconds until a fault is given up on; the first call is always made.
+            patience: seconds until a fault is given up on; ``None`` takes 20. The first call is always made.
             arguments: of the method.
 
         Raises:
             ClusterError: or its subclasses; the message says what the backend said.
         """
-        end = time.monotonic() + patience
+        end = time.monotonic() + (PATIENCE_SECONDS if patience is None else patience)
         attempt = 0
         while True:
             try:

@@ -13,6 +13,9 @@ from clipseg_kfp.cluster.parameters import Parameter, declared
 from clipseg_kfp.errors import ParameterError
 from clipseg_kfp.naming import digest
 
+#: The safe loader; libyaml's reads a package in a tenth of the time, where PyYAML was built with it.
+_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
 
 @dataclass(frozen=True)
 class Package:
@@ -84,7 +87,7 @@ def read_package(text: str, where: str) -> Package:
     from kfp.pipeline_spec import pipeline_spec_pb2
 
     try:
-        documents = [document for document in yaml.safe_load_all(text) if document is not None]
+        documents = [document for document in yaml.load_all(text, _LOADER) if document is not None]
         if not documents or not all(isinstance(document, dict) for document in documents):
             raise ValueError("no pipeline specification")
         if "pipelineInfo" not in documents[0]:

@@ -108,8 +108,7 @@ class Run:
 
     def refresh(self, patience: float | None = None) -> Run:
         """Reads it anew; passing faults of the API are waited out for ``patience`` seconds."""
-        extra = {} if patience is None else {"patience": patience}
-        self.data = self.api.read(self.api.runs.run_service_get_run, run_id=self.id, **extra)
+        self.data = self.api.read(self.api.runs.run_service_get_run, patience, run_id=self.id)
         return self
 
     def wait(

@@ -16,10 +16,9 @@ from typing import Any
 
 from clipseg_kfp.cluster.api import Api, named
 from clipseg_kfp.cluster.errors import ConflictError, NotFoundError
+from clipseg_kfp.cluster.schedule_forms import alike, is_enabled
 from clipseg_kfp.cluster.timing import in_words
-from clipseg_kfp.errors import ParameterError
 
-MOST_AT_ONCE = 10  # the backend's own bound
 _REPLACES = "Replaces "
 
 
@@ -48,7 +47,7 @@ class Schedule:
     @property
     def enabled(self) -> bool:
         """Whether it starts runs."""
-        return str(self.data.status or "") == "ENABLED" or (not self.data.status and self.data.mode == "ENABLE")
+        return is_enabled(self.data)
 
     @property
     def when(self) -> str:
@@ -87,7 +86,7 @@ class Applied:
 
 def listed(api: Api, namespace: str, name: str = "") -> Iterator[Schedule]:
     """All schedules of a namespace, or those of one name."""
-    more = {"filter": named(name)} if name else {}
+    more: dict[str, Any] = {"filter": named(name)} if name else {}
     for one in api.pages(
         api.recurring_runs.recurring_run_service_list_recurring_runs,
         "recurring_runs",
@@ -117,122 +116,13 @@ def find(api: Api, namespace: str, name: str) -> Schedule:
     raise NotFoundError(f"There is no schedule '{name}'.", "See 'clipseg-kfp schedule list'.")
 
 
-def check(
-    *,
-    cron: str = "",
-    every: int = 0,
-    start: datetime | None = None,
-    end: datetime | None = None,
-    max_concurrency: int = 1,
-    **_: Any,
-) -> None:
-    """Checks what the backend would refuse.
-
-    Raises:
-        ParameterError: neither or both of cron and interval, a concurrency out of bounds, an end before the start.
-    """
-    if bool(cron) == bool(every):
-        raise ParameterError("A schedule needs either a cron expression or an interval.", "Give --cron or --every.")
-    if not 1 <= max_concurrency <= MOST_AT_ONCE:
-        raise ParameterError(f"Of a schedule, 1 to {MOST_AT_ONCE} runs go on at once, not {max_concurrency}.")
-    if start and end and end <= start:
-        raise ParameterError(f"The schedule ends ({end.isoformat()}) before it starts ({start.isoformat()}).")
-
-
-def body(
-    name: str,
-    *,
-    experiment: str,
-    pipeline_id: str,
-    version_id: str,
-    parameters: dict[str, Any],
-    cron: str = "",
-    every: int = 0,
-    start: datetime | None = None,
-    end: datetime | None = None,
-    catch_up: bool = False,
-    max_concurrency: int = 1,
-    enabled: bool = True,
-    service_account: str = "",
-    pipeline_root: str = "",
-    namespace: str = "",
-) -> Any:
-    """Describes a schedule as the API wants it; see :meth:`clipseg_kfp.cluster.Client.schedule`.
-
-    Raises:
-        ParameterError: neither or both of cron and interval, or a concurrency that the backend refuses.
-    """
-    import kfp_server_api as server
-
-    check(cron=cron, every=every, start=start, end=end, max_concurrency=max_concurrency)
-    if cron:
-        trigger = server.V2beta1Trigger(
-            cron_schedule=server.V2beta1CronSchedule(cron=cron, start_time=start, end_time=end)
-        )
-    else:
-        trigger = server.V2beta1Trigger(
-            periodic_schedule=server.V2beta1PeriodicSchedule(
-                interval_second=str(every), start_time=start, end_time=end
-            )
-        )
-    return server.V2beta1RecurringRun(
-        display_name=name,
-        experiment_id=experiment,
-        namespace=namespace or None,
-        pipeline_version_reference=server.V2beta1PipelineVersionReference(
-            pipeline_id=pipeline_id, pipeline_version_id=version_id
-        ),
-        runtime_config=server.V2beta1RuntimeConfig(parameters=parameters, pipeline_root=pipeline_root or None),
-        trigger=trigger,
-        mode="ENABLE" if enabled else "DISABLE",
-        max_concurrency=str(max_concurrency),
-        no_catchup=not catch_up,
-        service_account=service_account or None,
-    )
-
-
-def changed(
-    old: Schedule,
-    *,
-    version: Any,
-    parameters: dict[str, Any],
-    cron: str = "",
-    every: int = 0,
-    catch_up: bool | None = None,
-    max_concurrency: int | None = None,
-) -> Any:
-    """A schedule with some things changed, as the API wants it; what is not given stays."""
-    data = old.data
-    was = data.trigger.cron_schedule or data.trigger.periodic_schedule
-    if not cron and not every:
-        cron = data.trigger.cron_schedule.cron if data.trigger.cron_schedule else ""
-        every = 0 if cron else int(was.interval_second)
-    return body(
-        old.name,
-        experiment=data.experiment_id,
-        pipeline_id=version.pipeline_id,
-        version_id=version.pipeline_version_id,
-        parameters=parameters,
-        cron=cron,
-        every=every,
-        start=was.start_time if _time(was.start_time) else None,
-        end=was.end_time if _time(was.end_time) else None,
-        catch_up=old.catch_up if catch_up is None else catch_up,
-        max_concurrency=int(data.max_concurrency or 1) if max_concurrency is None else max_concurrency,
-        enabled=old.enabled,
-        service_account=data.service_account or "",
-        pipeline_root=(data.runtime_config.pipeline_root if data.runtime_config else "") or "",
-        namespace=data.namespace or "",
-    )
-
-
 def apply(api: Api, namespace: str, wanted: Any) -> Applied:
     """Makes the one schedule of a name be as wanted.
 
     Args:
         api: the backend.
         namespace: where it lives.
-        wanted: from :func:`body`.
+        wanted: from :func:`clipseg_kfp.cluster.schedule_forms.form`.
 
     Raises:
         ConflictError: several schedules have the name.
@@ -240,7 +130,7 @@ def apply(api: Api, namespace: str, wanted: Any) -> Applied:
     """
     current, replaced = _pair(list(listed(api, namespace, wanted.display_name)), wanted.display_name)
     if current is not None and replaced is not None:  # an earlier replacement was cut off
-        if _alike(current.data, wanted):
+        if alike(current.data, wanted):
             _delete(api, replaced.id)
             switch(current, wanted.mode == "ENABLE")
             return Applied("replaced", _again(current))
@@ -252,7 +142,7 @@ def apply(api: Api, namespace: str, wanted: Any) -> Applied:
         )
         return Applied("created", Schedule(api, made))
     enable = wanted.mode == "ENABLE"
-    if _alike(current.data, wanted):
+    if alike(current.data, wanted):
         if current.enabled == enable:
             return Applied("unchanged", current)
         switch(current, enable)
@@ -350,31 +240,3 @@ def _replaced_by(schedule: Schedule) -> str:
     """ID of the schedule that this one replaces."""
     text = str(schedule.data.description or "")
     return text.removeprefix(_REPLACES) if text.startswith(_REPLACES) else ""
-
-
-def _alike(there: Any, wanted: Any) -> bool:
-    """Whether all is the same but enabled or not."""
-
-    def facts(one: Any) -> Any:
-        when = (one.trigger.cron_schedule or one.trigger.periodic_schedule) if one.trigger else None
-        config, version = one.runtime_config, one.pipeline_version_reference
-        return (
-            one.experiment_id,
-            (version.pipeline_id, version.pipeline_version_id) if version else None,
-            dict((config.parameters if config else None) or {}),
-            (config.pipeline_root if config else None) or "",
-            in_words(one.trigger),
-            _time(when.start_time if when else None),
-            _time(when.end_time if when else None),
-            int(one.max_concurrency or 0),
-            bool(one.no_catchup),
-        )
-
-    same_account = not wanted.service_account or there.service_account == wanted.service_account
-    return bool(facts(there) == facts(wanted) and same_account)
-
-
-def _time(value: datetime | None) -> float | None:
-    if value is None or value.year <= 1970:
-        return None
-    return (value if value.tzinfo else value.replace(tzinfo=UTC)).timestamp()

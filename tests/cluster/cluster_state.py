@@ -77,7 +77,7 @@ class State:
         self.need(self.pipelines, pipeline_id, "Pipeline")
         if not name or len(name) > 127:
             raise Refused(400, "PipelineVersion.Name length must be 1 to 127")
-        documents = list(yaml.safe_load_all(text))
+        documents = list(yaml.load_all(text, getattr(yaml, "CSafeLoader", yaml.SafeLoader)))
         try:
             spec = json_format.ParseDict(documents[0], pipeline_spec_pb2.PipelineSpec())
             for one in documents[1:]:
