@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -24,14 +25,14 @@ _MARKS = {"ok": "[green]ok[/]", "warn": "[yellow]warn[/]", "fail": "[bold red]fa
 
 @dataclass(frozen=True)
 class Asked:
-    """What to check; what is empty is taken from the pipeline's defaults.
+    """What to check.
 
     Attributes:
-        source_uri: prefix of the images.
-        output_uri: prefix for results.
-        model_uri: the checkpoint.
+        source_uri: images; empty leaves them out.
+        output_uri: prefix for results; empty leaves it out.
+        model_uri: the checkpoint; empty takes the pipeline's default.
         endpoint: URL of the S3 endpoint as seen from here.
-        secret: name of the storage secret.
+        secret: name of the storage secret; empty takes the pipeline's default.
         pipeline: name on the cluster.
     """
 
@@ -191,7 +192,10 @@ def _secret(namespace: str, name: str) -> Iterator[Finding]:
 
     command = f"kubectl get secret {name} -n {namespace}"
     try:
-        config.load_config()
+        try:
+            config.load_kube_config(config_file=os.environ.get("KUBECONFIG") or None)
+        except ConfigException:
+            config.load_incluster_config()
     except (ConfigException, OSError):
         yield Finding("storage secret", "warn", f"Not checked: no access to Kubernetes from here. See: {command}")
         return

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import itertools
 import os
 import uuid
 from collections.abc import Iterator
+from contextlib import suppress
 from datetime import timedelta
 
 import urllib3
 from minio.error import MinioException
 
-from clipseg_kfp.errors import ClipsegKfpError
-from clipseg_kfp.storage import Folder, open_folder
+from clipseg_kfp.errors import ClipsegKfpError, ParameterError
+from clipseg_kfp.storage import ObjectTooLargeError, open_folder, open_object
 from clipseg_kfp.storage.s3 import S3Folder
 
 PROBE = ".clipseg-kfp-probe-"
@@ -47,12 +47,19 @@ def storage(source_uri: str, output_uri: str, endpoint: str) -> Iterator[Line]:
 
 def _source(uri: str, endpoint: str) -> Iterator[Line]:
     try:
-        folder = open_folder(uri, endpoint)
-        first = next(iter(itertools.islice(folder.entries(), 1)), None)
+        folder, first = _s3(uri, endpoint), None
+        if not uri.endswith("/"):
+            above, key = open_object(uri, endpoint)
+            if above.stat(key) is not None:  # a manifest, an archive or one image
+                folder, first = above, key
         if first is None:
-            yield "images", "warn", f"{uri} can be listed, and is empty."
-            return
-        folder.read(first.key)
+            entry = next(iter(folder.entries()), None)
+            if entry is None:
+                yield "images", "warn", f"{uri} can be listed, and is empty."
+                return
+            first = entry.key
+        with suppress(ObjectTooLargeError):  # the store hands it out: that is all that is asked
+            folder.read(first, limit=1)
         yield "images", "ok", f"{uri} can be listed and read"
     except ClipsegKfpError as error:
         yield "images", "fail", f"{error.message} {error.remedy}".strip()
@@ -62,27 +69,29 @@ def _output(uri: str, endpoint: str) -> Iterator[Line]:
     key = f"{PROBE}{uuid.uuid4().hex}"
     content = b"clipseg-kfp doctor"
     try:
-        folder = open_folder(uri, endpoint)
-        list(folder.subfolders()) if isinstance(folder, S3Folder) else None
+        folder = _s3(uri, endpoint)
+        list(folder.subfolders())
         folder.write(key, content)
     except ClipsegKfpError as error:
         yield "results", "fail", f"{error.message} {error.remedy}".strip()
         return
     try:
-        same = folder.read(key) == content
-        yield (
-            ("results", "ok", f"{uri} can be listed, written and read")
-            if same
-            else ("results", "fail", f"{folder.locate(key)} came back with other content than was written.")
-        )
-        if isinstance(folder, S3Folder):
+        if folder.read(key) == content:
+            yield "results", "ok", f"{uri} can be listed, written and read"
             yield _conditional(folder, key)
+        else:
+            yield "results", "fail", f"{folder.locate(key)} came back with other content than was written."
     except ClipsegKfpError as error:
         yield "results", "fail", f"{error.message} {error.remedy}".strip()
-    finally:
-        left = _remove(folder, key)
-    if left:
-        yield "results", "ok", f"The probe {folder.locate(key)} stays: deleting is not allowed, nor needed."
+    if not _removed(folder, key):
+        yield "probe", "ok", f"{folder.locate(key)} stays: deleting is not allowed here, nor needed."
+
+
+def _s3(uri: str, endpoint: str) -> S3Folder:
+    folder = open_folder(uri, endpoint)
+    if not isinstance(folder, S3Folder):
+        raise ParameterError(f"'{uri}' is a folder of this machine.", "Pods see s3://bucket/prefix only.")
+    return folder
 
 
 def _conditional(folder: S3Folder, key: str) -> Line:
@@ -100,15 +109,10 @@ def _conditional(folder: S3Folder, key: str) -> Line:
     return "conditional writes", "ok", f"not honored by the store (status {answer.status}), nor needed here"
 
 
-def _remove(folder: Folder, key: str) -> bool:
-    """Deletes the probe; returns whether it is still there."""
-    if not isinstance(folder, S3Folder):
-        from pathlib import Path
-
-        Path(folder.locate(key).removeprefix("file://")).unlink(missing_ok=True)
-        return False
+def _removed(folder: S3Folder, key: str) -> bool:
+    """Deletes the probe, where that is allowed."""
     try:
         folder.client.remove_object(folder.bucket, f"{folder.prefix}{key}")
-        return folder.stat(key) is not None
+        return folder.stat(key) is None
     except (MinioException, urllib3.exceptions.HTTPError, ValueError, ClipsegKfpError):
-        return True
+        return False
