@@ -130,7 +130,7 @@ class Api:
         reason: Any = getattr(error, "reason", None) or error
         text = str(reason).partition(": ")[2] or str(reason) or type(reason).__name__
         return ClusterError(
-            f"{self.login.host} cannot be reached: {text}",
+            f"{self.login.host} cannot be reached: {text.rstrip(chr(46))}.",
             "Check the endpoint; is 'kubectl port-forward' or the VPN still running?",
         )
 
