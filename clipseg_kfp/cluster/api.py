@@ -10,7 +10,7 @@ from typing import Any
 
 import urllib3
 
-from clipseg_kfp.cluster.errors import ClusterError, ConflictError, LoginError, NotFoundError
+from clipseg_kfp.cluster.errors import ClusterError, ConflictError, LoginError, NotFoundError, UnavailableError
 from clipseg_kfp.cluster.login import Login, connect
 
 CONNECT_SECONDS, READ_SECONDS = 10, 60
@@ -126,11 +126,12 @@ class Api:
             )
         return result
 
-    def _unreachable(self, error: Exception) -> ClusterError:
+    def _unreachable(self, error: Exception) -> UnavailableError:
         reason: Any = getattr(error, "reason", None) or error
         text = str(reason).partition(": ")[2] or str(reason) or type(reason).__name__
-        return ClusterError(
-            f"{self.login.host} cannot be reached: {text.rstrip(chr(46))}.",
+        text = text.rstrip(".")
+        return UnavailableError(
+            f"{self.login.host} cannot be reached: {text}.",
             "Check the endpoint; is 'kubectl port-forward' or the VPN still running?",
         )
 
@@ -158,14 +159,14 @@ class Api:
             return NotFoundError(f"Not found at {host} (404): {said}", "Check names, IDs and the endpoint.")
         if error.status == 409:
             return ConflictError(f"It is there already (409): {said}")
-        failure = ClusterError(f"The backend answered {error.status}: {said}")
-        return _Passing(failure) if error.status in _PASSING else failure
+        words = f"The backend answered {error.status}: {said}"
+        return _Passing(UnavailableError(words)) if error.status in _PASSING else ClusterError(words)
 
 
 class _Passing(Exception):
     """A fault that may pass; ``error`` is raised where it does not."""
 
-    def __init__(self, error: ClusterError) -> None:
+    def __init__(self, error: UnavailableError) -> None:
         self.error = error
         super().__init__(error.message)
 

@@ -9,6 +9,10 @@ class ClusterError(ClipsegKfpError):
     """The backend refused, failed or could not be reached."""
 
 
+class UnavailableError(ClusterError):
+    """The backend is overloaded, restarting or out of reach: later it may well answer."""
+
+
 class LoginError(ClusterError):
     """The backend does not accept the login, or there is none."""
 

@@ -139,10 +139,14 @@ class Run:
 
     def cancel(self) -> Run:
         """Asks the backend to end it; a run that has ended stays as it is."""
-        if not self.refresh().ended:
+        if self.refresh().ended:
+            return self
+        try:
             self.api.read(self.api.runs.run_service_terminate_run, run_id=self.id)
-            self.refresh()
-        return self
+        except ClusterError:
+            if not self.refresh().ended:  # else it ended in between
+                raise
+        return self.refresh()
 
     def retry(self) -> Run:
         """Starts the failed tasks again, in the same run; what succeeded is kept."""

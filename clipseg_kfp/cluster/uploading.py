@@ -155,8 +155,7 @@ def _create(api: Api, package: Package, name: str, namespace: str) -> Any:
     import kfp_server_api
 
     body = kfp_server_api.V2beta1Pipeline(
-        name=name,  # the backend wants its own name and shows the other
-        display_name=name,
+        display_name=name,  # newer backends take it for the name as well, older ones know no other
         description=package.description,
         namespace=namespace or None,
     )

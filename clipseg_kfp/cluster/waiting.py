@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from clipseg_kfp.cluster.errors import RunError, WaitTimeoutError
+from clipseg_kfp.cluster.errors import RunError, UnavailableError, WaitTimeoutError
 from clipseg_kfp.cluster.states import SUCCEEDED
 
 if TYPE_CHECKING:
@@ -29,20 +29,29 @@ def wait(
     poll = POLL_SECONDS if poll is None else poll
     end = None if timeout is None else time.monotonic() + timeout
     while True:
-        left = PATIENCE_SECONDS if end is None else min(PATIENCE_SECONDS, max(0.0, end - time.monotonic()))
-        run.refresh(patience=left)
+        left = float("inf") if end is None else max(0.0, end - time.monotonic())
+        try:
+            run.refresh(patience=min(PATIENCE_SECONDS, left))
+        except UnavailableError:
+            if left > PATIENCE_SECONDS:
+                raise
+            raise _timed_out(run, timeout) from None
         if on_change is not None:
             on_change(run)
         if run.ended:
             break
-        if end is not None and time.monotonic() + poll > end:
-            raise WaitTimeoutError(
-                f"The run '{run.name}' has not ended after {timeout:.0f} s (state {run.state}); it goes on.",
-                f"Come back with: clipseg-kfp runs watch {run.id}",
-            )
-        time.sleep(poll)
+        if end is not None and time.monotonic() >= end:
+            raise _timed_out(run, timeout)
+        time.sleep(poll if end is None else max(0.0, min(poll, end - time.monotonic())))
     if check and run.state != SUCCEEDED:
         raise RunError(run.state, ended_badly(run), f"Logs: {run.logs_hint}")
+
+
+def _timed_out(run: Run, timeout: float | None) -> WaitTimeoutError:
+    return WaitTimeoutError(
+        f"The run '{run.name}' has not ended after {timeout:g} s (last seen {run.state}); it goes on.",
+        f"Come back with: clipseg-kfp runs watch {run.id}",
+    )
 
 
 def ended_badly(run: Run) -> str:

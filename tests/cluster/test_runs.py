@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import re
@@ -15,8 +16,10 @@ from pathlib import Path
 import pytest
 from cluster_backend import PACKAGE, Backend
 from cluster_state import Refused
+from rich.console import Console
 
 from clipseg_kfp import Client
+from clipseg_kfp.cluster.display import following
 from clipseg_kfp.cluster import ClusterError, NotFoundError, RunError, WaitTimeoutError, waiting
 from clipseg_kfp.errors import ParameterError
 
@@ -209,7 +212,7 @@ def test_a_timeout_counts_while_the_api_is_away(client: Client, backend: Backend
     run = client.run(PACKAGE)
     backend.faults = [503] * 10_000
     begun = time.monotonic()
-    with pytest.raises((ClusterError, WaitTimeoutError)):
+    with pytest.raises(WaitTimeoutError, match=r"after 0.5 s \(last seen PENDING\)"):
         run.wait(timeout=0.5)
     assert time.monotonic() - begun < 5
 
@@ -304,3 +307,34 @@ def test_an_archived_experiment_is_explained(client: Client, backend: Backend) -
     next(iter(backend.state.experiments.values())).storage_state = "ARCHIVED"
     with pytest.raises(ClusterError, match="archived"):
         client.run()
+
+
+def test_a_run_that_ends_while_it_is_canceled(client: Client, backend: Backend) -> None:
+    run = client.run(PACKAGE)
+    real = backend.state.terminate
+
+    def late(run_id: str) -> None:
+        backend.state.runs[run_id].state = "SUCCEEDED"
+        real(run_id)
+
+    backend.state.terminate = late  # type: ignore[method-assign]
+    assert run.cancel().state == "SUCCEEDED"
+
+
+def test_the_live_table_shows_tasks_as_they_go(client: Client, backend: Backend) -> None:
+    backend.state.steps = 6
+    screen = io.StringIO()
+    console = Console(file=screen, force_terminal=True, width=100)
+    with following(console, live=True) as view:
+        client.run(PACKAGE, name="the run").wait(on_change=view)
+    shown = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", screen.getvalue())
+    assert "the run  SUCCEEDED" in shown and "the run  RUNNING" in shown
+    assert re.search(r"segment-images +│ SUCCEEDED │ +3/3 │ 1:15", shown)
+
+
+def test_changes_are_told_line_by_line(say: Say, backend: Backend) -> None:
+    status, _, err = say("run", PACKAGE, "--wait")
+    lines = [line.split(" ", 1)[1] for line in err.splitlines()]
+    assert status == 0 and lines[-1] == "run: SUCCEEDED"
+    assert "segment-images: SUCCEEDED (3/3)" in lines
+    assert len(lines) == len(set(lines))
