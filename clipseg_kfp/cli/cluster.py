@@ -54,6 +54,8 @@ def upload(
     done = client.upload(source, image, pipeline_name=name, version_name=version_name, shared=shared)
     print(f"{done.action}: {done.pipeline}, version {done.version}")
     print(f"  {done.url}")
+    if not done.newest:
+        print(f"  newer ones are there; run this one with --pipeline-version {done.version}")
 
 
 @connected

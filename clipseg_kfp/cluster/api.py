@@ -110,6 +110,8 @@ class Api:
         except ApiException as error:
             raise self._translated(error) from None
         except (urllib3.exceptions.HTTPError, OSError) as error:
+            if isinstance(getattr(error, "reason", None), urllib3.exceptions.SSLError):
+                raise self._untrusted(str(error.reason)) from None  # type: ignore[union-attr]
             raise _Passing(self._unreachable(error)) from None
         except (UnicodeDecodeError, AttributeError) as error:  # the generated client on a body that is no JSON
             raise ClusterError(
@@ -135,14 +137,17 @@ class Api:
             "Check the endpoint; is 'kubectl port-forward' or the VPN still running?",
         )
 
+    def _untrusted(self, said: str) -> ClusterError:
+        return ClusterError(
+            f"No safe connection to {self.login.host}: {' '.join(said.split())}",
+            "Give the certificate authority of your site with --ca-cert or KFP_CA_CERT.",
+        )
+
     def _translated(self, error: Any) -> Exception:
         said = _said(error)
         host, way = self.login.host, self.login.way
-        if error.status == 0:  # TLS
-            return ClusterError(
-                f"No safe connection to {host}: {said}",
-                "Give the certificate authority with --ca-cert or KFP_CA_CERT.",
-            )
+        if error.status == 0:  # the generated client's own word for TLS
+            return self._untrusted(said)
         if error.status == 401:
             return LoginError(
                 f"The backend does not accept the login (401, {way}).",

@@ -106,6 +106,12 @@ class Login:
                 raise LoginError(
                     f"There is no password for {username}.", "Set KFP_DEX_PASSWORD_FILE or KFP_DEX_PASSWORD."
                 )
+        if username:  # one way only, the first of those that are there
+            cookies = ""
+        if username or cookies:
+            token = ""
+        if username or cookies or token:
+            token_file = ""
         if token_file:
             read_secret(token_file)
         return Login(

@@ -12,7 +12,7 @@ import urllib3
 from minio.error import MinioException
 
 from clipseg_kfp.errors import ClipsegKfpError, ParameterError
-from clipseg_kfp.storage import ObjectTooLargeError, open_folder, open_object
+from clipseg_kfp.storage import Folder, ObjectTooLargeError, open_folder, open_object
 from clipseg_kfp.storage.s3 import S3Folder
 
 PROBE = ".clipseg-kfp-probe-"
@@ -47,7 +47,8 @@ def storage(source_uri: str, output_uri: str, endpoint: str) -> Iterator[Line]:
 
 def _source(uri: str, endpoint: str) -> Iterator[Line]:
     try:
-        folder, first = _s3(uri, endpoint), None
+        folder: Folder = _s3(uri, endpoint)
+        first = None
         if not uri.endswith("/"):
             above, key = open_object(uri, endpoint)
             if above.stat(key) is not None:  # a manifest, an archive or one image

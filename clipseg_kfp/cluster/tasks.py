@@ -5,6 +5,7 @@ The backend reports nodes of its workflow engine: drivers, executors, loops and 
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -14,6 +15,9 @@ from clipseg_kfp.cluster.states import CANCELED, FAILED, SKIPPED, SUCCEEDED, sta
 
 #: The worst decides what a row of several pods shows.
 _ORDER = (FAILED, CANCELED, "CANCELING", "RUNNING", "PAUSED", "PENDING", SUCCEEDED, SKIPPED)
+
+#: What the workflow engine appends to the name of a repeated node.
+_INSTANCE = re.compile(r"\(\d+.*\)$", re.DOTALL)
 
 
 @dataclass
@@ -68,7 +72,7 @@ def tasks_of(run: Any, order: list[str]) -> list[Task]:
     pods = {one.task_id: one.pod_name for one in details if one.pod_name}
     open_ends: set[str] = set()
     for one in details:
-        task = found.get(one.display_name or "")
+        task = found.get(_INSTANCE.sub("", one.display_name or ""))
         if task is None:
             continue
         state = state_of(one)

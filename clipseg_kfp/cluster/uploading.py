@@ -27,6 +27,7 @@ class Uploaded:
         pipeline_id: its ID.
         version_id: the version's ID.
         url: of the version in the UI.
+        newest: whether it is what a run takes that names no version.
     """
 
     action: str
@@ -35,6 +36,7 @@ class Uploaded:
     pipeline_id: str
     version_id: str
     url: str
+    newest: bool = True
 
 
 def upload(
@@ -74,6 +76,10 @@ def upload(
             if version is None:
                 raise _taken(wanted) from None
             action = "unchanged"
+    newest = action != "unchanged" or all(
+        one.pipeline_version_id == version.pipeline_version_id
+        for one in _versions(api, pipeline.pipeline_id)
+    )
     return Uploaded(
         action=action,
         pipeline=name,
@@ -81,6 +87,7 @@ def upload(
         pipeline_id=pipeline.pipeline_id,
         version_id=version.pipeline_version_id,
         url=f"{api.login.links}/#/pipelines/details/{pipeline.pipeline_id}/version/{version.pipeline_version_id}",
+        newest=newest,
     )
 
 

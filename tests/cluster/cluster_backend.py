@@ -10,6 +10,7 @@ import base64
 import json
 import re
 import socket
+import ssl
 import struct
 import threading
 from collections.abc import Callable
@@ -41,7 +42,7 @@ class Backend:
         requests: method and path of all requests so far.
     """
 
-    def __init__(self, *, multi_user: bool = False) -> None:
+    def __init__(self, *, multi_user: bool = False, certificate: Path | None = None) -> None:
         self.state = State(multi_user=multi_user)
         self.tokens: dict[str, list[str]] = {}
         self.cookies: set[str] = set()
@@ -51,10 +52,16 @@ class Backend:
         self.lock = threading.Lock()
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))
         self._server.daemon_threads = True
+        self._scheme = "http"
+        if certificate is not None:
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            context.load_cert_chain(certificate)
+            self._server.socket = context.wrap_socket(self._server.socket, server_side=True)
+            self._scheme = "https"
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self._server.server_address[1]}"
+        return f"{self._scheme}://127.0.0.1:{self._server.server_address[1]}"
 
     def __enter__(self) -> Backend:
         threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True).start()
@@ -102,6 +109,7 @@ def _known(kind: str, data: Any) -> None:
 def _handler(backend: Backend) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
+        disable_nagle_algorithm = True
 
         def log_message(self, *_: object) -> None:
             pass

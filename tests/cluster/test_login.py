@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -123,6 +125,42 @@ def test_missing_and_empty_secrets_are_explained(tmp_path: Path) -> None:
 
 def test_a_host_without_a_scheme_means_https() -> None:
     assert Client("kubeflow.example/pipeline/").login.host == "https://kubeflow.example/pipeline"
+
+
+@pytest.fixture
+def certificate(tmp_path: Path) -> Path:
+    if not shutil.which("openssl"):
+        pytest.skip("needs openssl")
+    path = tmp_path / "certificate.pem"
+    subprocess.run(
+        ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "1", "-subj", "/CN=localhost"]
+        + ["-addext", "subjectAltName=IP:127.0.0.1", "-keyout", str(path), "-out", f"{path}.crt"],
+        check=True,
+        capture_output=True,
+    )
+    path.write_text(path.read_text("ascii") + Path(f"{path}.crt").read_text("ascii"), "ascii")
+    return path
+
+
+def test_certificates_are_checked(certificate: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with Backend(certificate=certificate) as secure:
+        begun = time.monotonic()
+        with pytest.raises(ClusterError, match="No safe connection") as error:
+            Client(secure.url).runs()
+        assert "KFP_CA_CERT" in error.value.remedy
+        assert time.monotonic() - begun < 5, "a wrong certificate stays wrong: it is not tried again"
+        monkeypatch.setenv("KFP_CA_CERT", f"{certificate}.crt")
+        assert Client(secure.url).runs() == []
+
+
+def test_one_way_in_is_taken(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "token").write_text("from-a-file", "utf-8")
+    monkeypatch.setenv("KFP_TOKEN_FILE", str(tmp_path / "token"))
+    monkeypatch.setenv("KFP_COOKIES", "session=abc")
+    login = Client("http://localhost").login
+    assert (login.way, login.token_file) == ("cookies", "")
+    login = Client("http://localhost", login=Login(token="given")).login
+    assert (login.way, login.cookies) == ("token", "")
 
 
 class Dex(ThreadingHTTPServer):

@@ -31,6 +31,7 @@ def test_other_content_becomes_a_new_version(client: Client, backend: Backend) -
     second = client.upload("batch-segmentation", image="registry.example/clipseg@sha256:" + "1" * 64)
     back = client.upload("batch-segmentation", image="registry.example/clipseg@sha256:" + "0" * 64)
     assert (second.action, back.action) == ("new version", "unchanged")
+    assert second.newest and not back.newest
     assert second.pipeline_id == first.pipeline_id and back.version_id == first.version_id
     images = {
         one["container"]["image"]
