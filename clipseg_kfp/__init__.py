@@ -7,6 +7,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from clipseg_kfp.cluster import Client as Client
     from clipseg_kfp.segmenter import Segmenter as Segmenter
 
 try:
@@ -15,9 +16,9 @@ except PackageNotFoundError:  # a checkout on the path, not installed
     __version__ = "0.0.0"
 
 #: What is loaded when it is first asked for, so that a step that needs none of it does not pay for it.
-_LAZY = {"Segmenter": "clipseg_kfp.segmenter"}
+_LAZY = {"Client": "clipseg_kfp.cluster", "Segmenter": "clipseg_kfp.segmenter"}
 
-__all__ = ["Segmenter", "__version__"]
+__all__ = ["Client", "Segmenter", "__version__"]
 
 
 def __getattr__(name: str) -> Any:

@@ -11,7 +11,17 @@ import typer
 from rich.console import Console
 
 from clipseg_kfp import __version__
-from clipseg_kfp.cli import compile, demo, evaluate, local, prompts, results
+from clipseg_kfp.cli import (
+    cluster,
+    compile,
+    demo,
+    evaluate,
+    local,
+    prompts,
+    results,
+    runs,
+    schedule,
+)
 from clipseg_kfp.errors import ClipsegKfpError
 from clipseg_kfp.naming import printable
 
@@ -27,6 +37,11 @@ app.add_typer(local.app, name="local")
 app.command("compile")(compile.compile_package)
 app.add_typer(prompts.app, name="prompts")
 app.add_typer(results.app, name="results")
+app.command("upload")(cluster.upload)
+app.command("run")(cluster.run)
+app.add_typer(runs.app, name="runs")
+app.add_typer(schedule.app, name="schedule")
+app.command("doctor")(cluster.doctor)
 
 
 def _version(wanted: bool) -> None:

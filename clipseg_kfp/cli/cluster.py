@@ -1,0 +1,132 @@
+"""``clipseg-kfp upload``, ``run`` and ``doctor``."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from clipseg_kfp.cli.connecting import connected
+from clipseg_kfp.cluster import Client
+from clipseg_kfp.cluster.session import DEFAULT_EXPERIMENT, DEFAULT_PIPELINE
+from clipseg_kfp.cluster.packages import spec_of
+from clipseg_kfp.cluster.parameters import declared, from_file, from_words
+from clipseg_kfp.cluster.timing import seconds
+
+Pipeline = Annotated[
+    str, typer.Argument(help="Pipeline on the cluster, or a YAML file, which is uploaded first.")
+]
+Settings = Annotated[
+    list[str] | None,
+    typer.Option("--set", "-p", help="name=value: a parameter; repeat for more, or for more of a list."),
+]
+SettingsFile = Annotated[str, typer.Option("--parameters", "-f", help="YAML or JSON file of parameters.")]
+Image = Annotated[str, typer.Option(help="Upload the pipeline with this image first.")]
+Version = Annotated[str, typer.Option("--pipeline-version", help="Of the pipeline; empty takes the newest.")]
+Experiment = Annotated[str, typer.Option(help="Is made where it is not there.")]
+ServiceAccount = Annotated[str, typer.Option(help="Kubernetes service account of the pods.")]
+Timeout = Annotated[str, typer.Option(help="Stop waiting after, for example, 90s, 15m, 6h or 1d.")]
+
+
+def given_parameters(version: object, settings: list[str] | None, file: str) -> dict[str, object]:
+    """Parameters of a file, overruled by those of the command line, which are read by their declared types."""
+    words = from_words(declared(spec_of(version)), settings or [])
+    return {**(from_file(file) if file else {}), **words}
+
+
+@connected
+def upload(
+    client: Client,
+    source: Annotated[str, typer.Argument(help="Name of a pipeline, or a YAML file.")] = DEFAULT_PIPELINE,
+    image: Annotated[str, typer.Option(help="Container image of all components, for a name.")] = "",
+    name: Annotated[str, typer.Option(help="Name on the cluster; empty takes the package's.")] = "",
+    version_name: Annotated[str, typer.Option(help="Empty derives it from the content.")] = "",
+    shared: Annotated[bool, typer.Option(help="Multi-user Kubeflow: for all users.")] = False,
+) -> None:
+    """Uploads a pipeline: a new one, a new version, or nothing where the same content is there already.
+
+    Examples:
+        clipseg-kfp upload batch-segmentation --image registry.example/clipseg-kfp@sha256:…
+
+        clipseg-kfp upload batch-segmentation.yaml --namespace team-a
+    """
+    done = client.upload(source, image, pipeline_name=name, version_name=version_name, shared=shared)
+    print(f"{done.action}: {done.pipeline}, version {done.version}")
+    print(f"  {done.url}")
+    if not done.newest:
+        print(f"  newer ones are there; run this one with --pipeline-version {done.version}")
+
+
+@connected
+def run(
+    client: Client,
+    pipeline: Pipeline = DEFAULT_PIPELINE,
+    settings: Settings = None,
+    parameters: SettingsFile = "",
+    image: Image = "",
+    version: Version = "",
+    experiment: Experiment = DEFAULT_EXPERIMENT,
+    name: Annotated[str, typer.Option(help="Of the run; empty takes the pipeline's and the time.")] = "",
+    service_account: ServiceAccount = "",
+    wait: Annotated[bool, typer.Option("--wait", help="Follow it to its end; see 'runs watch'.")] = False,
+    timeout: Timeout = "",
+) -> None:
+    """Starts a run of a pipeline; its parameters are checked before anything is sent.
+
+    With --wait, the exit status is that of the run: 0 succeeded, 3 failed, 4 canceled, 5 skipped, 6 timeout.
+
+    Examples:
+        clipseg-kfp run batch-segmentation --set source_uri=s3://mlpipeline/shared/photos --set prompts="a cat"
+
+        clipseg-kfp run batch-segmentation.yaml --parameters parameters.yaml --wait --timeout 6h
+    """
+    from clipseg_kfp.cli.runs import follow
+
+    limit = seconds(timeout, "--timeout") if timeout else None
+    # Read once, so that the parameters are checked against the version that is run.
+    found = client.version(pipeline, image=image, version=version)
+    started = client.run_version(
+        found,
+        given_parameters(found, settings, parameters),
+        experiment=experiment,
+        name=name,
+        service_account=service_account,
+    )
+    Console().print(f"started: {started.name}", markup=False, highlight=False, soft_wrap=True)
+    print(f"  {started.url}")
+    if wait:
+        raise typer.Exit(follow(started, limit))
+    print(f"  follow it: clipseg-kfp runs watch {started.id}")
+
+
+@connected
+def doctor(
+    client: Client,
+    source_uri: Annotated[str, typer.Option(help="s3:// prefix of the images to check.")] = "",
+    output_uri: Annotated[str, typer.Option(help="s3:// prefix for results to check.")] = "",
+    model_uri: Annotated[str, typer.Option(help="Checkpoint to check.")] = "",
+    endpoint: Annotated[
+        str, typer.Option(help="URL of the S3 endpoint as seen from here; empty takes S3_ENDPOINT.")
+    ] = "",
+    secret: Annotated[str, typer.Option(help="Storage secret in the namespace.")] = "",
+    pipeline: Annotated[str, typer.Option(help="Pipeline on the cluster to check.")] = DEFAULT_PIPELINE,
+) -> None:
+    """Checks the way to the cluster, the login, the storage and the pipeline, and says what to mend.
+
+    Looks only, but for one object that it writes to --output-uri and deletes again. The exit status is 1 where
+    something fails; warnings alone give 0.
+
+    Examples:
+        clipseg-kfp doctor
+
+        clipseg-kfp doctor --source-uri s3://mlpipeline/shared/images --output-uri s3://mlpipeline/shared/masks
+    """
+    from clipseg_kfp.cluster.doctor import Asked, examine, table
+
+    findings = examine(
+        client, Asked(source_uri, output_uri, model_uri, endpoint, secret, pipeline)
+    )
+    Console().print(table(findings))
+    if any(one.mark == "fail" for one in findings):
+        raise typer.Exit(1)

@@ -1,0 +1,195 @@
+"""``clipseg-kfp runs``: what goes on and what came out."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from clipseg_kfp.cli.connecting import connected
+from clipseg_kfp.cli.shared import Endpoint, group
+from clipseg_kfp.cluster import Client, Run, RunError, WaitTimeoutError
+from clipseg_kfp.cluster import display as show
+from clipseg_kfp.cluster.states import EXIT_INTERRUPTED, EXIT_STATUS, EXIT_TIMEOUT
+from clipseg_kfp.cluster.timing import seconds
+from clipseg_kfp.cluster.waiting import ended_badly
+
+app = group("Look at runs on the cluster, wait for them, cancel them, read what came out.")
+
+Named = Annotated[str, typer.Argument(help="ID of the run, or its name: the newest of that name.")]
+Timeout = Annotated[str, typer.Option(help="Stop waiting after, for example, 90s, 15m, 6h or 1d.")]
+Json = Annotated[bool, typer.Option("--json", help="JSON instead of a table.")]
+
+
+def follow(run: Run, timeout: float | None, *, live: bool | None = None) -> int:
+    """Follows a run to its end and says how it ended; Ctrl-C leaves it running.
+
+    Returns:
+        The exit status that belongs to the end.
+    """
+    console = Console()
+    try:
+        with show.following(console, live=console.is_terminal if live is None else live) as view:
+            run.wait(timeout, on_change=view)
+    except RunError as error:
+        _say(error.message, error.remedy)
+        return EXIT_STATUS[error.state]
+    except WaitTimeoutError as error:
+        _say(error.message, error.remedy)
+        return EXIT_TIMEOUT
+    except KeyboardInterrupt:
+        _say("Not waiting any more; the run goes on.", f"Come back with: clipseg-kfp runs watch {run.id}")
+        _say("", f"End it with: clipseg-kfp runs cancel {run.id}")
+        return EXIT_INTERRUPTED
+    print(f"succeeded: {show.plain(run.name)}")
+    print(f"  results: clipseg-kfp runs metrics {run.id}")
+    return 0
+
+
+def _say(message: str, remedy: str) -> None:
+    for line in filter(None, (message, remedy and f"  {remedy}")):
+        print(line, file=sys.stderr)
+
+
+@app.command("list")
+@connected
+def list_runs(
+    client: Client,
+    most: Annotated[int, typer.Option("--most", min=1, help="How many, the newest first.")] = 20,
+    experiment: Annotated[str, typer.Option(help="Only runs of this experiment.")] = "",
+    as_json: Json = False,
+) -> None:
+    """Lists the newest runs.
+
+    Example:
+        clipseg-kfp runs list --most 5
+    """
+    runs = client.runs(most, experiment)
+    if as_json:
+        _json([_facts(run) for run in runs])
+    else:
+        Console().print(show.run_table(runs) if runs else "There are no runs.")
+
+
+@app.command("show")
+@connected
+def show_run(client: Client, run: Named, as_json: Json = False) -> None:
+    """Shows the tasks of a run, its parameters, and where to look further.
+
+    Example:
+        clipseg-kfp runs show 5f1c…
+    """
+    found = client.get_run(run)
+    if as_json:
+        tasks = [
+            {"name": one.name, "state": one.state, "states": dict(one.states), "seconds": one.seconds}
+            for one in found.tasks
+        ]
+        _json({**_facts(found), "parameters": found.parameters, "tasks": tasks})
+        return
+    console = Console()
+    console.print(show.run_view(found))
+    if found.ended and found.state != "SUCCEEDED":
+        console.print(ended_badly(found), markup=False, highlight=False, soft_wrap=True)
+    for line in (f"ID: {found.id}", f"UI: {found.url}", f"logs: {found.logs_hint}"):
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+@app.command("watch")
+@connected
+def watch(client: Client, run: Named, timeout: Timeout = "") -> None:
+    """Follows a run with a live table of its tasks; Ctrl-C leaves it running.
+
+    Exit status: 0 succeeded, 3 failed, 4 canceled, 5 skipped, 6 timeout, 130 Ctrl-C, 1 an error of the client.
+
+    Example:
+        clipseg-kfp runs watch 5f1c… --timeout 6h
+    """
+    raise typer.Exit(follow(client.get_run(run), seconds(timeout, "--timeout") if timeout else None))
+
+
+@app.command("wait")
+@connected
+def wait(client: Client, run: Named, timeout: Timeout = "") -> None:
+    """Waits for a run with a line for each change, for scripts; exit status as for watch.
+
+    Example:
+        clipseg-kfp runs wait 5f1c… --timeout 6h
+    """
+    limit = seconds(timeout, "--timeout") if timeout else None
+    raise typer.Exit(follow(client.get_run(run), limit, live=False))
+
+
+@app.command("cancel")
+@connected
+def cancel(client: Client, run: Named) -> None:
+    """Ends a run; masks that it wrote stay, no manifest names them, and a later run makes them again.
+
+    Example:
+        clipseg-kfp runs cancel 5f1c…
+    """
+    found = client.get_run(run)
+    before = found.ended
+    found.cancel()
+    print(f"ended before, as {found.state}" if before else f"asked to end; now {found.state}")
+
+
+@app.command("retry")
+@connected
+def retry(client: Client, run: Named) -> None:
+    """Starts the failed tasks of a run again; what has succeeded is kept.
+
+    Example:
+        clipseg-kfp runs retry 5f1c…
+    """
+    found = client.get_run(run).retry()
+    print(f"started again; now {found.state}")
+    print(f"  follow it: clipseg-kfp runs watch {found.id}")
+
+
+@app.command("artifacts")
+@connected
+def list_artifacts(client: Client, run: Named, endpoint: Endpoint = "", as_json: Json = False) -> None:
+    """Lists what a run made: files of its committed results, and artifacts where the API names them.
+
+    Reads the bucket with AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY.
+
+    Example:
+        clipseg-kfp runs artifacts 5f1c… --endpoint http://localhost:9000
+    """
+    found = client.get_run(run).artifacts(endpoint)
+    if as_json:
+        _json([dataclasses.asdict(one) for one in found])
+    else:
+        Console().print(show.artifact_table(found))
+
+
+@app.command("metrics")
+@connected
+def list_metrics(client: Client, run: Named, endpoint: Endpoint = "", as_json: Json = False) -> None:
+    """Shows counts, agreement with ground truth and quarantine of a run from its bucket.
+
+    Example:
+        clipseg-kfp runs metrics 5f1c… --json
+    """
+    from clipseg_kfp.cluster.outputs import results
+    from clipseg_kfp.summary import show as show_summary
+
+    summary = results(client.get_run(run), endpoint)
+    if as_json:
+        _json(summary.metrics)
+    else:
+        show_summary(summary, Console())
+
+
+def _facts(run: Run) -> dict[str, Any]:
+    created = run.created.isoformat() if run.created else None
+    return {"id": run.id, "name": run.name, "state": run.state, "created": created, "url": run.url}
+
+
+def _json(value: Any) -> None:
+    print(json.dumps(value, indent=2, ensure_ascii=False, default=str))

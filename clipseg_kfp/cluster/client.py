@@ -1,0 +1,126 @@
+"""The Python interface to a Kubeflow Pipelines backend."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from datetime import datetime
+from typing import Any
+
+from clipseg_kfp.cluster.api import named
+from clipseg_kfp.cluster.errors import NotFoundError
+from clipseg_kfp.cluster.packages import spec_of
+from clipseg_kfp.cluster.parameters import check, declared
+from clipseg_kfp.cluster.runs import Run, experiment_id, start
+from clipseg_kfp.cluster.scheduling import Scheduling
+from clipseg_kfp.cluster.session import DEFAULT_EXPERIMENT, DEFAULT_PIPELINE
+
+
+class Client(Scheduling):
+    """Uploads, runs and schedules the pipelines on a cluster.
+
+        from clipseg_kfp import Client
+
+        client = Client("https://kubeflow.example/pipeline", namespace="team-a")
+        client.upload("batch-segmentation", image="registry.example/clipseg-kfp@sha256:…")
+        run = client.run("batch-segmentation", {"source_uri": "s3://in/photos", "prompts": ["a cat"]})
+        print(run.wait().metrics(), run.url)
+
+    It stands on the official ``kfp.Client``. What only a real backend shows: whether pods start (images,
+    quotas, secrets), how long things take, and what the site's proxies do to logins.
+
+    Args:
+        host: URL of the API; empty takes ``KFP_ENDPOINT``, and inside a cluster the service itself.
+        namespace: the user's namespace in multi-user Kubeflow; empty takes ``KFP_NAMESPACE``.
+        login: everything else about the way in, where the environment does not say it.
+
+    Raises:
+        ParameterError: no endpoint.
+        LoginError: no login where one is begun.
+    """
+
+    def run(
+        self,
+        pipeline: str = DEFAULT_PIPELINE,
+        parameters: Mapping[str, Any] | None = None,
+        *,
+        image: str = "",
+        version: str = "",
+        experiment: str = DEFAULT_EXPERIMENT,
+        name: str = "",
+        service_account: str = "",
+        pipeline_root: str = "",
+    ) -> Run:
+        """Starts a run; nothing is sent before the parameters fit.
+
+        Args:
+            pipeline: name on the cluster, or a YAML file, which is uploaded first.
+            parameters: by name; the others keep their defaults.
+            image: uploads the named pipeline with this image first.
+            version: of the pipeline; empty takes the newest.
+            experiment: is made where it is not there.
+            name: of the run; empty takes the pipeline's and the time.
+            service_account: Kubernetes service account of its pods.
+            pipeline_root: where Kubeflow puts artifacts between tasks.
+
+        Raises:
+            ParameterError: a parameter is unknown, missing or of the wrong type.
+            ClusterError: the backend refused or failed.
+        """
+        return self.run_version(
+            self.version(pipeline, image=image, version=version),
+            parameters,
+            experiment=experiment,
+            name=name,
+            service_account=service_account,
+            pipeline_root=pipeline_root,
+        )
+
+    def run_version(
+        self,
+        version: Any,
+        parameters: Mapping[str, Any] | None = None,
+        *,
+        experiment: str = DEFAULT_EXPERIMENT,
+        name: str = "",
+        service_account: str = "",
+        pipeline_root: str = "",
+    ) -> Run:
+        """Starts a run of what :meth:`version` returned; arguments as for :meth:`run`."""
+        spec = spec_of(version)
+        values = check(declared(spec), parameters or {})
+        title = spec.get("pipelineInfo", {}).get("name", "run")
+        return start(
+            self.api,
+            version,
+            values,
+            name=name or f"{title} {datetime.now():%Y-%m-%d %H-%M-%S}",
+            experiment=experiment_id(self.api, experiment, self.namespace),
+            service_account=service_account,
+            pipeline_root=pipeline_root,
+        )
+
+    def get_run(self, run: str) -> Run:
+        """A run by its ID, or the newest of that name.
+
+        Raises:
+            NotFoundError: there is none.
+        """
+        try:
+            return Run(self.api, self.api.read(self.api.runs.run_service_get_run, run_id=run))
+        except NotFoundError:
+            for found in self._runs(most=0, filter=named(run)):
+                if found.name == run:
+                    return found
+            raise NotFoundError(f"There is no run '{run}'.", "See 'clipseg-kfp runs list'.") from None
+
+    def runs(self, most: int = 20, experiment: str = "") -> list[Run]:
+        """The newest runs; of one experiment, where it is named."""
+        more = {"experiment_id": experiment_id(self.api, experiment, self.namespace)} if experiment else {}
+        return list(self._runs(most=most, **more))
+
+    def _runs(self, most: int, **more: Any) -> Iterator[Run]:
+        where = {} if "experiment_id" in more else {"namespace": self.namespace}
+        for data in self.api.pages(
+            self.api.runs.run_service_list_runs, "runs", most, sort_by="created_at desc", **where, **more
+        ):
+            yield Run(self.api, data)

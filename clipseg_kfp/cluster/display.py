@@ -1,0 +1,137 @@
+"""Tables of runs, tasks, schedules and artifacts for a terminal."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.markup import escape
+from rich.table import Table
+from rich.text import Text
+
+from clipseg_kfp.cluster.states import STYLES
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from clipseg_kfp.cluster.outputs import Artifact
+    from clipseg_kfp.cluster.runs import Run
+    from clipseg_kfp.cluster.schedules import Schedule
+
+
+def task_table(run: Run) -> Table:
+    """A row a task: state, how many of its instances are done, duration."""
+    table = Table()
+    for name, justify in (("task", "left"), ("state", "left"), ("done", "right"), ("time", "right")):
+        table.add_column(name, justify=justify)  # type: ignore[arg-type]
+    for task in run.tasks:
+        done = sum(task.states[state] for state in ("SUCCEEDED", "SKIPPED"))
+        count = f"{done}/{task.instances}" if task.instances > 1 else ""
+        table.add_row(safe(task.name), state_text(task.state), count, duration(task.seconds))
+    return table
+
+
+def run_view(run: Run) -> Group:
+    """The live view of a run: its name and state, and the table of its tasks."""
+    title = Text.assemble((plain(run.name), "bold"), "  ", state_text(run.state))
+    return Group(title, task_table(run))
+
+
+def state_text(state: str) -> Text:
+    """A state in its color."""
+    return Text(state, style=STYLES.get(state, ""))
+
+
+def run_table(runs: Sequence[Run]) -> Table:
+    """A row a run."""
+    table = Table()
+    for name in ("run", "state", "created (UTC)", "ID"):
+        table.add_column(name, overflow="fold", no_wrap=name == "ID")
+    for run in runs:
+        table.add_row(safe(run.name), state_text(run.state), moment(run.created), run.id)
+    return table
+
+
+def schedule_table(schedules: Sequence[Schedule]) -> Table:
+    """A row a schedule."""
+    table = Table()
+    for name in ("schedule", "when", "enabled", "catch-up", "at once", "ID"):
+        table.add_column(name, overflow="fold", no_wrap=name == "ID")
+    for one in schedules:
+        table.add_row(
+            safe(one.name),
+            safe(one.when),
+            "yes" if one.enabled else "no",
+            "yes" if one.catch_up else "no",
+            str(one.data.max_concurrency or ""),
+            one.id,
+        )
+    return table
+
+
+def artifact_table(artifacts: Sequence[Artifact]) -> Table:
+    """A row an artifact."""
+    table = Table()
+    for name in ("task", "name", "bytes", "where"):
+        table.add_column(name, overflow="fold", justify="right" if name == "bytes" else "left")
+    for one in artifacts:
+        size = "" if one.bytes is None else f"{one.bytes:,}"
+        table.add_row(safe(one.task), safe(one.name), size, safe(one.uri))
+    return table
+
+
+@contextmanager
+def following(console: Console, *, live: bool) -> Iterator[Callable[[Run], None]]:
+    """Shows a run while it is waited for: a live table in a terminal, a line a change elsewhere."""
+    if not live:
+        yield _Lines()
+        return
+    with Live(console=console, refresh_per_second=4) as view:
+        yield lambda run: view.update(run_view(run))
+
+
+class _Lines:
+    """For logs of CI: a line whenever a state has changed."""
+
+    def __init__(self) -> None:
+        self._said: dict[str, str] = {}
+
+    def __call__(self, run: Run) -> None:
+        now = {task.name: _line(task.state, task.states.total(), task.states["SUCCEEDED"]) for task in run.tasks}
+        for name, line in {**now, "run": run.state}.items():
+            if self._said.get(name, "PENDING") != line:
+                self._said[name] = line
+                print(f"{datetime.now(UTC):%H:%M:%S} {plain(name)}: {line}", file=sys.stderr, flush=True)
+
+
+def _line(state: str, instances: int, done: int) -> str:
+    return f"{state} ({done}/{instances})" if instances > 1 else state
+
+
+def duration(seconds: float | None) -> str:
+    """Such as ``1:02:03`` or ``0:07``."""
+    if seconds is None:
+        return ""
+    whole = max(0, int(seconds))
+    hours, rest = divmod(whole, 3600)
+    return f"{hours}:{rest // 60:02}:{rest % 60:02}" if hours else f"{rest // 60}:{rest % 60:02}"
+
+
+def moment(value: datetime | None) -> str:
+    """A time in UTC, to the minute."""
+    return f"{value.astimezone(UTC):%Y-%m-%d %H:%M}" if value and value.year > 1970 else ""
+
+
+def plain(text: str) -> str:
+    """Names are data: no terminal codes."""
+    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
+
+
+def safe(text: str) -> str:
+    """Names are data: no terminal codes, no markup."""
+    return escape(plain(text))

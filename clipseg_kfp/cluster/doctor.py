@@ -1,0 +1,246 @@
+"""Checks all that a run needs, one after the other, and says what to mend."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from rich.table import Table
+
+from clipseg_kfp.cluster.client import Client
+from clipseg_kfp.cluster.display import safe
+from clipseg_kfp.cluster.errors import LoginError, NotFoundError
+from clipseg_kfp.cluster.packages import spec_of
+from clipseg_kfp.cluster.parameters import declared
+from clipseg_kfp.cluster.storage_checks import storage
+from clipseg_kfp.errors import ClipsegKfpError
+
+OLDEST = (2, 0)
+_DIGEST = re.compile(r"@sha256:[0-9a-f]{64}$")
+_MARKS = {"ok": "[green]ok[/]", "warn": "[yellow]warn[/]", "fail": "[bold red]fail[/]"}
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What to check.
+
+    Attributes:
+        source_uri: images; empty leaves them out.
+        output_uri: prefix for results; empty leaves it out.
+        model_uri: the checkpoint; empty takes the pipeline's default.
+        endpoint: URL of the S3 endpoint as seen from here.
+        secret: name of the storage secret; empty takes the pipeline's default.
+        pipeline: name on the cluster.
+    """
+
+    source_uri: str = ""
+    output_uri: str = ""
+    model_uri: str = ""
+    endpoint: str = ""
+    secret: str = ""
+    pipeline: str = "batch-segmentation"
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line of the doctor.
+
+    Attributes:
+        what: was checked.
+        mark: ``ok``, ``warn`` or ``fail``.
+        detail: what was found, and what to do.
+    """
+
+    what: str
+    mark: str
+    detail: str
+
+
+def examine(client: Client, asked: Asked) -> list[Finding]:
+    """Runs all checks; one that fails does not keep the others from running, where they make sense."""
+    findings = list(_backend(client))
+    reached = not any(one.mark == "fail" for one in findings)
+    version = None
+    if reached:
+        findings += _guarded("namespace", lambda: _namespace(client))
+        try:
+            version = client.version(asked.pipeline)
+        except ClipsegKfpError as error:
+            findings.append(Finding("pipeline", "fail", _said(error)))
+    defaults: dict[str, Any] = {}
+    if version is not None:
+        findings.append(Finding("pipeline", "ok", f"{asked.pipeline}, version {version.display_name}"))
+        findings += _images(version)
+        defaults = {name: one.default for name, one in declared(spec_of(version)).items()}
+    findings += _secret(
+        client.login.namespace or "kubeflow", asked.secret or str(defaults.get("storage_secret") or "mlpipeline-minio-artifact")
+    )
+    for what, mark, detail in storage(asked.source_uri, asked.output_uri, asked.endpoint):
+        findings.append(Finding(what, mark, detail))
+    findings += _model(asked.model_uri or str(defaults.get("model_uri") or ""), asked.endpoint)
+    return findings
+
+
+def table(findings: list[Finding]) -> Table:
+    """The findings for a terminal."""
+    shown = Table()
+    for name in ("check", "", "what was found"):
+        shown.add_column(name, overflow="fold")
+    for one in findings:
+        shown.add_row(safe(one.what), _MARKS[one.mark], safe(one.detail))
+    return shown
+
+
+def _said(error: ClipsegKfpError) -> str:
+    return f"{error.message} {error.remedy}".strip()
+
+
+def _guarded(what: str, check: Callable[[], Iterator[Finding]]) -> list[Finding]:
+    try:
+        return list(check())
+    except ClipsegKfpError as error:
+        return [Finding(what, "fail", _said(error))]
+
+
+def _backend(client: Client) -> Iterator[Finding]:
+    """Endpoint, login and version; login is what list calls need, health checks are often open to all."""
+    try:
+        multi_user = client.multi_user
+    except LoginError as error:
+        yield Finding("endpoint", "ok", f"{client.login.host} answers")
+        yield Finding("login", "fail", _said(error))
+        return
+    except ClipsegKfpError as error:
+        yield Finding("endpoint", "fail", _said(error))
+        return
+    users = "users kept apart by namespace" if multi_user else "one user"
+    yield Finding("endpoint", "ok", f"{client.login.host} answers; {users}")
+    try:
+        client.api.read(
+            client.api.pipelines.pipeline_service_list_pipelines,
+            page_size=1,
+            namespace=client.login.namespace if multi_user else "",
+        )
+        yield Finding("login", "ok", f"accepted ({client.login.way})")
+    except ClipsegKfpError as error:
+        yield Finding("login", "fail", _said(error))
+        return
+    yield _version(client)
+
+
+def _version(client: Client) -> Finding:
+    try:
+        told = client.api.raw("/apis/v1beta1/healthz")  # the v2 answer has no version
+        name = str(told.get("tag_name") or "") if isinstance(told, dict) else ""
+    except ClipsegKfpError:
+        name = ""
+    numbers = re.match(r"v?(\d+)\.(\d+)", name)
+    if not numbers:
+        return Finding("backend version", "warn", "The backend does not tell; 2.0 or later is needed.")
+    if (int(numbers[1]), int(numbers[2])) < OLDEST:
+        return Finding("backend version", "fail", f"{name}: 2.0 or later is needed. Upgrade the backend.")
+    return Finding("backend version", "ok", name)
+
+
+def _namespace(client: Client) -> Iterator[Finding]:
+    name = client.namespace
+    if not name:
+        yield Finding("namespace", "ok", "none needed")
+        return
+    client.api.read(
+        client.api.experiments.experiment_service_list_experiments, page_size=1, namespace=name
+    )
+    yield Finding("namespace", "ok", f"'{name}' is open to this login")
+
+
+def _images(version: Any) -> Iterator[Finding]:
+    executors = spec_of(version).get("deploymentSpec", {}).get("executors", {}).values()
+    for image in sorted({one["container"]["image"] for one in executors if "container" in one}):
+        yield image_finding(image)
+
+
+def image_finding(image: str) -> Finding:
+    """What the form of an image reference tells; whether it can be pulled shows only a node of the cluster."""
+    first, slash, _ = image.partition("/")
+    has_registry = bool(slash) and ("." in first or ":" in first or first == "localhost")
+    if not has_registry:
+        return Finding(
+            "image",
+            "warn",
+            f"{image} names no registry: nodes look at docker.io, unless it was loaded onto them. Upload with "
+            "--image registry/name@sha256:….",
+        )
+    if _DIGEST.search(image):
+        return Finding("image", "ok", f"{image} (pinned; whether nodes may pull it shows only a run)")
+    tag = image.rpartition("/")[2].partition(":")[2]
+    if tag in ("", "latest"):
+        return Finding(
+            "image", "warn", f"{image}: what it means changes, and caching does not notice. Pin it by digest."
+        )
+    return Finding("image", "ok", f"{image} (a tag may move: a digest is safer)")
+
+
+def _secret(namespace: str, name: str) -> Iterator[Finding]:
+    """Whether the storage secret is there, with its keys; its values are not looked at."""
+    from kubernetes import client, config
+    from kubernetes.client.exceptions import ApiException
+    from kubernetes.config.config_exception import ConfigException
+    from urllib3.exceptions import HTTPError
+
+    command = f"kubectl get secret {name} -n {namespace}"
+    try:
+        try:
+            config.load_kube_config(config_file=os.environ.get("KUBECONFIG") or None)
+        except ConfigException:
+            config.load_incluster_config()
+    except (ConfigException, OSError):
+        yield Finding("storage secret", "warn", f"Not checked: no access to Kubernetes from here. See: {command}")
+        return
+    try:
+        found = client.CoreV1Api().read_namespaced_secret(name, namespace, _request_timeout=10)
+    except ApiException as error:
+        if error.status == 404:
+            yield Finding(
+                "storage secret",
+                "fail",
+                f"'{name}' is not in namespace '{namespace}'. Make it with the keys accesskey and secretkey, or "
+                "name another with the parameter storage_secret.",
+            )
+            return
+        yield Finding(
+            "storage secret", "warn", f"Not checked: Kubernetes answered {error.status}. See: {command}"
+        )
+        return
+    except (HTTPError, OSError):
+        yield Finding("storage secret", "warn", f"Not checked: Kubernetes cannot be reached. See: {command}")
+        return
+    missing = [key for key in ("accesskey", "secretkey") if key not in (found.data or {})]
+    if missing:
+        yield Finding("storage secret", "fail", f"'{name}' lacks the key {' and '.join(missing)}.")
+    else:
+        yield Finding("storage secret", "ok", f"'{name}' in '{namespace}' has its keys")
+
+
+def _model(uri: str, endpoint: str) -> Iterator[Finding]:
+    if not uri:
+        return
+    if uri.startswith("hf://"):
+        pinned = "@" in uri.removeprefix("hf://")
+        advice = "" if pinned else " Pin a revision: hf://org/name@revision."
+        yield Finding(
+            "model",
+            "ok" if pinned else "warn",
+            f"{uri}: pods need the way to the Hub; sites without it give an s3:// prefix.{advice}",
+        )
+        return
+    from clipseg_kfp.storage import open_folder
+
+    try:
+        if open_folder(uri, endpoint).stat("config.json") is None:
+            raise NotFoundError(f"{uri} holds no config.json.", "Copy all files of the checkpoint there.")
+        yield Finding("model", "ok", f"{uri} holds a checkpoint")
+    except ClipsegKfpError as error:
+        yield Finding("model", "fail", _said(error))

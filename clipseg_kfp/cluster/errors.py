@@ -1,0 +1,43 @@
+"""What can go wrong between this machine and a Kubeflow Pipelines backend."""
+
+from __future__ import annotations
+
+from clipseg_kfp.errors import ClipsegKfpError
+
+
+class ClusterError(ClipsegKfpError):
+    """The backend refused, failed or could not be reached."""
+
+
+class UnavailableError(ClusterError):
+    """The backend is overloaded, restarting or out of reach: later it may well answer."""
+
+
+class LoginError(ClusterError):
+    """The backend does not accept the login, or there is none."""
+
+
+class NotFoundError(ClusterError):
+    """What was named is not on the cluster."""
+
+
+class ConflictError(ClusterError):
+    """Something of that name is there already."""
+
+
+class WaitTimeoutError(ClusterError):
+    """A run did not end in the time given; it goes on."""
+
+
+class RunError(ClusterError):
+    """A run ended without success.
+
+    Args:
+        state: FAILED, CANCELED or SKIPPED.
+        message: what is known of it.
+        remedy: where to look.
+    """
+
+    def __init__(self, state: str, message: str, remedy: str = "") -> None:
+        self.state = state
+        super().__init__(message, remedy)

@@ -1,0 +1,119 @@
+"""Pipeline packages: what a YAML file declares, and a digest of its content."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from clipseg_kfp import __version__
+from clipseg_kfp.cluster.parameters import Parameter, declared
+from clipseg_kfp.errors import ParameterError
+from clipseg_kfp.naming import digest
+
+#: The safe loader; libyaml's reads a package in a tenth of the time, where PyYAML was built with it.
+_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+
+@dataclass(frozen=True)
+class Package:
+    """A compiled pipeline.
+
+    Attributes:
+        name: of the pipeline, from the package.
+        description: from the package.
+        text: the YAML itself.
+        digest: 64 hex digits of the content; comments, order and layout do not count.
+        parameters: what the pipeline takes, by name.
+        images: container images of its components.
+    """
+
+    name: str
+    description: str
+    text: str
+    digest: str
+    parameters: dict[str, Parameter]
+    images: tuple[str, ...]
+
+    @property
+    def version_name(self) -> str:
+        """The name of the version on the cluster: the same content has the same name."""
+        return f"{__version__}-{self.digest[:12]}"
+
+
+def open_package(source: str, image: str = "") -> Package:
+    """Reads a package file, or compiles one of this project's pipelines.
+
+    Args:
+        source: path of a YAML file, or a name such as ``batch-segmentation``.
+        image: container image of all components, for a name.
+
+    Raises:
+        ParameterError: no such file or pipeline, or no pipeline package.
+    """
+    if is_file(source):
+        if image:
+            raise ParameterError(
+                f"'{source}' is compiled already: its image cannot be set here.",
+                "Compile it again with --image, or name a pipeline instead of a file.",
+            )
+        try:
+            return read_package(Path(source).expanduser().read_text("utf-8"), source)
+        except UnicodeDecodeError:
+            raise ParameterError(f"{source} is no YAML text.", "Give a compiled pipeline package.") from None
+    from clipseg_kfp.compiling import compile_pipeline
+
+    return read_package(compile_pipeline(source, image) if image else compile_pipeline(source), source)
+
+
+def is_file(source: str) -> bool:
+    """Whether a pipeline is named by a file."""
+    return source.endswith((".yaml", ".yml")) or "/" in source
+
+
+def read_package(text: str, where: str) -> Package:
+    """Reads a package and checks it against the pipeline specification.
+
+    Args:
+        text: YAML of one or two documents.
+        where: its name in messages.
+
+    Raises:
+        ParameterError: no pipeline package.
+    """
+    from google.protobuf import json_format
+    from kfp.pipeline_spec import pipeline_spec_pb2
+
+    try:
+        documents = [document for document in yaml.load_all(text, _LOADER) if document is not None]
+        if not documents or not all(isinstance(document, dict) for document in documents):
+            raise ValueError("no pipeline specification")
+        if "pipelineInfo" not in documents[0]:
+            raise ValueError("its first document has no pipelineInfo")
+        json_format.ParseDict(documents[0], pipeline_spec_pb2.PipelineSpec())
+        for document in documents[1:]:
+            json_format.ParseDict(document, pipeline_spec_pb2.PlatformSpec())
+    except (yaml.YAMLError, json_format.Error, ValueError, TypeError) as error:
+        reason = " ".join(str(error).split())
+        raise ParameterError(
+            f"{where} is no pipeline package: {reason[:300]}.", "Make one with 'clipseg-kfp compile'."
+        ) from None
+    spec = documents[0]
+    executors = spec.get("deploymentSpec", {}).get("executors", {}).values()
+    return Package(
+        name=spec["pipelineInfo"]["name"],
+        description=spec["pipelineInfo"].get("description", ""),
+        text=text,
+        digest=digest(documents, 64),
+        parameters=declared(spec),
+        images=tuple(sorted({one["container"]["image"] for one in executors if "container" in one})),
+    )
+
+
+def spec_of(version: Any) -> dict[str, Any]:
+    """The pipeline specification of a version or run as the API gives it: with or without platform settings."""
+    spec: dict[str, Any] = version.pipeline_spec or {}
+    inner = spec.get("pipeline_spec")
+    return inner if isinstance(inner, dict) else spec

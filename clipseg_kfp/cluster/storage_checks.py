@@ -1,0 +1,119 @@
+"""Checks the bucket as the pods will use it: list and read the images; list, read and write the results."""
+
+from __future__ import annotations
+
+import os
+import uuid
+from collections.abc import Iterator
+from contextlib import suppress
+from datetime import timedelta
+
+import urllib3
+from minio.error import MinioException
+
+from clipseg_kfp.errors import ClipsegKfpError, ParameterError
+from clipseg_kfp.storage import Folder, ObjectTooLargeError, open_folder, open_object
+from clipseg_kfp.storage.s3 import S3Folder
+
+PROBE = ".clipseg-kfp-probe-"
+_CREDENTIALS = ("AWS_ACCESS_KEY_ID", "MINIO_ACCESS_KEY", "AWS_WEB_IDENTITY_TOKEN_FILE", "AWS_PROFILE")
+
+Line = tuple[str, str, str]  # what, mark, detail
+
+
+def storage(source_uri: str, output_uri: str, endpoint: str) -> Iterator[Line]:
+    """Checks both prefixes with the credentials of the environment.
+
+    Args:
+        source_uri: prefix of the images; empty is not checked.
+        output_uri: prefix for results; empty is not checked.
+        endpoint: URL of the S3 endpoint as seen from here.
+    """
+    if not source_uri and not output_uri:
+        yield (
+            "bucket",
+            "warn",
+            "Not checked: give --source-uri and --output-uri, with AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and "
+            "S3_ENDPOINT in the environment.",
+        )
+        return
+    if not any(os.environ.get(name) for name in _CREDENTIALS):
+        yield "bucket", "warn", "No S3 credentials are in the environment; ~/.aws/credentials are tried."
+    if source_uri:
+        yield from _source(source_uri, endpoint)
+    if output_uri:
+        yield from _output(output_uri, endpoint)
+
+
+def _source(uri: str, endpoint: str) -> Iterator[Line]:
+    try:
+        folder: Folder = _s3(uri, endpoint)
+        first = None
+        if not uri.endswith("/"):
+            above, key = open_object(uri, endpoint)
+            if above.stat(key) is not None:  # a manifest, an archive or one image
+                folder, first = above, key
+        if first is None:
+            entry = next(iter(folder.entries()), None)
+            if entry is None:
+                yield "images", "warn", f"{uri} can be listed, and is empty."
+                return
+            first = entry.key
+        with suppress(ObjectTooLargeError):  # the store hands it out: that is all that is asked
+            folder.read(first, limit=1)
+        yield "images", "ok", f"{uri} can be listed and read"
+    except ClipsegKfpError as error:
+        yield "images", "fail", f"{error.message} {error.remedy}".strip()
+
+
+def _output(uri: str, endpoint: str) -> Iterator[Line]:
+    key = f"{PROBE}{uuid.uuid4().hex}"
+    content = b"clipseg-kfp doctor"
+    try:
+        folder = _s3(uri, endpoint)
+        folder.folders()
+        folder.write(key, content)
+    except ClipsegKfpError as error:
+        yield "results", "fail", f"{error.message} {error.remedy}".strip()
+        return
+    try:
+        if folder.read(key) == content:
+            yield "results", "ok", f"{uri} can be listed, written and read"
+            yield _conditional(folder, key)
+        else:
+            yield "results", "fail", f"{folder.locate(key)} came back with other content than was written."
+    except ClipsegKfpError as error:
+        yield "results", "fail", f"{error.message} {error.remedy}".strip()
+    if not _removed(folder, key):
+        yield "probe", "ok", f"{folder.locate(key)} stays: deleting is not allowed here, nor needed."
+
+
+def _s3(uri: str, endpoint: str) -> S3Folder:
+    folder = open_folder(uri, endpoint)
+    if not isinstance(folder, S3Folder):
+        raise ParameterError(f"'{uri}' is a folder of this machine.", "Pods see s3://bucket/prefix only.")
+    return folder
+
+
+def _conditional(folder: S3Folder, key: str) -> Line:
+    """Whether the store refuses to write a second time with ``If-None-Match: *``; nothing here rests on it."""
+    name = f"{folder.prefix}{key}"
+    try:
+        url = folder.client.presigned_put_object(folder.bucket, name, expires=timedelta(minutes=5))
+        answer = urllib3.PoolManager(cert_reqs="CERT_REQUIRED").request(
+            "PUT", url, body=b"another", headers={"If-None-Match": "*"}, timeout=30.0, retries=False
+        )
+    except (MinioException, urllib3.exceptions.HTTPError, ValueError) as error:
+        return "conditional writes", "warn", f"Not checked: {type(error).__name__}."
+    if answer.status in (409, 412):
+        return "conditional writes", "ok", "honored by the store"
+    return "conditional writes", "ok", f"not honored by the store (status {answer.status}), nor needed here"
+
+
+def _removed(folder: S3Folder, key: str) -> bool:
+    """Deletes the probe, where that is allowed."""
+    try:
+        folder.client.remove_object(folder.bucket, f"{folder.prefix}{key}")
+        return folder.stat(key) is None
+    except (MinioException, urllib3.exceptions.HTTPError, ValueError, ClipsegKfpError):
+        return False

@@ -1,0 +1,281 @@
+"""What the stand-in for the Kubeflow Pipelines backend remembers, and the rules by which it changes.
+
+Rules are those of the v2beta1 API server as its source states them: unique names, checked packages, checked
+parameters, bounds of schedules, states that only move on. Every object is one of the official model classes.
+
+What only a real backend would show, and this does not: whether a compiled package becomes pods that start (images,
+quotas, secrets, node pools), when a schedule really fires (time zone, controller), Istio's and Dex's own pages,
+RBAC beyond "this token has these namespaces", ML Metadata, and the time that anything takes.
+"""
+
+from __future__ import annotations
+
+import re
+import uuid
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import kfp_server_api as server
+import yaml
+from google.protobuf import json_format
+from kfp.pipeline_spec import pipeline_spec_pb2
+
+ENDS = ("SUCCEEDED", "FAILED", "CANCELED", "SKIPPED")
+CRON = re.compile(r"^(@(yearly|annually|monthly|weekly|daily|midnight|hourly)|\S+( \S+){5})$")
+
+
+class Refused(Exception):
+    """An answer that is an error."""
+
+    def __init__(self, status: int, message: str) -> None:
+        self.status, self.message = status, message
+        super().__init__(message)
+
+
+@dataclass
+class State:
+    """Everything on the pretended cluster; ``ending`` is how runs will end, ``steps`` after how many looks."""
+
+    multi_user: bool = False
+    ending: str = "SUCCEEDED"
+    steps: int = 3
+    shards: int = 3
+    version: str = "2.17.0"
+    pipelines: dict[str, Any] = field(default_factory=dict)
+    versions: dict[str, Any] = field(default_factory=dict)
+    experiments: dict[str, Any] = field(default_factory=dict)
+    runs: dict[str, Any] = field(default_factory=dict)
+    looks: dict[str, int] = field(default_factory=dict)
+    endings: dict[str, str] = field(default_factory=dict)
+    recurring: dict[str, Any] = field(default_factory=dict)
+    _clock: datetime = field(default_factory=lambda: datetime.now(UTC) - timedelta(days=1))
+
+    def now(self) -> datetime:
+        """Moves on by a second each time, so that the newest is well defined."""
+        self._clock += timedelta(seconds=1)
+        return self._clock
+
+    def need(self, kind: dict[str, Any], key: str, what: str) -> Any:
+        if key not in kind:
+            raise Refused(404, f"{what} {key} not found")
+        return kind[key]
+
+    # Pipelines and versions
+
+    def create_pipeline(self, body: Any) -> Any:
+        if not (body.name or body.display_name):
+            raise Refused(400, "Pipeline's name is empty")
+        name = body.name or body.display_name
+        if any((one.name, one.namespace) == (name, body.namespace) for one in self.pipelines.values()):
+            raise Refused(409, f"The name {name} already exists in namespace")
+        body.pipeline_id, body.created_at, body.name = str(uuid.uuid4()), self.now(), name
+        self.pipelines[body.pipeline_id] = body
+        return body
+
+    def upload_version(self, pipeline_id: str, name: str, description: str, text: str) -> Any:
+        self.need(self.pipelines, pipeline_id, "Pipeline")
+        if not name or len(name) > 127:
+            raise Refused(400, "PipelineVersion.Name length must be 1 to 127")
+        documents = list(yaml.load_all(text, getattr(yaml, "CSafeLoader", yaml.SafeLoader)))
+        try:
+            spec = json_format.ParseDict(documents[0], pipeline_spec_pb2.PipelineSpec())
+            for one in documents[1:]:
+                json_format.ParseDict(one, pipeline_spec_pb2.PlatformSpec())
+        except json_format.Error as error:
+            raise Refused(400, f"invalid v2 pipeline spec: {error}") from None
+        if spec.schema_version != "2.1.0" or not spec.pipeline_info.name or not spec.HasField("root"):
+            raise Refused(400, "KFP only supports schema version 2.1.0 with a name and a root")
+        same = [one for one in self.versions.values() if (one.pipeline_id, one.name) == (pipeline_id, name)]
+        if same:
+            raise Refused(409, "Failed to create a pipeline version")
+        kept: Any = json_format.MessageToDict(spec)
+        if len(documents) > 1:
+            kept = {"pipeline_spec": kept, "platform_spec": documents[1]}
+        version = server.V2beta1PipelineVersion(
+            pipeline_id=pipeline_id,
+            pipeline_version_id=str(uuid.uuid4()),
+            name=name,
+            display_name=name,
+            description=description,
+            created_at=self.now(),
+            pipeline_spec=kept,
+        )
+        self.versions[version.pipeline_version_id] = version
+        return version
+
+    # Experiments
+
+    def create_experiment(self, body: Any) -> Any:
+        if self.multi_user and not body.namespace:
+            raise Refused(400, "Invalid input error: Experiment's namespace cannot be empty in multi-user mode")
+        if any(
+            (one.display_name, one.namespace) == (body.display_name, body.namespace)
+            for one in self.experiments.values()
+        ):
+            raise Refused(409, f"Experiment {body.display_name} already exists")
+        body.experiment_id, body.created_at = str(uuid.uuid4()), self.now()
+        body.storage_state = "AVAILABLE"
+        self.experiments[body.experiment_id] = body
+        return body
+
+    # Runs
+
+    def _checked(self, body: Any) -> dict[str, Any]:
+        reference = body.pipeline_version_reference
+        if not reference or not reference.pipeline_version_id or not reference.pipeline_id:
+            raise Refused(400, "pipeline version reference needs pipeline_id and pipeline_version_id")
+        version = self.need(self.versions, reference.pipeline_version_id, "PipelineVersion")
+        if version.pipeline_id != reference.pipeline_id:
+            raise Refused(400, "the version belongs to another pipeline")
+        spec = version.pipeline_spec.get("pipeline_spec", version.pipeline_spec)
+        declared = spec["root"].get("inputDefinitions", {}).get("parameters", {})
+        given = (body.runtime_config.parameters if body.runtime_config else None) or {}
+        kinds = {
+            "STRING": str,
+            "BOOLEAN": bool,
+            "LIST": list,
+            "STRUCT": dict,
+            "NUMBER_INTEGER": (int, float),
+            "NUMBER_DOUBLE": (int, float),
+        }
+        for name, value in given.items():
+            if name not in declared:
+                raise Refused(400, f"parameter(s) provided are not required by pipeline: {name}")
+            kind = declared[name]["parameterType"]
+            if not isinstance(value, kinds[kind]) or (isinstance(value, bool) and kind != "BOOLEAN"):
+                raise Refused(400, f"input parameter {name} requires type {kind.lower()}")
+        for name, one in declared.items():
+            if name not in given and "defaultValue" not in one and not one.get("isOptional"):
+                raise Refused(400, f"parameter {name} is not optional, yet has neither default value")
+        return spec
+
+    def create_run(self, body: Any) -> Any:
+        if not body.display_name:
+            raise Refused(400, "The run name is empty")
+        self.need(self.experiments, body.experiment_id, "Experiment")
+        self._checked(body)
+        body.run_id, body.created_at = str(uuid.uuid4()), self.now()
+        body.state, body.storage_state = "PENDING", "AVAILABLE"
+        self.runs[body.run_id] = body
+        self.looks[body.run_id] = 0
+        self.endings[body.run_id] = self.ending
+        return body
+
+    def look(self, run_id: str) -> Any:
+        """Returns a run; each look finds it one step further."""
+        run = self.need(self.runs, run_id, "Run")
+        step = self.looks[run_id]
+        self.looks[run_id] += 1
+        if run.state in ENDS:
+            return run
+        if run.state == "CANCELING":
+            run.state, run.finished_at = "CANCELED", self.now()
+        elif step >= self.steps:
+            run.state, run.finished_at = self.endings[run_id], self.now()
+        elif step > 0:
+            run.state = "RUNNING"
+        run.run_details = server.V2beta1RunDetails(task_details=self._details(run, step))
+        if run.state == "FAILED":
+            run.error = server.GoogleRpcStatus(code=13, message="workflow failed")
+        return run
+
+    def _details(self, run: Any, step: int) -> list[Any]:
+        """Nodes as the workflow engine reports them: drivers, executors and iterations beside the tasks."""
+        version = self.versions.get(run.pipeline_version_reference.pipeline_version_id)
+        if version is None or step == 0:
+            return []
+        spec = version.pipeline_spec.get("pipeline_spec", version.pipeline_spec)
+        details: list[Any] = [self._node(run, "root", run.state), self._node(run, "root-driver", "SUCCEEDED")]
+        names = list(spec["root"]["dag"]["tasks"])
+        reached = len(names) if run.state in ENDS else max(1, len(names) * step // (self.steps + 1))
+        for number, name in enumerate(names[:reached]):
+            last = number == reached - 1
+            state = run.state if last and run.state != "SUCCEEDED" else "SUCCEEDED"
+            inner = spec["components"][spec["root"]["dag"]["tasks"][name]["componentRef"]["name"]].get("dag")
+            details.append(self._node(run, f"{name}-driver", "SUCCEEDED"))
+            details += self._task(run, name, state)
+            for shard in range(self.shards if inner else 0):
+                details.append(self._node(run, f"iteration-item-{shard}", state))
+                for task in inner["tasks"]:
+                    details += self._task(run, task, state)
+        return details
+
+    def _task(self, run: Any, name: str, state: str) -> list[Any]:
+        pod = self._node(run, "executor", state)
+        pod.pod_name = f"{name}-pod-{pod.task_id[:5]}"
+        node = self._node(run, name, state)
+        node.child_tasks = [server.PipelineTaskDetailChildTask(task_id=pod.task_id, pod_name=pod.pod_name)]
+        if state == "FAILED":
+            node.error = server.GoogleRpcStatus(code=2, message=f"task {name} failed: exit code 1")
+        return [node, pod]
+
+    def _node(self, run: Any, name: str, state: str) -> Any:
+        ended = state in ENDS
+        return server.V2beta1PipelineTaskDetail(
+            run_id=run.run_id,
+            task_id=str(uuid.uuid4()),
+            display_name=name,
+            create_time=run.created_at,
+            start_time=run.created_at,
+            end_time=run.created_at + timedelta(seconds=75) if ended else datetime(1970, 1, 1, tzinfo=UTC),
+            state=state,
+        )
+
+    def terminate(self, run_id: str) -> None:
+        run = self.need(self.runs, run_id, "Run")
+        if run.state in ENDS:
+            raise Refused(400, f"Failed to terminate run {run_id}: it has ended")
+        run.state = "CANCELING"
+
+    def retry(self, run_id: str) -> None:
+        run = self.need(self.runs, run_id, "Run")
+        if run.state not in ("FAILED", "CANCELED"):
+            raise Refused(400, f"Failed to retry run {run_id}: state {run.state}")
+        run.state, run.error, self.looks[run_id], self.endings[run_id] = "RUNNING", None, 1, "SUCCEEDED"
+
+    # Recurring runs
+
+    def create_recurring(self, body: Any) -> Any:
+        self.need(self.experiments, body.experiment_id, "Experiment")
+        self._checked(body)
+        if not 1 <= int(body.max_concurrency or 0) <= 10:
+            raise Refused(400, "The max concurrency of the recurring run is out of range. Support 1-10.")
+        cron, periodic = body.trigger.cron_schedule, body.trigger.periodic_schedule
+        if bool(cron) == bool(periodic):
+            raise Refused(400, "one trigger is needed")
+        if cron and not CRON.match(cron.cron or ""):
+            raise Refused(400, "Schedule cron is not a supported format(https://godoc.org/github.com/robfig/cron)")
+        if periodic and int(periodic.interval_second or 0) < 1:
+            raise Refused(400, "Found invalid period schedule interval")
+        if body.mode not in ("ENABLE", "DISABLE"):
+            raise Refused(400, f"no such mode: {body.mode}")
+        body.namespace = self.experiments[body.experiment_id].namespace
+        body.recurring_run_id, body.created_at = str(uuid.uuid4()), self.now()
+        body.status = f"{body.mode}D"
+        self.recurring[body.recurring_run_id] = body
+        return body
+
+    def switch(self, key: str, mode: str) -> None:
+        one = self.need(self.recurring, key, "RecurringRun")
+        one.mode, one.status = mode, f"{mode}D"
+
+    def fire(self) -> list[Any]:
+        """What the controller does when a time has come: a run of each that is enabled and has room."""
+        started = []
+        for one in self.recurring.values():
+            going = [
+                run
+                for run in self.runs.values()
+                if run.recurring_run_id == one.recurring_run_id and run.state not in ENDS
+            ]
+            if one.mode == "ENABLE" and len(going) < int(one.max_concurrency):
+                body = server.V2beta1Run(
+                    display_name=f"{one.display_name} {self.now():%H%M%S}",
+                    experiment_id=one.experiment_id,
+                    pipeline_version_reference=one.pipeline_version_reference,
+                    runtime_config=one.runtime_config,
+                    recurring_run_id=one.recurring_run_id,
+                )
+                started.append(self.create_run(body))
+        return started

@@ -1,0 +1,340 @@
+"""Runs: started with checked parameters, followed to every kind of end, canceled, retried, found again."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from cluster_backend import PACKAGE, Backend
+from cluster_state import Refused
+from rich.console import Console
+
+from clipseg_kfp import Client
+from clipseg_kfp.cluster.display import following
+from clipseg_kfp.cluster import ClusterError, NotFoundError, RunError, WaitTimeoutError, waiting
+from clipseg_kfp.errors import ParameterError
+
+Say = Callable[..., tuple[int, str, str]]
+GIVEN = {"source_uri": "s3://in/photos", "prompts": ["a cat", {"name": "cup", "texts": ["a mug"]}], "limit": 5}
+
+
+def test_five_lines_of_python(backend: Backend) -> None:
+    client = Client(backend.url)
+    client.upload(PACKAGE)
+    run = client.run("batch-segmentation", GIVEN)
+    run.wait()
+    assert run.state == "SUCCEEDED" and run.url == f"{backend.url}/#/runs/details/{run.id}"
+    sent = backend.state.runs[run.id]
+    assert sent.runtime_config.parameters == GIVEN
+    assert run.parameters["threshold"] == 0.5 and run.parameters["limit"] == 5
+
+
+def test_a_file_is_uploaded_and_run(client: Client, backend: Backend) -> None:
+    for _ in range(2):
+        client.run(PACKAGE)
+    assert len(backend.state.versions) == 1 and len(backend.state.runs) == 2
+    assert {one.display_name for one in backend.state.experiments.values()} == {"Default"}
+
+
+def test_the_newest_version_runs_unless_one_is_named(client: Client, backend: Backend) -> None:
+    old = client.upload("batch-segmentation", image="registry.example/a:1")
+    new = client.upload("batch-segmentation", image="registry.example/a:2")
+    ran = [client.run(), client.run(version=old.version)]
+    references = [backend.state.runs[one.id].pipeline_version_reference for one in ran]
+    assert [one.pipeline_version_id for one in references] == [new.version_id, old.version_id]
+    with pytest.raises(NotFoundError, match="no version '9'"):
+        client.run(version="9")
+
+
+def test_without_an_upload_there_is_a_hint(client: Client) -> None:
+    with pytest.raises(NotFoundError) as error:
+        client.run("batch-segmentation")
+    assert "clipseg-kfp upload batch-segmentation" in error.value.remedy
+
+
+@pytest.mark.parametrize(
+    ("parameters", "message"),
+    [
+        ({"sorce_uri": "x"}, "no parameter 'sorce_uri'. Did you mean 'source_uri'"),
+        ({"limit": "5"}, "'limit' takes a whole number, not \"5\""),
+        ({"limit": 1.5}, "'limit' takes a whole number, not 1.5"),
+        ({"limit": True}, "'limit' takes a whole number, not true"),
+        ({"threshold": "high"}, "'threshold' takes a number"),
+        ({"threshold": float("inf")}, "'threshold' takes a number"),
+        ({"flip": 1}, "'flip' takes true or false"),
+        ({"prompts": "a cat"}, "'prompts' takes a JSON list"),
+        ({"run_id": 7}, "'run_id' takes a text"),
+    ],
+)
+def test_parameters_that_do_not_fit_are_not_sent(
+    client: Client, backend: Backend, parameters: dict[str, object], message: str
+) -> None:
+    client.upload(PACKAGE)
+    with pytest.raises(ParameterError, match=re.escape(message)):
+        client.run("batch-segmentation", parameters)
+    assert not backend.count("POST", "/runs$") and not backend.count("POST", "/experiments$")
+
+
+def test_flags_and_files_give_typed_parameters(say: Say, backend: Backend, tmp_path: Path) -> None:
+    file = tmp_path / "parameters.yaml"
+    file.write_text("limit: 7\nflip: true\nthreshold: 0.3\n", "utf-8")
+    words = ["--set", "threshold=0.4", "-p", "prompts=a cat", "-p", "prompts=a cup", "-p", "run_id=007"]
+    status, out, _ = say("run", PACKAGE, "--parameters", file, "--name", "first", *words)
+    (run,) = backend.state.runs.values()
+    assert status == 0 and "started: first" in out and f"runs watch {run.run_id}" in out
+    assert run.runtime_config.parameters == {
+        "limit": 7,
+        "flip": True,
+        "threshold": 0.4,
+        "prompts": ["a cat", "a cup"],
+        "run_id": "007",
+    }
+
+
+@pytest.mark.parametrize(
+    ("word", "message"),
+    [
+        ("threshold", "is no name=value"),
+        ("treshold=1", "Did you mean 'threshold'?"),
+        ("limit=many", 'limit: "many" is not a whole number'),
+        ("threshold=NaN", "is not a number"),
+        ("flip=perhaps", "is not true or false"),
+        ("prompts=[1", "is not a JSON list"),
+    ],
+)
+def test_wrong_flags_are_explained(say: Say, backend: Backend, word: str, message: str) -> None:
+    status, _, err = say("run", PACKAGE, "--set", word)
+    assert status == 1 and message in err
+    assert not backend.state.runs
+
+
+@pytest.mark.parametrize(
+    ("ending", "status"), [("SUCCEEDED", 0), ("FAILED", 3), ("CANCELED", 4), ("SKIPPED", 5)]
+)
+def test_every_end_has_its_exit_status(say: Say, backend: Backend, ending: str, status: int) -> None:
+    backend.state.ending = ending
+    code, out, err = say("run", PACKAGE, "--wait")
+    assert code == status
+    (run,) = backend.state.runs
+    again, _, _ = say("runs", "wait", run)
+    assert again == status
+    if ending == "SUCCEEDED":
+        assert "succeeded" in out
+    else:
+        assert f"ended as {ending}" in err
+        assert "kubectl logs -n kubeflow" in err
+
+
+def test_a_failed_task_is_named_with_its_pod(client: Client, backend: Backend) -> None:
+    backend.state.ending = "FAILED"
+    run = client.run(PACKAGE)
+    with pytest.raises(RunError, match=r"(\S+): task \1 failed: exit code 1") as error:
+        run.wait()
+    assert error.value.state == "FAILED"
+    assert re.search(r"kubectl logs -n kubeflow [a-z-]+-pod-\w+ -c main", error.value.remedy)
+    assert run.wait(check=False).state == "FAILED"
+
+
+def test_canceled_is_recognized_while_waiting(client: Client, backend: Backend) -> None:
+    backend.state.steps = 10**6
+    run = client.run(PACKAGE)
+    states: list[str] = []
+
+    def look(now: object) -> None:
+        states.append(run.state)
+        if len(states) == 3:
+            client.get_run(run.id).cancel()
+
+    with pytest.raises(RunError) as error:
+        run.wait(timeout=20, on_change=look)
+    assert error.value.state == "CANCELED"
+    assert run.cancel().state == "CANCELED"  # once more changes nothing
+
+
+def test_a_timeout_leaves_the_run_going(say: Say, backend: Backend) -> None:
+    backend.state.steps = 10**6
+    status, _, err = say("run", PACKAGE, "--wait", "--timeout", "1s")
+    (run,) = backend.state.runs.values()
+    assert status == 6 and f"clipseg-kfp runs watch {run.run_id}" in err
+    assert run.state == "RUNNING" and not backend.count("POST", "terminate")
+
+
+def test_ctrl_c_leaves_the_run_going(backend: Backend) -> None:
+    backend.state.steps = 10**6
+    run = Client(backend.url).run(PACKAGE)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "clipseg_kfp.cli", "runs", "wait", run.id],
+        env={**os.environ, "KFP_ENDPOINT": backend.url},
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    looks = backend.state.looks[run.id]
+    while backend.state.looks[run.id] < looks + 2 and process.poll() is None:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert f"Come back with: clipseg-kfp runs watch {run.id}" in err
+    assert not backend.count("POST", "terminate")
+
+
+@pytest.mark.parametrize("fault", [429, 500, 502, 503, 504, 0])
+def test_hiccups_of_the_api_are_waited_out(client: Client, backend: Backend, fault: int) -> None:
+    run = client.run(PACKAGE)
+    faults = [fault] * 3
+
+    def look(_: object) -> None:
+        backend.faults, faults[:] = list(faults), []
+
+    assert run.wait(on_change=look).state == "SUCCEEDED"
+
+
+def test_an_api_that_stays_away_is_an_error(
+    client: Client, backend: Backend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(waiting, "PATIENCE_SECONDS", 0.2)
+    run = client.run(PACKAGE)
+    backend.faults = [503] * 500
+    with pytest.raises(ClusterError, match="503: the server is out of sorts"):
+        run.wait()
+
+
+def test_a_timeout_counts_while_the_api_is_away(client: Client, backend: Backend) -> None:
+    run = client.run(PACKAGE)
+    backend.faults = [503] * 10_000
+    begun = time.monotonic()
+    with pytest.raises(WaitTimeoutError, match=r"after 0.5 s \(last seen PENDING\)"):
+        run.wait(timeout=0.5)
+    assert time.monotonic() - begun < 5
+
+
+def test_creating_a_run_is_never_repeated(client: Client, backend: Backend) -> None:
+    version = client.version(PACKAGE)
+    client.run_version(version)
+    real = backend.state.create_run
+
+    def lose(body: object) -> object:
+        real(body)
+        raise Refused(504, "gateway timeout")
+
+    backend.state.create_run = lose  # type: ignore[method-assign,assignment]
+    with pytest.raises(ClusterError, match="504"):
+        client.run_version(version)
+    assert len(backend.state.runs) == 2 and backend.count("POST", "/runs$") == 2
+
+
+def test_shards_are_counted_in_one_row(client: Client, backend: Backend) -> None:
+    run = client.run(PACKAGE).wait()
+    names = [task.name for task in run.tasks]
+    assert names == [
+        "fetch-model",
+        "encode-prompts",
+        "fetch-dataset",
+        "preprocess-images",
+        "segment-images",
+        "postprocess-masks",
+        "evaluate-masks",
+        "publish-results",
+    ]
+    rows = {task.name: task for task in run.tasks}
+    assert rows["segment-images"].instances == backend.state.shards
+    assert rows["segment-images"].seconds == 75
+    assert all(task.state == "SUCCEEDED" for task in run.tasks)
+
+
+def test_a_run_is_shown_with_tasks_and_links(say: Say, client: Client) -> None:
+    run = client.run(PACKAGE, {"limit": 3}, name="odd [red]name[/]\x1b[31m")
+    run.wait()
+    status, out, _ = say("runs", "show", run.id)
+    assert status == 0 and "3/3" in out and "1:15" in out and run.url in out
+    assert "odd [red]name[/]" in out and "\x1b[31m" not in out
+    status, out, _ = say("runs", "show", run.id, "--json")
+    facts = json.loads(out)
+    assert facts["parameters"]["limit"] == 3 and facts["tasks"][0]["name"] == "fetch-model"
+
+
+def test_lists_run_over_pages(say: Say, client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    from clipseg_kfp.cluster import api
+
+    monkeypatch.setattr(api, "PAGE", 2)
+    version = client.version(PACKAGE)
+    made = [client.run_version(version, name=f"run {number}").name for number in range(5)]
+    assert [run.name for run in client.runs()] == made[::-1]
+    assert [run.name for run in client.runs(3)] == made[:1:-1]
+    status, out, _ = say("runs", "list", "--most", "3", "--json")
+    assert status == 0 and [one["name"] for one in json.loads(out)] == made[:1:-1]
+    assert [run.name for run in client.runs(experiment="Default")] == made[::-1]
+
+
+@pytest.mark.parametrize("name", ["50% more", "a+b", 'quo"te', "émigré", "a&b=c"])
+def test_a_run_is_found_by_any_name(client: Client, name: str) -> None:
+    version = client.version(PACKAGE)
+    client.run_version(version, name="other")
+    run = client.run_version(version, name=name)
+    assert client.get_run(name).id == run.id
+    with pytest.raises(NotFoundError, match="There is no run 'nobody'"):
+        client.get_run("nobody")
+
+
+def test_a_failed_run_is_retried(say: Say, client: Client, backend: Backend) -> None:
+    backend.state.ending = "FAILED"
+    run = client.run(PACKAGE).wait(check=False)
+    status, out, _ = say("runs", "retry", run.id)
+    assert status == 0 and "RUNNING" in out
+    assert run.wait().state == "SUCCEEDED"
+    status, _, err = say("runs", "retry", run.id)
+    assert status == 1 and "400" in err
+
+
+def test_cancel_says_what_it_did(say: Say, client: Client, backend: Backend) -> None:
+    backend.state.steps = 10**6
+    run = client.run(PACKAGE)
+    assert say("runs", "cancel", run.id)[1].startswith("asked to end")
+    assert say("runs", "cancel", run.id)[1].startswith("ended before, as CANCELED")
+
+
+def test_an_archived_experiment_is_explained(client: Client, backend: Backend) -> None:
+    client.run(PACKAGE)
+    next(iter(backend.state.experiments.values())).storage_state = "ARCHIVED"
+    with pytest.raises(ClusterError, match="archived"):
+        client.run()
+
+
+def test_a_run_that_ends_while_it_is_canceled(client: Client, backend: Backend) -> None:
+    run = client.run(PACKAGE)
+    real = backend.state.terminate
+
+    def late(run_id: str) -> None:
+        backend.state.runs[run_id].state = "SUCCEEDED"
+        real(run_id)
+
+    backend.state.terminate = late  # type: ignore[method-assign]
+    assert run.cancel().state == "SUCCEEDED"
+
+
+def test_the_live_table_shows_tasks_as_they_go(client: Client, backend: Backend) -> None:
+    backend.state.steps = 6
+    screen = io.StringIO()
+    console = Console(file=screen, force_terminal=True, width=100)
+    with following(console, live=True) as view:
+        client.run(PACKAGE, name="the run").wait(on_change=view)
+    shown = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", screen.getvalue())
+    assert "the run  SUCCEEDED" in shown and "the run  RUNNING" in shown
+    assert re.search(r"segment-images +│ SUCCEEDED │ +3/3 │ 1:15", shown)
+
+
+def test_changes_are_told_line_by_line(say: Say, backend: Backend) -> None:
+    status, _, err = say("run", PACKAGE, "--wait")
+    lines = [line.split(" ", 1)[1] for line in err.splitlines()]
+    assert status == 0 and lines[-1] == "run: SUCCEEDED"
+    assert "segment-images: SUCCEEDED (3/3)" in lines
+    assert len(lines) == len(set(lines))

@@ -1,0 +1,221 @@
+"""Recurring runs: one of a name, changed without twins, cut off and finished, and really starting runs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from cluster_backend import PACKAGE, Backend
+
+from clipseg_kfp import Client
+from clipseg_kfp.cluster import ClusterError, ConflictError, NotFoundError, timing
+from clipseg_kfp.errors import ParameterError
+
+Say = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture(autouse=True)
+def _uploaded(request: pytest.FixtureRequest) -> None:
+    if "client" in request.fixturenames:
+        request.getfixturevalue("client").upload(PACKAGE)
+
+
+def only(backend: Backend) -> Any:
+    (one,) = backend.state.recurring.values()
+    return one
+
+
+def test_the_same_schedule_is_made_once(client: Client, backend: Backend) -> None:
+    first = client.schedule("nightly", parameters={"limit": 5}, cron="30 2 * * *")
+    again = client.schedule("nightly", parameters={"limit": 5}, cron="0 30 2 * * *")
+    assert (first.action, again.action) == ("created", "unchanged")
+    made = only(backend)
+    assert made.trigger.cron_schedule.cron == "0 30 2 * * *"
+    assert (made.no_catchup, made.max_concurrency, made.mode) == (True, "1", "ENABLE")
+    assert made.runtime_config.parameters == {"limit": 5}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"cron": "0 3 * * *"},
+        {"cron": "", "every": "6h"},
+        {"parameters": {"limit": 6}},
+        {"max_concurrency": 2},
+        {"catch_up": True},
+        {"experiment": "other"},
+        {"end": datetime(2030, 1, 1, tzinfo=UTC)},
+        {"service_account": "runner"},
+        {"image": "registry.example/new:2"},
+    ],
+    ids=lambda change: " ".join(change),
+)
+def test_a_change_leaves_one_schedule(client: Client, backend: Backend, change: dict[str, Any]) -> None:
+    given: dict[str, Any] = {"parameters": {"limit": 5}, "cron": "30 2 * * *"}
+    old = client.schedule("nightly", **given).schedule
+    applied = client.schedule("nightly", **{**given, **change})
+    assert applied.action == "replaced" and applied.schedule.id != old.id
+    assert only(backend).recurring_run_id == applied.schedule.id
+    assert applied.schedule.enabled
+    assert client.schedule("nightly", **{**given, **change}).action == "unchanged"
+
+
+def test_enabling_and_disabling_need_no_replacement(client: Client, backend: Backend) -> None:
+    made = client.schedule("nightly", every="1h").schedule
+    assert client.schedule("nightly", every="1h", enabled=False).action == "disabled"
+    assert not backend.state.fire()
+    assert client.schedule("nightly", every="1h").action == "enabled"
+    assert only(backend).recurring_run_id == made.id
+    assert client.enable_schedule("nightly", False) and not client.enable_schedule("nightly", False)
+    assert client.enable_schedule(made.id) and only(backend).mode == "ENABLE"
+
+
+def test_runs_of_a_schedule_are_bounded_and_stay_after_it(client: Client, backend: Backend) -> None:
+    client.schedule("often", parameters={"limit": 1}, every="30m", max_concurrency=2)
+    backend.state.steps = 10**6
+    assert [len(backend.state.fire()) for _ in range(3)] == [1, 1, 0]
+    runs = client.runs()
+    assert len(runs) == 2 and all(run.parameters["limit"] == 1 for run in runs)
+    client.delete_schedule("often")
+    assert not client.schedules() and len(client.runs()) == 2
+    with pytest.raises(NotFoundError, match="no schedule 'often'"):
+        client.delete_schedule("often")
+
+
+@pytest.mark.parametrize("cut", ["create", "delete", "enable"])
+def test_a_replacement_that_was_cut_off_is_finished(client: Client, backend: Backend, cut: str) -> None:
+    client.schedule("nightly", cron="30 2 * * *")
+    method, path = {
+        "create": ("create_recurring", ""),
+        "delete": ("need", "RecurringRun"),
+        "enable": ("switch", ""),
+    }[cut]
+    real = getattr(backend.state, method)
+
+    def fail(*arguments: Any) -> Any:
+        if cut == "delete" and (arguments[2] != path or len(backend.state.recurring) < 2):
+            return real(*arguments)
+        if cut == "create":
+            real(*arguments)
+        raise ConnectionAbortedError  # as a killed API server: no answer
+
+    setattr(backend.state, method, fail)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("clipseg_kfp.cluster.api.PATIENCE_SECONDS", 0.1)
+        with pytest.raises(ClusterError):
+            client.schedule("nightly", cron="0 4 * * *")
+    setattr(backend.state, method, real)
+    assert sum(one.mode == "ENABLE" for one in backend.state.recurring.values()) <= 1, "never two at once"
+    applied = client.schedule("nightly", cron="0 4 * * *")
+    assert only(backend).trigger.cron_schedule.cron == "0 0 4 * * *"
+    assert only(backend).mode == "ENABLE" and applied.action in ("replaced", "enabled")
+
+
+def test_twins_that_others_made_are_left_alone(client: Client, backend: Backend) -> None:
+    client.schedule("nightly", every="1h")
+    twin = backend.state.create_recurring(_copy(only(backend)))
+    with pytest.raises(ConflictError, match="2 schedules are named 'nightly'"):
+        client.schedule("nightly", every="2h")
+    assert len(backend.state.recurring) == 2
+    client.delete_schedule(twin.recurring_run_id)
+    assert client.schedule("nightly", every="2h").action == "replaced"
+
+
+def _copy(one: Any) -> Any:
+    import copy
+
+    return copy.deepcopy(one)
+
+
+def test_update_changes_what_is_given_and_keeps_the_rest(say: Say, client: Client, backend: Backend) -> None:
+    end = datetime(2030, 1, 1, tzinfo=UTC)
+    client.schedule(
+        "nightly", parameters={"limit": 5, "flip": True}, cron="30 2 * * *", max_concurrency=3, end=end
+    )
+    version = only(backend).pipeline_version_reference.pipeline_version_id
+    client.upload("batch-segmentation", image="registry.example/newer:1")
+    status, out, err = say("schedule", "update", "nightly", "--set", "limit=9")
+    now = only(backend)
+    assert status == 0 and "replaced: nightly (cron 0 30 2 * * *, enabled, catch-up off)" in out, err
+    assert now.runtime_config.parameters == {"limit": 9, "flip": True}
+    assert (now.max_concurrency, now.trigger.cron_schedule.end_time) == ("3", end)
+    assert now.pipeline_version_reference.pipeline_version_id == version  # until a new one is asked for
+    say("schedule", "update", "nightly", "--pipeline", "batch-segmentation", "--every", "1d")
+    assert only(backend).pipeline_version_reference.pipeline_version_id != version
+    assert only(backend).trigger.periodic_schedule.interval_second == "86400"
+    assert say("schedule", "update", "nobody")[0] == 1
+
+
+def test_catch_up_does_not_repeat_what_was_done(client: Client, backend: Backend) -> None:
+    begun = datetime.now(UTC).replace(microsecond=0) - timedelta(days=30)
+    client.schedule("daily", cron="0 2 * * *", start=begun, catch_up=True)
+    assert only(backend).trigger.cron_schedule.start_time == begun
+    client.update_schedule("daily", {"limit": 3})
+    moved = only(backend).trigger.cron_schedule.start_time
+    assert datetime.now(UTC) - moved < timedelta(minutes=1)
+
+
+def test_the_command_line_makes_lists_and_deletes(say: Say, client: Client, backend: Backend) -> None:
+    status, out, _ = say("schedule", "create", "nightly", "--cron", "30 2 * * *", "--set", "limit=5")
+    assert status == 0 and "created: nightly (cron 0 30 2 * * *, enabled, catch-up off)" in out
+    assert "second 0 was put before your five fields" in out and "/#/recurringrun/details/" in out
+    rows = json.loads(say("schedule", "list", "--json")[1])
+    assert [(one["name"], one["when"], one["enabled"]) for one in rows] == [
+        ("nightly", "cron 0 30 2 * * *", True)
+    ]
+    assert "nightly" in say("schedule", "list")[1]
+    assert say("schedule", "disable", "nightly")[1] == "disabled\n"
+    assert say("schedule", "disable", "nightly")[1] == "was disabled already\n"
+    assert say("schedule", "enable", "nightly")[1] == "enabled\n"
+    assert say("schedule", "delete", "nightly")[1] == "deleted\n"
+    assert not backend.state.recurring
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--cron", "* * *"], "has 3 fields"),
+        (["--cron", "0 25 * * *"], "'25' as its hour"),
+        (["--cron", "0 2 * * 7"], "Sunday is 0 or SUN"),
+        ([], "either a cron expression or an interval"),
+        (["--cron", "0 2 * * *", "--every", "1h"], "either a cron expression or an interval"),
+        (["--every", "soon"], "is no duration"),
+        (["--every", "1h", "--start", "tomorrow"], "is no time"),
+        (["--every", "1h", "--start", "2026-12-02", "--end", "2026-12-01"], "before it starts"),
+    ],
+)
+def test_wrong_times_are_explained(
+    say: Say, client: Client, backend: Backend, words: list[str], message: str
+) -> None:
+    status, _, err = say("schedule", "create", "nightly", *words)
+    assert status == 1 and message in err
+    assert not backend.state.recurring and not backend.state.experiments
+
+
+@pytest.mark.parametrize(
+    ("given", "six"),
+    [
+        ("*/15 * * * *", "0 */15 * * * *"),
+        ("0 9 ? * MON-FRI", "0 0 9 ? * MON-FRI"),
+        ("5 0 9 1,15 JAN *", "5 0 9 1,15 JAN *"),
+        ("@daily", "@daily"),
+    ],
+)
+def test_cron_gets_seconds(given: str, six: str) -> None:
+    assert timing.cron(given) == six
+
+
+@pytest.mark.parametrize("wrong", ["60 * * * *", "* * 0 * *", "*/0 * * * *", "5-1 * * * *", "1-2-3 * * * *", "? * * * *"])
+def test_wrong_cron_fields_are_refused(wrong: str) -> None:
+    with pytest.raises(ParameterError):
+        timing.cron(wrong)
+
+
+@pytest.mark.parametrize(
+    ("text", "value"), [("90", 90), ("15m", 900), ("1h30m", 5400), ("1d", 86400), ("2w", 1209600)]
+)
+def test_durations(text: str, value: int) -> None:
+    assert timing.seconds(text, "it") == value

@@ -1,0 +1,128 @@
+"""Uploads: new pipelines, new versions, and nothing where the content is there already."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+
+import pytest
+from cluster_backend import PACKAGE, Backend
+from cluster_state import Refused
+
+from clipseg_kfp import Client
+from clipseg_kfp.cluster import ClusterError, Uploaded
+from clipseg_kfp.errors import ParameterError
+
+
+def test_the_same_content_is_uploaded_once(client: Client, backend: Backend, tmp_path: Path) -> None:
+    first = client.upload(PACKAGE)
+    again = client.upload(PACKAGE)
+    other = tmp_path / "copy.yaml"
+    other.write_text("# a comment changes nothing\n" + Path(PACKAGE).read_text("utf-8"), "utf-8")
+    commented = client.upload(str(other))
+    assert (first.action, again.action, commented.action) == ("new pipeline", "unchanged", "unchanged")
+    assert first.version_id == again.version_id == commented.version_id
+    assert len(backend.state.versions) == 1
+    assert backend.count("POST", "upload_version") == 1
+
+
+def test_other_content_becomes_a_new_version(client: Client, backend: Backend) -> None:
+    first = client.upload("batch-segmentation", image="registry.example/clipseg@sha256:" + "0" * 64)
+    second = client.upload("batch-segmentation", image="registry.example/clipseg@sha256:" + "1" * 64)
+    back = client.upload("batch-segmentation", image="registry.example/clipseg@sha256:" + "0" * 64)
+    assert (second.action, back.action) == ("new version", "unchanged")
+    assert second.newest and not back.newest
+    assert second.pipeline_id == first.pipeline_id and back.version_id == first.version_id
+    images = {
+        one["container"]["image"]
+        for one in backend.state.versions[second.version_id].pipeline_spec["pipeline_spec"]["deploymentSpec"][
+            "executors"
+        ].values()
+    }
+    assert images == {"registry.example/clipseg@sha256:" + "1" * 64}
+
+
+def test_both_pipelines_go_up_under_their_names(client: Client, backend: Backend) -> None:
+    for name in ("batch-segmentation", "one-shot-segmentation"):
+        assert client.upload(name).pipeline == name
+    assert {one.display_name for one in backend.state.pipelines.values()} == {
+        "batch-segmentation",
+        "one-shot-segmentation",
+    }
+
+
+def test_two_uploads_at_once_make_one_version(backend: Backend) -> None:
+    done: list[Uploaded] = []
+
+    def upload() -> None:
+        done.append(Client(backend.url).upload(PACKAGE))
+
+    threads = [threading.Thread(target=upload) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(done) == 4 and len({one.version_id for one in done}) == 1
+    assert len(backend.state.pipelines) == len(backend.state.versions) == 1
+
+
+def test_a_named_version_keeps_its_content(client: Client) -> None:
+    assert client.upload(PACKAGE, version_name="nightly").version == "nightly"
+    assert client.upload(PACKAGE, version_name="nightly").action == "unchanged"
+    with pytest.raises(ParameterError, match="'nightly' is there already, with other content"):
+        client.upload("batch-segmentation", image="registry.example/other:1", version_name="nightly")
+
+
+def test_an_upload_cut_off_in_the_middle_is_finished_by_the_next(client: Client, backend: Backend) -> None:
+    client.upload(PACKAGE)
+    backend.state.versions.clear()  # the pipeline was made, the version was not
+    assert client.upload(PACKAGE).action == "new version"
+    assert len(backend.state.pipelines) == 1
+
+
+def test_a_lost_answer_makes_no_twin(client: Client, backend: Backend) -> None:
+    real = backend.state.upload_version
+
+    def lose(*arguments: str) -> object:
+        real(*arguments)
+        raise Refused(504, "gateway timeout")
+
+    backend.state.upload_version = lose  # type: ignore[method-assign]
+    with pytest.raises(ClusterError, match="504"):
+        client.upload(PACKAGE)
+    backend.state.upload_version = real  # type: ignore[method-assign]
+    assert client.upload(PACKAGE).action == "unchanged"
+    assert len(backend.state.versions) == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("just: yaml", "pipelineInfo"),
+        ("pipelineInfo: {name: x}\nroots: {}", "roots"),
+        ("- a list", "no pipeline specification"),
+        ("", "no pipeline specification"),
+        ("a: [", "is no pipeline package"),
+    ],
+)
+def test_what_is_no_package_is_not_sent(
+    client: Client, backend: Backend, tmp_path: Path, text: str, message: str
+) -> None:
+    path = tmp_path / "bad.yaml"
+    path.write_text(text, "utf-8")
+    with pytest.raises(ParameterError, match=message):
+        client.upload(str(path))
+    assert not backend.count("POST", "")
+
+
+def test_users_upload_into_their_namespace(alice: Client, users: Backend) -> None:
+    own = alice.upload(PACKAGE)
+    shared = alice.upload(PACKAGE, shared=True)
+    assert users.state.pipelines[own.pipeline_id].namespace == "team-a"
+    assert not users.state.pipelines[shared.pipeline_id].namespace
+    assert alice.version("batch-segmentation").pipeline_id == own.pipeline_id  # one's own comes first
+
+
+def test_a_shared_pipeline_is_found_by_users(alice: Client) -> None:
+    shared = alice.upload(PACKAGE, shared=True)
+    assert alice.version("batch-segmentation").pipeline_version_id == shared.version_id
