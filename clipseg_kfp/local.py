@@ -7,7 +7,6 @@ import contextlib
 import datetime as dt
 import io
 import json
-import math
 import os
 import re
 import secrets
@@ -24,10 +23,10 @@ from typing import Any, TextIO
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
-from clipseg_kfp.errors import ClipsegKfpError, ParameterError
+from clipseg_kfp.errors import ClipsegKfpError
+from clipseg_kfp.parameters import check_parameters
 from clipseg_kfp.naming import printable
 from clipseg_kfp.progress import EVENT_PREFIX, EVENT_VARIABLE
-from clipseg_kfp.storage import open_folder
 
 _LINE = re.compile(r"^\s*\[(?P<step>[a-z_]+)\] (?P<text>.*)$")
 _TOOK = re.compile(r"took (?P<seconds>[\d.]+) s$")
@@ -130,12 +129,12 @@ def run_batch(
         work: as for ``run_pipeline``.
 
     Raises:
-        ParameterError: bad prompts or threshold, or a URI of an unknown form.
+        ParameterError: bad prompts or threshold, a URI of an unknown form, or one that is missing.
         LocalRunError: a step failed.
     """
     from clipseg_kfp.pipelines import batch_segmentation, one_shot_segmentation
 
-    _check(parameters)
+    check_parameters(parameters)
     pipeline = one_shot_segmentation if "support_uri" in parameters else batch_segmentation
     return run_pipeline(pipeline, parameters, log, console, work)
 
@@ -146,58 +145,8 @@ def run_evaluation(
     """Runs ``prompt-evaluation``; arguments and errors as for ``run_batch``."""
     from clipseg_kfp.pipelines import prompt_evaluation
 
-    _check({"threshold": 0.5, **parameters})
+    check_parameters(parameters)
     return run_pipeline(prompt_evaluation, parameters, log, console, work)
-
-
-def _check(parameters: dict[str, Any]) -> None:
-    """Does what the first steps would fail at, without their start-up time; the steps check again."""
-    from clipseg_kfp.engine import check_choices
-    from clipseg_kfp.engine.int8 import check_min_iou
-    from clipseg_kfp.model import check_uri
-    from clipseg_kfp.prompts import check_threshold
-    from clipseg_kfp.results.accounting import most_quarantined
-    from clipseg_kfp.settings import Settings
-    from clipseg_kfp.sources import check_source
-    from clipseg_kfp.steps.encode_prompts import wanted_prompts, wanted_sets
-    from clipseg_kfp.steps.publish_results import check_formats
-    from clipseg_kfp.truth import open_truth
-
-    endpoint = parameters.get("endpoint", "")
-    check_threshold(parameters["threshold"])
-    for name, least in (("limit", 0), ("shard_size", 1)):
-        if parameters.get(name, least) < least:
-            raise ParameterError(f"{name} is {parameters[name]}.", f"Give {least} or more.")
-    most_quarantined(parameters.get("max_quarantined", ""), 0)
-    for name in ("max_megapixels", "max_megabytes"):
-        if not 0 < parameters.get(name, 1.0) < math.inf:
-            raise ParameterError(f"{name} is {parameters[name]}.", "Give a positive number.")
-    choices = ("backend", "device", "precision", "batch_size", "memory_mb")
-    check_choices(**{name: parameters[name] for name in choices if name in parameters})
-    views = ("tile_size", "tile_ground_resolution", "tile_overlap", "meters_per_pixel", "flip")
-    Settings.of(**{name: parameters[name] for name in views if name in parameters})
-    check_formats(parameters.get("formats", []))
-    if parameters.get("probability_bits", 0) not in (0, 8, 16):
-        raise ParameterError(
-            f"probability_bits is {parameters['probability_bits']}.", "Give 8 or 16, or 0 for none."
-        )
-    check_min_iou(parameters.get("int8_min_iou", 1.0))
-    said = ("prompts_uri", "support_uri", "engineering")
-    if "prompt_sets" in parameters:
-        wanted_sets(parameters["prompt_sets"], endpoint)
-    else:
-        wanted_prompts(
-            parameters.get("prompts", []),
-            **{name: parameters[name] for name in said if name in parameters},
-            endpoint=endpoint,
-        )
-    if parameters.get("ground_truth_uri"):
-        open_truth(parameters["ground_truth_uri"], parameters.get("ground_truth_format", "auto"), endpoint)
-    if not parameters["output_uri"]:
-        raise ParameterError("output_uri is empty.", "Give a folder or s3://bucket/prefix.")
-    open_folder(parameters["output_uri"], endpoint)
-    check_source(parameters["source_uri"], endpoint)
-    check_uri(parameters["model_uri"], endpoint)
 
 
 def _pinned(console: Console | None) -> Console:
