@@ -10,9 +10,17 @@ export MODEL ?=
 export PROMPTS ?=
 export IMAGE ?=
 export QUICK ?=
+# Of the images' builds; images/build.sh tells what each is for.
+IMAGES ?= cpu gpu notebook
+export REGISTRY ?=
+export BASE ?=
+export BUILD_BASE ?=
+export PIP_INDEX_URL ?=
+export PIP_EXTRA_INDEX_URL ?=
+export BUILD_ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-faults bench lint types compile docs demo-model picture gallery wheel locks clean
+.PHONY: help demo test test-faults test-images bench lint types compile docs demo-model picture gallery wheel locks wheels images clean
 
 help: ## Show this help
 	@grep -hE '^[a-z-]+:.*?## ' $(MAKEFILE_LIST) | awk 'BEGIN {FS = ":.*?## "} {printf "  make %-12s %s\n", $$1, $$2}'
@@ -42,6 +50,9 @@ test: $(VENV)/.test ## Run the tests
 
 test-faults: $(VENV)/.test ## Run the long matrices of kills, faults and hostile input; writes faults.json
 	$(BIN)/python -m pytest tests/faults -m faults
+
+test-images: $(VENV)/.test ## Build the images with Docker and run a whole pipeline on them (root; some minutes)
+	$(BIN)/python -m pytest tests/images -m images
 
 bench: $(VENV)/.test ## Measure the engine side by side (QUICK=1 ends within five minutes)
 	@$(BIN)/python tests/bench/bench.py
@@ -75,6 +86,13 @@ wheel: $(VENV)/.test ## Build the wheel into dist/
 
 locks: $(VENV)/.test ## Resolve the locks anew
 	sh locks/resolve.sh $(BIN)
+
+wheels: $(VENV)/.made ## Fetch the wheels of IMAGES into images/wheels, for builds without internet
+	@for name in $(IMAGES); do $(BIN)/python -m pip --disable-pip-version-check download -q $(PIP_ARGS) --no-deps \
+		--only-binary :all: --require-hashes -r images/$$name/requirements.txt -d images/wheels || exit 1; done
+
+images: ## Build the container images (IMAGES="cpu gpu", REGISTRY=…/, BASE=…, PIP_INDEX_URL=…, PIP_ARGS=--no-index)
+	@PIP_ARGS="$(PIP_ARGS)" sh images/build.sh $(IMAGES)
 
 clean: ## Remove what was built or run (the environment stays)
 	rm -rf .demo dist build *.egg-info .pytest_cache .mypy_cache .ruff_cache batch-segmentation.yaml \
