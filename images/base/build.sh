@@ -14,7 +14,7 @@ command -v mmdebstrap >/dev/null || { echo "mmdebstrap is missing (Debian: apt i
 if [ ! -e "$folder/base.tar" ] || [ ! -e "$folder/build-base.tar" ]; then
     rm -f "$folder/base.tar" "$folder/build-base.tar"
     # shellcheck disable=SC2016  # the hooks' shell expands these
-    mmdebstrap --quiet --variant=essential --include=python3,python3-venv,ca-certificates \
+    mmdebstrap --quiet --variant=essential --include=python3,python3-venv,ca-certificates,libstdc++6 \
         --dpkgopt='path-exclude=/usr/share/man/*' \
         --dpkgopt='path-exclude=/usr/share/locale/*' \
         --dpkgopt='path-exclude=/usr/share/doc/*' \
