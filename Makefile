@@ -89,7 +89,7 @@ locks: $(VENV)/.test ## Resolve the locks anew
 
 wheels: $(VENV)/.made ## Fetch the wheels of IMAGES into images/wheels, for builds without internet
 	@for name in $(IMAGES); do $(BIN)/python -m pip --disable-pip-version-check download -q $(PIP_ARGS) --no-deps \
-		--only-binary :all: --require-hashes -r images/$$name/requirements.txt -d images/wheels || exit 1; done
+		--prefer-binary --require-hashes -r images/$$name/requirements.txt -d images/wheels || exit 1; done
 
 images: ## Build the container images (IMAGES="cpu gpu", REGISTRY=…/, BASE=…, PIP_INDEX_URL=…, PIP_ARGS=--no-index)
 	@PIP_ARGS="$(PIP_ARGS)" sh images/build.sh $(IMAGES)
