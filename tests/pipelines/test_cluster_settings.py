@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,7 @@ from google.protobuf import json_format
 from kfp.kubernetes import kubernetes_executor_config_pb2 as pb
 
 from clipseg_kfp import __version__, cli
-from clipseg_kfp.cluster_settings import TASKS, checked, overlaid, read_settings
+from clipseg_kfp.cluster_settings import TASKS, ClusterSettings, checked, overlaid, read_settings
 from clipseg_kfp.compiling import compile_manifests, compile_pipeline, pipeline_names, settings_for
 from clipseg_kfp.components import ALL
 from clipseg_kfp.errors import ParameterError
@@ -302,3 +304,23 @@ def test_manifests_are_what_the_api_server_takes_and_named_after_their_content()
     names = [parts(image=IMAGE, parallelism=count)[1]["metadata"]["name"] for count in (8, 8, 9)]
     assert names[0] == names[1] != names[2]
     assert all(len(name) <= 63 for name in names)
+
+
+DOCS = Path(__file__).parents[2] / "docs" / "cluster"
+
+
+@pytest.mark.parametrize("page", ["install.md", "gpu.md"])
+def test_the_settings_that_a_page_shows_are_ones(page: str) -> None:
+    found = re.findall(r"^ *```yaml\n(.*?)```", (DOCS / page).read_text("utf-8"), re.S | re.M)
+    blocks = [textwrap.dedent(block) for block in found]
+    assert blocks
+    for block in blocks:
+        settings_for("gpu" if page == "gpu.md" else "cpu", yaml.safe_load(block), page)
+
+
+def test_every_setting_and_option_is_documented() -> None:
+    text = (DOCS / "install.md").read_text("utf-8")
+    for name in {*ClusterSettings.model_fields} - {"tasks"}:
+        assert f"`{name}`" in text, name
+    for option in ("--accelerator-count", "--node-selector", "--toleration", "--pull-secret", "--cache-pvc"):
+        assert f"`{option}" in text, option
