@@ -18,6 +18,8 @@ image() {
     "$bin/python" locks/image_requirements.py "$1" | compile --generate-hashes -c locks/test.txt -o "$lock" -
     # A task needs kfp and none of the packages that kfp's client needs.
     grep -q '^kfp==' "$lock" || awk '/^kfp==/ {on = 1} on {print} on && !/\\$/ {exit}' images/notebook/requirements.txt >>"$lock"
+    # The compiler behind torch.compile, which no component uses: 617 MB.
+    sed -i '/^triton==/,/[^\\]$/d' "$lock"
     finish "$lock"
     "$bin/python" locks/sbom.py "$1"
 }

@@ -84,7 +84,7 @@ def test_hashes_tell_the_builds_of_torch_apart() -> None:
     assert hashes("cpu") == hashes("cpu-int8") == hashes("notebook")
     assert not hashes("cpu") & hashes("gpu")
     assert not {name for name in pins(lock("cpu")) if name.startswith(("nvidia-", "triton"))}
-    assert {"nvidia-cudnn-cu13", "nvidia-cublas", "triton"} <= pins(lock("gpu")).keys()
+    assert {"nvidia-cudnn-cu13", "nvidia-cublas"} <= pins(lock("gpu")).keys()
 
 
 def test_tasks_get_kfp_without_its_client() -> None:
