@@ -10,9 +10,18 @@ export MODEL ?=
 export PROMPTS ?=
 export IMAGE ?=
 export QUICK ?=
+# Of the images' builds; images/build.sh tells what each is for.
+IMAGES ?= cpu gpu notebook
+export REGISTRY ?=
+export BASE ?=
+export BUILD_BASE ?=
+export PIP_INDEX_URL ?=
+export PIP_EXTRA_INDEX_URL ?=
+export BUILD_ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-faults bench lint types compile docs demo-model picture gallery wheel locks audit sbom clean
+.PHONY: help demo test test-faults test-images bench lint types compile docs demo-model picture gallery notebook \
+	wheel locks wheels images audit sbom clean
 
 help: ## Show this help
 	@grep -hE '^[a-z-]+:.*?## ' $(MAKEFILE_LIST) | awk 'BEGIN {FS = ":.*?## "} {printf "  make %-12s %s\n", $$1, $$2}'
@@ -43,6 +52,9 @@ test: $(VENV)/.test ## Run the tests
 test-faults: $(VENV)/.test ## Run the long matrices of kills, faults and hostile input; writes faults.json
 	$(BIN)/python -m pytest tests/faults -m faults
 
+test-images: $(VENV)/.test ## Build the images with Docker and run a whole pipeline on them (root; some minutes)
+	$(BIN)/python -m pytest tests/images -m images
+
 bench: $(VENV)/.test ## Measure the engine side by side (QUICK=1 ends within five minutes)
 	@$(BIN)/python tests/bench/bench.py
 
@@ -69,6 +81,9 @@ picture: $(VENV)/.demo ## Redraw the README's picture from the last demo
 gallery: $(VENV)/.demo ## Redraw docs/gallery.md and its pictures, and measure anew
 	@$(BIN)/python -m clipseg_kfp.demo.gallery
 
+notebook: $(VENV)/.test ## Run the tutorial notebook anew and keep its outputs
+	@$(BIN)/python -m clipseg_kfp.demo.notebook
+
 wheel: $(VENV)/.test ## Build the wheel into dist/
 	rm -rf build dist
 	$(BIN)/python -m pip --disable-pip-version-check wheel -q --no-deps --no-build-isolation -w dist .
@@ -79,11 +94,16 @@ locks: $(VENV)/.test ## Resolve the locks anew
 audit: $(VENV)/.test ## Ask the advisory services about every package of the locks
 	@$(BIN)/python .ci/audit.py
 
-sbom: $(VENV)/.test ## Write sbom.json (CycloneDX 1.6) of a lock (LOCK=images/cpu/requirements.txt)
-	@$(BIN)/python -W ignore -m cyclonedx_py requirements --sv 1.6 --of JSON --output-reproducible --validate \
-		-o sbom.json $(or $(LOCK),images/cpu/requirements.txt)
-	@echo "Wrote sbom.json."
+sbom: $(VENV)/.test ## Write the bills of materials (CycloneDX) of the images' locks anew
+	@$(BIN)/python locks/sbom.py cpu cpu-int8 gpu notebook
+
+wheels: $(VENV)/.made ## Fetch the wheels of IMAGES into images/wheels, for builds without internet
+	@for name in $(IMAGES); do $(BIN)/python -m pip --disable-pip-version-check download -q $(PIP_ARGS) --no-deps \
+		--prefer-binary --require-hashes -r images/$$name/requirements.txt -d images/wheels || exit 1; done
+
+images: ## Build the container images (IMAGES="cpu gpu", REGISTRY=…/, BASE=…, PIP_INDEX_URL=…, PIP_ARGS=--no-index)
+	@PIP_ARGS="$(PIP_ARGS)" sh images/build.sh $(IMAGES)
 
 clean: ## Remove what was built or run (the environment stays)
 	rm -rf .demo dist build *.egg-info .pytest_cache .mypy_cache .ruff_cache batch-segmentation.yaml \
-		one-shot-segmentation.yaml clipseg-kfp.log bench.json faults.json sbom.json
+		one-shot-segmentation.yaml clipseg-kfp.log bench.json faults.json

@@ -69,15 +69,22 @@ def readmes() -> dict[Path, str]:
     return found
 
 
-def main() -> None:
-    """Rewrites all of them, and the compiled packages."""
-    from clipseg_kfp.compiling import compile_pipeline
+def packages() -> dict[Path, str]:
+    """Returns the compiled package of every pipeline and variant by path."""
+    from clipseg_kfp.compiling import compile_pipeline, settings_for
     from clipseg_kfp.pipelines import ALL
 
-    for path, text in readmes().items():
+    return {
+        ROOT / "pipelines" / name / file: compile_pipeline(name, settings=settings_for(variant))
+        for name in ALL
+        for variant, file in (("cpu", "pipeline.yaml"), ("gpu", "pipeline.gpu.yaml"))
+    }
+
+
+def main() -> None:
+    """Rewrites all of them, and the compiled packages."""
+    for path, text in {**readmes(), **packages()}.items():
         path.write_text(text, "utf-8")
-    for name in ALL:
-        (ROOT / "pipelines" / name / "pipeline.yaml").write_text(compile_pipeline(name), "utf-8")
 
 
 if __name__ == "__main__":

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import hashlib
 import tempfile
+import warnings
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import yaml
 
+from clipseg_kfp import __version__
+from clipseg_kfp.cluster_settings import ClusterSettings, checked, overlaid
 from clipseg_kfp.container import DEFAULT_IMAGE
 from clipseg_kfp.errors import ParameterError
+
+VARIANTS = ("cpu", "gpu")
 
 
 def pipeline_names() -> list[str]:
@@ -18,42 +26,138 @@ def pipeline_names() -> list[str]:
     return [name.replace("_", "-") for name in ALL]
 
 
-def compile_pipeline(name: str, image: str = DEFAULT_IMAGE) -> str:
+def variant_settings(variant: str) -> dict[str, Any]:
+    """What a variant sets, as a settings file would say it.
+
+    Raises:
+        ParameterError: there is no such variant.
+    """
+    if variant == "cpu":
+        return {}
+    if variant != "gpu":
+        raise ParameterError(f"There is no variant '{variant}'.", f"Choose from: {', '.join(VARIANTS)}.")
+    from clipseg_kfp import pipelines
+
+    text = Path(str(pipelines.__file__)).with_name("gpu.settings.yaml").read_text("utf-8")
+    content: dict[str, Any] = yaml.safe_load(text.replace("VERSION", __version__))
+    return content
+
+
+def settings_for(
+    variant: str = "cpu", settings: dict[str, Any] | None = None, where: str = "settings"
+) -> ClusterSettings:
+    """Lays a site's settings over those of a variant.
+
+    Args:
+        variant: ``cpu`` or ``gpu``.
+        settings: as a settings file has them.
+        where: named in errors, such as the file.
+
+    Raises:
+        ParameterError: an unknown variant or setting, or a bad value.
+    """
+    return checked(overlaid(variant_settings(variant), settings or {}), where)
+
+
+def compile_pipeline(
+    name: str, image: str = DEFAULT_IMAGE, settings: ClusterSettings | None = None
+) -> str:
     """Compiles one pipeline.
 
     Args:
         name: such as ``batch-segmentation``.
-        image: container image of all components; a digest (``…@sha256:…``) pins it best.
+        image: container image of all components; a digest (``…@sha256:…``) pins it best. One that
+            ``settings`` name wins.
+        settings: a site's; none compiles the committed package.
 
     Returns:
         The package's YAML.
 
     Raises:
-        ParameterError: an unknown pipeline, or an empty image.
+        ParameterError: an unknown pipeline, or no image reference.
     """
     from kfp import compiler
 
-    from clipseg_kfp.pipelines import ALL
+    pipeline, parameters = _traced(name, image, settings)
+    return _written(
+        lambda path: compiler.Compiler().compile(pipeline, path, pipeline_parameters=parameters)
+    )
 
-    pipeline = ALL.get(name.replace("-", "_"))
-    if pipeline is None:
+
+def compile_manifests(
+    name: str, image: str = DEFAULT_IMAGE, settings: ClusterSettings | None = None, namespace: str | None = None
+) -> str:
+    """Compiles one pipeline into Kubernetes resources, for GitOps: a Pipeline and a PipelineVersion.
+
+    A version is named after its content, so that another content never takes an old version's place.
+
+    Args:
+        name: such as ``batch-segmentation``.
+        image: as for ``compile_pipeline``.
+        settings: as for ``compile_pipeline``.
+        namespace: of the resources; none leaves it to what applies them.
+
+    Returns:
+        The YAML of both.
+    """
+    from kfp import compiler
+    from kfp.compiler.compiler_utils import KubernetesManifestOptions
+
+    digest = hashlib.sha256(compile_pipeline(name, image, settings).encode()).hexdigest()[:12]
+    pipeline, parameters = _traced(name, image, settings)
+    options = KubernetesManifestOptions(
+        pipeline_name=name,
+        pipeline_version_name=f"{name}-{digest}",
+        pipeline_version_display_name=f"{name} {__version__} ({digest})",
+        namespace=namespace,
+        include_pipeline_manifest=True,
+    )
+    return _written(
+        lambda path: compiler.Compiler().compile(
+            pipeline,
+            path,
+            pipeline_parameters=parameters,
+            kubernetes_manifest_options=options,
+            kubernetes_manifest_format=True,
+        )
+    )
+
+
+def _traced(name: str, image: str, settings: ClusterSettings | None) -> tuple[Any, dict[str, str]]:
+    """The pipeline under these settings, and the defaults of its parameters that they replace."""
+    from kfp import dsl
+
+    from clipseg_kfp.pipelines import ALL
+    from clipseg_kfp.pipelines.settings import using
+
+    known = ALL.get(name.replace("-", "_"))
+    if known is None:
         raise ParameterError(
             f"There is no pipeline '{name}'.", f"Choose from: {', '.join(pipeline_names())}."
         )
     if not image.strip() or any(c.isspace() for c in image):
         raise ParameterError(f"'{image}' is no image reference.", "Write registry/name:tag or …@sha256:….")
+    settings = settings or ClusterSettings()
+    if settings.image is None and image != DEFAULT_IMAGE:
+        settings = checked({**settings.model_dump(exclude_none=True), "image": image})
+    if settings == ClusterSettings():
+        return known, {}
+    trace = dsl.pipeline(
+        name=known.name,
+        description=known.description,
+        pipeline_config=dsl.PipelineConfig(
+            ttl_seconds_after_finished=settings.keep_seconds, active_deadline_seconds=settings.run_timeout
+        ),
+    )
+    with using(settings), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # kfp says of settings what only its local runner ignores
+        pipeline = trace(known.pipeline_func)
+    replaced = {"endpoint": settings.endpoint, "storage_secret": settings.storage_secret}
+    return pipeline, {key: value for key, value in replaced.items() if value is not None}
+
+
+def _written(write: Callable[[str], None]) -> str:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "pipeline.yaml")
-        compiler.Compiler().compile(pipeline, str(path))
-        text = path.read_text("utf-8")
-    return text if image == DEFAULT_IMAGE else _with_image(text, image)
-
-
-def _with_image(text: str, image: str) -> str:
-    """Sets the image of every executor; kfp fixes it when a component is defined, long before the compile."""
-    comments = "".join(line + "\n" for line in text.splitlines() if line.startswith("#"))
-    documents = list(yaml.safe_load_all(text))
-    for executor in documents[0]["deploymentSpec"]["executors"].values():
-        if "container" in executor:
-            executor["container"]["image"] = image
-    return comments + yaml.safe_dump_all(documents, sort_keys=True)
+        write(str(path))
+        return path.read_text("utf-8")

@@ -15,7 +15,7 @@ from clipseg_kfp.components import (
     rank_prompts,
     segment_images,
 )
-from clipseg_kfp.pipelines.settings import allow_private_models, settle
+from clipseg_kfp.pipelines.settings import allow_private_models, settle, shards_at_once
 
 
 def segment_bucket(
@@ -106,7 +106,7 @@ def segment_bucket(
     )
     settle(listing, storage_secret, cpu="1", memory="1Gi", caching=False)
 
-    with dsl.ParallelFor(listing.outputs["Output"], name="shards", parallelism=8) as shard:
+    with dsl.ParallelFor(listing.outputs["Output"], name="shards", parallelism=shards_at_once()) as shard:
         views = preprocess_images(
             dataset=listing.outputs["dataset"],
             shard=shard,

@@ -1,23 +1,46 @@
-"""What every task of a pipeline gets on a cluster: storage credentials from a secret, and room to work.
+"""What every task of a pipeline gets on a cluster: credentials from a secret, room to work, and a site's settings.
 
 The local runner ignores these settings; there, credentials come from the environment.
 The defaults of parameters that name a place are here as well.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+
 from kfp import dsl, kubernetes
+
+from clipseg_kfp.cluster_settings import INFERENCE, ClusterSettings, TaskSettings
 
 DEFAULT_MODEL = "hf://CIDAS/clipseg-rd64-refined"
 #: The store that Kubeflow brings along (SeaweedFS since 2.16).
 CLUSTER_ENDPOINT = "http://seaweedfs.kubeflow:9000"
 #: The secret that Kubeflow makes in every namespace for its own object store.
 STORAGE_SECRET = "mlpipeline-minio-artifact"
-STORAGE_KEYS = {"accesskey": "AWS_ACCESS_KEY_ID", "secretkey": "AWS_SECRET_ACCESS_KEY"}
-#: For private models; need not exist.
-HUB_SECRET = "huggingface-token"
+#: Where tasks that keep models find the cache, if the site has one.
+CACHE = "/cache"
+CACHING = ("fetch_model", "encode_prompts", INFERENCE)
+
+_settings: ContextVar[ClusterSettings] = ContextVar("settings", default=ClusterSettings())  # noqa: B039 - frozen
+
+
+@contextmanager
+def using(settings: ClusterSettings) -> Iterator[None]:
+    """Lets pipelines that are traced meanwhile take these settings."""
+    token = _settings.set(settings)
+    try:
+        yield
+    finally:
+        _settings.reset(token)
+
+
+def shards_at_once() -> int:
+    """How many branches of the loop over shards run at once."""
+    return _settings.get().parallelism
 
 
 def settle(task: dsl.PipelineTask, secret: str, *, cpu: str, memory: str, caching: bool) -> None:
-    """Gives a task its credentials, its limits and its caching.
+    """Gives a task its credentials, its limits, its caching, and what the site sets for it.
 
     Args:
         task: the task.
@@ -26,12 +49,66 @@ def settle(task: dsl.PipelineTask, secret: str, *, cpu: str, memory: str, cachin
         memory: memory limit and request.
         caching: whether Kubeflow may take the outputs of an earlier run with equal inputs.
     """
-    kubernetes.use_secret_as_env(task, secret_name=secret, secret_key_to_env=STORAGE_KEYS, optional=True)
-    task.set_cpu_request("500m").set_cpu_limit(cpu)
-    task.set_memory_request(memory).set_memory_limit(memory)
+    settings, name = _settings.get(), task.component_spec.name.replace("-", "_")
+    own = settings.of(name)
+    kubernetes.use_secret_as_env(task, secret, dict(settings.storage_keys), optional=True)
+    limit, reserved = own.memory or memory, own.memory_request or own.memory or memory
+    task.set_cpu_request(own.cpu_request or "500m").set_cpu_limit(own.cpu or cpu)
+    task.set_memory_request(reserved).set_memory_limit(limit)
     task.set_caching_options(caching)
+    if own.image:
+        task.set_container_image(own.image)
+    if settings.accelerator and name == INFERENCE:
+        task.set_accelerator_type(settings.accelerator.type).set_accelerator_limit(settings.accelerator.count)
+    _place(task, own)
+    _share(task, settings)
+    if settings.cache and name in CACHING:
+        _cache(task, settings)
 
 
 def allow_private_models(task: dsl.PipelineTask) -> None:
     """Hands the task the Hub's token, where the namespace has that secret."""
-    kubernetes.use_secret_as_env(task, HUB_SECRET, {"token": "HF_TOKEN"}, optional=True)
+    kubernetes.use_secret_as_env(task, _settings.get().hub_secret, {"token": "HF_TOKEN"}, optional=True)
+
+
+def _place(task: dsl.PipelineTask, own: TaskSettings) -> None:
+    """Where the pod runs, how it is marked, what it may write, and for how long."""
+    for key, value in own.node_selector.items():
+        kubernetes.add_node_selector(task, key, value)
+    for toleration in own.tolerations:
+        kubernetes.add_toleration(task, **toleration.model_dump())
+    for key, value in own.labels.items():
+        kubernetes.add_pod_label(task, key, value)
+    for key, value in own.annotations.items():
+        kubernetes.add_pod_annotation(task, key, value)
+    if own.shared_memory:
+        kubernetes.empty_dir_mount(task, "shared-memory", "/dev/shm", "Memory", own.shared_memory)
+    if own.scratch:
+        kubernetes.empty_dir_mount(task, "scratch", "/tmp", size_limit=own.scratch)
+    if own.timeout:
+        kubernetes.set_timeout(task, own.timeout)
+
+
+def _share(task: dsl.PipelineTask, settings: ClusterSettings) -> None:
+    """What all pods have alike."""
+    if settings.pull_secrets:
+        kubernetes.set_image_pull_secrets(task, list(settings.pull_secrets))
+    if settings.pull_policy:
+        kubernetes.set_image_pull_policy(task, settings.pull_policy)
+    if settings.security and (context := settings.security.model_dump(exclude_none=True)):
+        kubernetes.set_security_context(task, **context)
+
+
+def _cache(task: dsl.PipelineTask, settings: ClusterSettings) -> None:
+    """A volume for models, and the variables that lead there; neither changes a result."""
+    cache = settings.cache
+    if cache is None:
+        return
+    if cache.claim:
+        kubernetes.mount_pvc(task, cache.claim, CACHE)
+    elif cache.size:
+        kubernetes.add_ephemeral_volume(
+            task, "cache", CACHE, ["ReadWriteOnce"], cache.size, storage_class_name=cache.storage_class
+        )
+    task.set_env_variable("CLIPSEG_KFP_CACHE", f"{CACHE}/clipseg-kfp")
+    task.set_env_variable("HF_HOME", f"{CACHE}/huggingface")

@@ -1,10 +1,9 @@
-"""The audit and the bill of materials."""
+"""The audit of the locks. (Their bills of materials: tests/images/test_recipes.py.)"""
 
 from __future__ import annotations
 
 import json
 import os
-import re
 import subprocess
 import sys
 import threading
@@ -15,37 +14,7 @@ from pathlib import Path
 import pytest
 from security_store import ROOT
 
-LOCK = ROOT / "images" / "cpu" / "requirements.txt"
-pytest.importorskip("cyclonedx_py", reason="needs cyclonedx-bom: pip install 'clipseg-kfp[test]'")
 pytest.importorskip("pip_audit", reason="needs pip-audit: pip install 'clipseg-kfp[test]'")
-
-
-def pinned(lock: Path) -> dict[str, str]:
-    lines = [line for line in lock.read_text("utf-8").splitlines() if line and not line.startswith("#")]
-    assert all("==" in line for line in lines), "every package is pinned"
-    return dict(line.split("==") for line in lines)
-
-
-def sbom(target: Path) -> bytes:
-    """Runs the recipe of ``make sbom``, as the Makefile has it."""
-    recipe = re.search(r"^sbom:.*?\n(.*?)\n\n", (ROOT / "Makefile").read_text("utf-8"), re.DOTALL | re.MULTILINE)
-    assert recipe
-    command = recipe[1].split("\n\t@echo")[0].replace("\t@", "").replace("$(BIN)/python", sys.executable)
-    command = command.replace("$(or $(LOCK),images/cpu/requirements.txt)", str(LOCK))
-    command = command.replace("--validate", "--no-validate")  # which takes seconds and changes nothing
-    subprocess.run(command.replace("-o sbom.json", f"-o {target}"), shell=True, check=True, cwd=ROOT, timeout=60)
-    return target.read_bytes()
-
-
-def test_the_bill_names_every_package_of_the_image(tmp_path: Path) -> None:
-    first = sbom(tmp_path / "one.json")
-    bill = json.loads(first)
-    assert (bill["bomFormat"], bill["specVersion"]) == ("CycloneDX", "1.6")
-    named = {part["name"]: part["version"] for part in bill["components"]}
-    assert named == pinned(LOCK)
-    assert all(part["purl"].startswith("pkg:pypi/") for part in bill["components"])
-    assert str(Path.home()).encode() not in first
-    assert sbom(tmp_path / "two.json") == first
 
 
 class Advisories(BaseHTTPRequestHandler):

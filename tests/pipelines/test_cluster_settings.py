@@ -1,0 +1,326 @@
+"""A site's settings reach the pods they are for, read back with Kubeflow's own message classes."""
+
+from __future__ import annotations
+
+import re
+import textwrap
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from google.protobuf import json_format
+from kfp.kubernetes import kubernetes_executor_config_pb2 as pb
+
+from clipseg_kfp import __version__, cli
+from clipseg_kfp.cluster_settings import TASKS, ClusterSettings, checked, overlaid, read_settings
+from clipseg_kfp.compiling import compile_manifests, compile_pipeline, pipeline_names, settings_for
+from clipseg_kfp.components import ALL
+from clipseg_kfp.errors import ParameterError
+
+IMAGE = "registry.example/team/clipseg-kfp@sha256:" + "a" * 64
+FULL = f"""
+image: {IMAGE}
+endpoint: https://store.example
+storage_secret: team-store
+storage_keys: {{user: AWS_ACCESS_KEY_ID, password: AWS_SECRET_ACCESS_KEY}}
+hub_secret: hub
+pull_secrets: [registry]
+pull_policy: IfNotPresent
+accelerator: {{type: amd.com/gpu, count: 2}}
+cache: {{claim: models}}
+security: {{run_as_user: 1000, run_as_group: 0, run_as_non_root: true}}
+keep_seconds: 3600
+run_timeout: 86400
+parallelism: 3
+labels: {{team: vision}}
+annotations: {{sidecar.istio.io/inject: "false"}}
+node_selector: {{zone: a}}
+scratch: 20Gi
+timeout: 7200
+memory_request: 1Gi
+tasks:
+  segment_images:
+    cpu: 8
+    memory: 16Gi
+    shared_memory: 2Gi
+    node_selector: {{pool: gpu}}
+    tolerations: [{{key: gpu, value: yes-please, effect: NoSchedule}}]
+  publish_results: {{memory: 4Gi, memory_request: 3Gi}}
+"""
+
+
+def compiled(**settings: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The pipeline's document and the platform's, of ``batch-segmentation``."""
+    spec, platform = yaml.safe_load_all(compile_pipeline("batch-segmentation", settings=checked(settings)))
+    return spec, platform["platforms"]["kubernetes"]
+
+
+def pods(settings: dict[str, Any]) -> tuple[dict[str, Any], dict[str, pb.KubernetesExecutorConfig]]:
+    """Containers and Kubernetes settings by component."""
+    spec, platform = compiled(**settings)
+    name = {key: key.removeprefix("exec-").replace("-", "_") for key in spec["deploymentSpec"]["executors"]}
+    containers = {
+        name[key]: executor["container"] for key, executor in spec["deploymentSpec"]["executors"].items()
+    }
+    configs = {
+        name[key]: json_format.ParseDict(config, pb.KubernetesExecutorConfig())
+        for key, config in platform["deploymentSpec"]["executors"].items()
+    }
+    assert set(containers) == set(configs) == set(TASKS)
+    return containers, configs
+
+
+@pytest.fixture(scope="module")
+def full() -> tuple[dict[str, Any], dict[str, pb.KubernetesExecutorConfig]]:
+    return pods(yaml.safe_load(FULL))
+
+
+def test_tasks_are_the_components() -> None:
+    assert {component.component_spec.name.replace("-", "_") for component in ALL} == set(TASKS)
+
+
+def test_every_pod_gets_what_all_shall_have(full: Any) -> None:
+    containers, configs = full
+    for name, config in configs.items():
+        assert containers[name]["image"] == IMAGE
+        assert [item.secret_name for item in config.image_pull_secret] == ["registry"]
+        assert config.image_pull_policy == "IfNotPresent"
+        assert config.active_deadline_seconds == 7200
+        assert dict(config.pod_metadata.labels) == {"team": "vision"}
+        assert dict(config.pod_metadata.annotations) == {"sidecar.istio.io/inject": "false"}
+        assert config.node_selector.labels["zone"] == "a"
+        assert (config.security_context.run_as_user, config.security_context.run_as_group) == (1000, 0)
+        assert config.security_context.run_as_non_root
+        scratch = next(item for item in config.empty_dir_mounts if item.mount_path == "/tmp")
+        assert scratch.size_limit == "20Gi"
+        assert {item.env_var: item.secret_key for item in config.secret_as_env[0].key_to_env} == {
+            "AWS_ACCESS_KEY_ID": "user",
+            "AWS_SECRET_ACCESS_KEY": "password",
+        }
+    assert configs["fetch_model"].secret_as_env[1].secret_name == "hub"
+
+
+def test_only_inference_gets_the_accelerator_and_its_nodes(full: Any) -> None:
+    containers, configs = full
+    for name, config in configs.items():
+        special = name == "segment_images"
+        resources = containers[name]["resources"]
+        assert ("accelerator" in resources) == special
+        assert ("pool" in config.node_selector.labels) == special
+        assert bool(config.tolerations) == special
+        assert any(item.mount_path == "/dev/shm" for item in config.empty_dir_mounts) == special
+    resources = containers["segment_images"]["resources"]
+    assert resources["accelerator"]["resourceType"] == "amd.com/gpu"
+    assert resources["accelerator"]["resourceCount"] == "2"
+    assert (resources["resourceCpuLimit"], resources["resourceMemoryLimit"]) == ("8", "16Gi")
+    toleration = configs["segment_images"].tolerations[0]
+    assert (toleration.key, toleration.operator, toleration.value) == ("gpu", "Equal", "yes-please")
+    memory = next(item for item in configs["segment_images"].empty_dir_mounts if item.mount_path == "/dev/shm")
+    assert (memory.medium, memory.size_limit) == ("Memory", "2Gi")
+
+
+def test_a_task_s_own_request_wins_over_that_of_all(full: Any) -> None:
+    containers, _ = full
+    resources = {name: container["resources"] for name, container in containers.items()}
+    assert resources["segment_images"]["resourceMemoryRequest"] == "1Gi"
+    published = resources["publish_results"]
+    assert (published["resourceMemoryRequest"], published["resourceMemoryLimit"]) == ("3Gi", "4Gi")
+
+
+def test_a_cache_is_mounted_where_models_are_kept_and_named_to_the_program(full: Any) -> None:
+    containers, configs = full
+    for name in TASKS:
+        keeps = name in ("fetch_model", "encode_prompts", "segment_images")
+        claims = [(item.pvc_name_parameter.runtime_value.constant.string_value, item.mount_path)
+                  for item in configs[name].pvc_mount]
+        assert claims == ([("models", "/cache")] if keeps else [])
+        variables = {item["name"]: item["value"] for item in containers[name].get("env", [])}
+        assert (variables.get("CLIPSEG_KFP_CACHE") == "/cache/clipseg-kfp") == keeps
+
+
+def test_a_cache_may_live_as_long_as_its_pod() -> None:
+    _, configs = pods({"cache": {"size": "30Gi", "storage_class": "fast"}})
+    volume = configs["segment_images"].generic_ephemeral_volume[0]
+    assert (volume.size, volume.storage_class_name, volume.mount_path) == ("30Gi", "fast", "/cache")
+    assert not configs["publish_results"].generic_ephemeral_volume
+
+
+def test_what_concerns_the_run_is_set_on_the_run() -> None:
+    spec, platform = compiled(**yaml.safe_load(FULL))
+    assert platform["pipelineConfig"] == {"resourceTtlOnCompletion": 3600, "activeDeadlineSeconds": 86400}
+    loops = [
+        task["iteratorPolicy"]["parallelismLimit"]
+        for task in spec["root"]["dag"]["tasks"].values()
+        if "iteratorPolicy" in task
+    ]
+    assert loops == [3]
+    defaults = spec["root"]["inputDefinitions"]["parameters"]
+    assert defaults["endpoint"]["defaultValue"] == "https://store.example"
+    assert defaults["storage_secret"]["defaultValue"] == "team-store"
+
+
+@pytest.mark.parametrize("name", pipeline_names())
+def test_inference_fits_two_cpus_and_four_gigabytes_unless_told_otherwise(name: str) -> None:
+    spec = yaml.safe_load(compile_pipeline(name).split("\n---\n")[0])
+    for key, executor in spec["deploymentSpec"]["executors"].items():
+        resources = executor["container"]["resources"]
+        assert float(resources["cpuLimit"]) <= 2, key
+        assert float(resources["memoryLimit"]) <= 4 * 1.0737419, key
+        assert "accelerator" not in resources
+
+
+def test_tracing_anew_leaves_the_pipelines_as_they_were() -> None:
+    before = compile_pipeline("batch-segmentation")
+    compile_pipeline("batch-segmentation", settings=settings_for("gpu", yaml.safe_load(FULL)))
+    assert compile_pipeline("batch-segmentation") == before
+
+
+def test_a_variant_takes_a_site_s_settings_on_top() -> None:
+    mine = settings_for("gpu", {"accelerator": {"count": 4}, "tasks": {"segment_images": {"image": IMAGE}}})
+    assert mine.accelerator is not None
+    assert (mine.accelerator.type, mine.accelerator.count) == ("nvidia.com/gpu", 4)
+    own = mine.of("segment_images")
+    assert own.image == IMAGE and own.memory == "12Gi"
+    assert mine.unpinned() == [f"clipseg-kfp-python-cpu:{__version__}"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"imag": IMAGE}, "imag: there is no such setting"),
+        ({"image": "a b"}, "image: 'a b'"),
+        ({"image": "registry/x@sha256:12"}, "image: 'registry/x@sha256:12'"),
+        ({"memory": "4 GB"}, "memory: '4 GB' is no size such as 4Gi"),
+        ({"cpu": "two"}, "cpu: 'two' is no number of CPUs such as 2 or 500m"),
+        ({"tasks": {"segment": {}}}, "tasks.segment: 'segment'"),
+        ({"tasks": {"segment_images": {"memory": "lots"}}}, "tasks.segment_images.memory: 'lots'"),
+        ({"tolerations": [{"operator": "Exists", "value": "x"}]}, "operator Exists takes no value"),
+        ({"tolerations": [{"value": "x"}]}, "operator Equal needs a key"),
+        ({"cache": {}}, "cache: give either claim or size"),
+        ({"accelerator": {"count": 0}}, "accelerator.count: 0: "),
+        ({"pull_policy": "Sometimes"}, "pull_policy: 'Sometimes'"),
+        ({"timeout": 0, "labels": 1}, "labels: 1: .*; timeout: 0: "),
+        ({"storage_secret": "Not A Name"}, "storage_secret: 'Not A Name'"),
+    ],
+    ids=str,
+)
+def test_bad_settings_are_named(settings: dict[str, Any], words: str) -> None:
+    with pytest.raises(ParameterError, match=words):
+        checked(settings, "cluster.yaml")
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [("a: [", "is no YAML"), ("- a", "holds no settings"), (b"\xff", "is no YAML"), (None, "No such file")],
+    ids=str,
+)
+def test_a_bad_file_is_named(text: str | bytes | None, words: str, tmp_path: Path) -> None:
+    path = tmp_path / "cluster.yaml"
+    if text is not None:
+        path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    with pytest.raises(ParameterError, match=words) as caught:
+        read_settings(path)
+    assert str(path) in caught.value.message
+
+
+def test_mappings_merge_and_lists_join() -> None:
+    below = {"a": {"x": 1, "y": 2}, "b": [1], "c": 1}
+    assert overlaid(below, {"a": {"y": 3}, "b": [2], "c": 2}) == {"a": {"x": 1, "y": 3}, "b": [1, 2], "c": 2}
+    assert below["b"] == [1]
+
+
+def command(*words: str) -> int:
+    """Runs ``clipseg-kfp compile``; returns its status."""
+    try:
+        cli.main(["compile", *words])
+    except SystemExit as end:
+        return int(end.code or 0)
+    return 0
+
+
+def test_options_win_over_the_file_and_reach_one_task(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file, package = tmp_path / "cluster.yaml", tmp_path / "out.yaml"
+    file.write_text(FULL)
+    status = command(
+        *("-o", str(package), "--settings", str(file), "--accelerator", "nvidia.com/gpu"),
+        *("--node-selector", "segment_images:pool=big", "--toleration", "dedicated=vision:NoExecute"),
+        *("--pull-secret", "second", "--cache-pvc", "other", "--endpoint", "http://here"),
+    )
+    assert status == 0 and "warning" not in capsys.readouterr().err
+    expected = settings_for(
+        "cpu",
+        overlaid(
+            yaml.safe_load(FULL),
+            {
+                "accelerator": {"type": "nvidia.com/gpu"},
+                "pull_secrets": ["second"],
+                "cache": {"claim": "other"},
+                "endpoint": "http://here",
+                "tolerations": [
+                    {"key": "dedicated", "operator": "Equal", "value": "vision", "effect": "NoExecute"}
+                ],
+                "tasks": {"segment_images": {"node_selector": {"pool": "big"}}},
+            },
+        ),
+    )
+    assert package.read_text("utf-8") == compile_pipeline("batch-segmentation", settings=expected)
+
+
+def test_an_image_without_a_digest_is_warned_of(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert command("-o", str(tmp_path / "a.yaml"), "--image", "registry.example/x:1") == 0
+    assert "warning: registry.example/x:1 has no digest" in capsys.readouterr().err
+    assert command("-o", str(tmp_path / "a.yaml"), "--image", IMAGE) == 0
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--node-selector", "pool"], "--node-selector 'pool' is not of the form label=value"),
+        (["--toleration", "=x"], "--toleration '=x' is not of the form"),
+        (["--toleration", "gpu:Never"], "options: tolerations.0.effect: 'Never'"),
+        (["--settings", "/no/such.yaml"], "/no/such.yaml: No such file"),
+    ],
+)
+def test_bad_options_are_named(words: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert command("-o", "/dev/null", *words) == 1
+    assert message in " ".join(capsys.readouterr().err.split())
+
+
+def test_manifests_are_what_the_api_server_takes_and_named_after_their_content() -> None:
+    def parts(**settings: Any) -> list[dict[str, Any]]:
+        text = compile_manifests("batch-segmentation", settings=checked(settings), namespace="team")
+        return list(yaml.safe_load_all(text))
+
+    pipeline, version = parts(image=IMAGE)
+    assert [item["kind"] for item in (pipeline, version)] == ["Pipeline", "PipelineVersion"]
+    assert pipeline["metadata"] == {"name": "batch-segmentation", "namespace": "team"}
+    assert version["metadata"]["namespace"] == "team"
+    assert version["spec"]["pipelineName"] == "batch-segmentation"
+    spec, platform = yaml.safe_load_all(compile_pipeline("batch-segmentation", IMAGE))
+    assert version["spec"]["pipelineSpec"] == spec
+    assert version["spec"]["platformSpec"] == platform
+    names = [parts(image=IMAGE, parallelism=count)[1]["metadata"]["name"] for count in (8, 8, 9)]
+    assert names[0] == names[1] != names[2]
+    assert all(len(name) <= 63 for name in names)
+
+
+DOCS = Path(__file__).parents[2] / "docs" / "cluster"
+
+
+@pytest.mark.parametrize("page", ["install.md", "gpu.md"])
+def test_the_settings_that_a_page_shows_are_ones(page: str) -> None:
+    found = re.findall(r"^ *```yaml\n(.*?)```", (DOCS / page).read_text("utf-8"), re.S | re.M)
+    blocks = [textwrap.dedent(block) for block in found]
+    assert blocks
+    for block in blocks:
+        settings_for("gpu" if page == "gpu.md" else "cpu", yaml.safe_load(block), page)
+
+
+def test_every_setting_and_option_is_documented() -> None:
+    text = (DOCS / "install.md").read_text("utf-8")
+    for name in {*ClusterSettings.model_fields} - {"tasks"}:
+        assert f"`{name}`" in text, name
+    for option in ("--accelerator-count", "--node-selector", "--toleration", "--pull-secret", "--cache-pvc"):
+        assert f"`{option}" in text, option
