@@ -390,3 +390,9 @@ def test_an_id_is_whole_on_80_columns(client: Client) -> None:
         screen = io.StringIO()
         Console(file=screen, width=80).print(table)
         assert number in screen.getvalue()
+
+
+def test_looking_for_runs_makes_no_experiment(say: Say, backend: Backend) -> None:
+    status, _, err = say("runs", "list", "--experiment", "a typing error")
+    assert status == 1 and "There is no experiment 'a typing error'" in err
+    assert not backend.state.experiments and not backend.count("POST", "/experiments$")
