@@ -16,11 +16,11 @@ _PANEL = "Connection"
 
 def _options(
     host: Annotated[
-        str, typer.Option(help="URL of the API; else KFP_ENDPOINT.", rich_help_panel=_PANEL)
+        str, typer.Option(help="URL of the Kubeflow Pipelines API; else KFP_ENDPOINT.", rich_help_panel=_PANEL)
     ] = "",
     namespace: Annotated[
         str,
-        typer.Option("--namespace", "-n", help="Multi-user Kubeflow: yours; else KFP_NAMESPACE.", rich_help_panel=_PANEL),
+        typer.Option("--namespace", "-n", help="Your namespace in multi-user Kubeflow; else KFP_NAMESPACE.", rich_help_panel=_PANEL),
     ] = "",
     token_file: Annotated[
         str, typer.Option(help="File with a bearer token; else KFP_TOKEN_FILE.", rich_help_panel=_PANEL)
@@ -30,10 +30,10 @@ def _options(
     ] = "",
     dex_username: Annotated[
         str,
-        typer.Option(help="Login at Dex; password in KFP_DEX_PASSWORD_FILE.", rich_help_panel=_PANEL),
+        typer.Option(help="Login name at Dex; its password is in KFP_DEX_PASSWORD_FILE.", rich_help_panel=_PANEL),
     ] = "",
     ca_cert: Annotated[
-        str, typer.Option(help="Certificates to trust; else KFP_CA_CERT.", rich_help_panel=_PANEL)
+        str, typer.Option(help="File with certificates to trust; else KFP_CA_CERT.", rich_help_panel=_PANEL)
     ] = "",
     ui: Annotated[
         str, typer.Option(help="URL of the UI for links, where it is not the host.", rich_help_panel=_PANEL)

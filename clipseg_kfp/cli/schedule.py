@@ -62,8 +62,8 @@ def create(
     """Makes the schedule of this name be so: creates it, changes it, or leaves it as it is.
 
     Examples:
-        clipseg-kfp schedule create nightly --cron "30 2 * * *" --set source_uri=s3://mlpipeline/shared/photos
 
+        clipseg-kfp schedule create nightly --cron "30 2 * * *" --set source_uri=s3://mlpipeline/shared/photos
         clipseg-kfp schedule create often batch-segmentation.yaml --every 30m --parameters parameters.yaml
     """
     found = client.version(pipeline, image=image, version=version)
@@ -103,8 +103,8 @@ def update(
     """Changes what is given of a schedule and keeps the rest, its version included.
 
     Examples:
-        clipseg-kfp schedule update nightly --cron "0 4 * * *"
 
+        clipseg-kfp schedule update nightly --cron "0 4 * * *"
         clipseg-kfp schedule update nightly --pipeline batch-segmentation --set threshold=0.4
     """
     old = client.get_schedule(name)
@@ -131,6 +131,7 @@ def list_schedules(
     """Lists all schedules.
 
     Example:
+
         clipseg-kfp schedule list
     """
     found = client.schedules()
@@ -138,7 +139,7 @@ def list_schedules(
         Console().print(schedule_table(found) if found else "There are no schedules.")
         return
     rows: list[dict[str, Any]] = [
-        {"id": one.id, "name": one.name, "when": one.when, "enabled": one.enabled, "catch_up": one.catch_up}
+        {"id": one.id, "name": one.name, "when": one.when, "enabled": one.enabled, "catch_up": one.catch_up, "max_concurrency": int(one.data.max_concurrency or 1)}
         for one in found
     ]
     print(json.dumps(rows, indent=2, ensure_ascii=False))
@@ -150,6 +151,7 @@ def enable(client: Client, name: Either) -> None:
     """Lets a schedule start runs again.
 
     Example:
+
         clipseg-kfp schedule enable nightly
     """
     print("enabled" if client.enable_schedule(name) else "was enabled already")
@@ -161,6 +163,7 @@ def disable(client: Client, name: Either) -> None:
     """Keeps a schedule from starting runs; those that go on are left alone.
 
     Example:
+
         clipseg-kfp schedule disable nightly
     """
     print("disabled" if client.enable_schedule(name, False) else "was disabled already")
@@ -172,6 +175,7 @@ def delete(client: Client, name: Either) -> None:
     """Deletes a schedule; its runs stay.
 
     Example:
+
         clipseg-kfp schedule delete nightly
     """
     client.delete_schedule(name)

@@ -10,7 +10,7 @@ from clipseg_kfp.cluster.api import named
 from clipseg_kfp.cluster.errors import NotFoundError
 from clipseg_kfp.cluster.packages import spec_of
 from clipseg_kfp.cluster.parameters import check, declared
-from clipseg_kfp.cluster.runs import Run, experiment_id, start
+from clipseg_kfp.cluster.runs import Run, experiment_id, find_experiment, start
 from clipseg_kfp.cluster.scheduling import Scheduling
 from clipseg_kfp.cluster.session import DEFAULT_EXPERIMENT, DEFAULT_PIPELINE
 
@@ -114,9 +114,17 @@ class Client(Scheduling):
             raise NotFoundError(f"There is no run '{run}'.", "See 'clipseg-kfp runs list'.") from None
 
     def runs(self, most: int = 20, experiment: str = "") -> list[Run]:
-        """The newest runs; of one experiment, where it is named."""
-        more = {"experiment_id": experiment_id(self.api, experiment, self.namespace)} if experiment else {}
-        return list(self._runs(most=most, **more))
+        """The newest runs; of one experiment, where it is named.
+
+        Raises:
+            NotFoundError: there is no such experiment.
+        """
+        if not experiment:
+            return list(self._runs(most=most))
+        found = find_experiment(self.api, experiment, self.namespace)
+        if found is None:
+            raise NotFoundError(f"There is no experiment '{experiment}'.", "Look for its name in the UI.")
+        return list(self._runs(most=most, experiment_id=str(found.experiment_id)))
 
     def _runs(self, most: int, **more: Any) -> Iterator[Run]:
         where = {} if "experiment_id" in more else {"namespace": self.namespace}

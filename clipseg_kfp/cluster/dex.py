@@ -12,7 +12,7 @@ import ssl
 from typing import Any
 from urllib.error import HTTPError, URLError
 from urllib.parse import urlencode, urlsplit, urlunsplit
-from urllib.request import HTTPCookieProcessor, HTTPSHandler, OpenerDirector, build_opener
+from urllib.request import HTTPCookieProcessor, HTTPSHandler, OpenerDirector, Request, build_opener
 
 from clipseg_kfp.cluster.errors import ClusterError, LoginError
 
@@ -52,7 +52,7 @@ def session_cookies(
     if "/auth" not in urlsplit(url).path:
         if status >= 400:
             raise _no_form(host, status)
-        return _joined(jar)  # let in without a login
+        return _header(jar, host)  # let in without a login
     form = urlsplit(url)
     if form.path.endswith("/auth"):  # the choice of connectors: take the local one
         _, url = _visit(opener, urlunsplit(form._replace(path=f"{form.path}/local")))
@@ -69,7 +69,7 @@ def session_cookies(
         )
     if urlsplit(url).path.endswith("/approval"):
         status, url = _visit(opener, url, {"approval": "approve"})
-    cookies = _joined(jar)
+    cookies = _header(jar, host)
     if not cookies:
         raise _no_form(host, status)
     return cookies
@@ -92,8 +92,11 @@ def _visit(opener: OpenerDirector, url: str, form: dict[str, str] | None = None)
         ) from None
 
 
-def _joined(jar: http.cookiejar.CookieJar) -> str:
-    return "; ".join(f"{cookie.name}={cookie.value}" for cookie in jar)
+def _header(jar: http.cookiejar.CookieJar, host: str) -> str:
+    """What a browser would send to the host: Dex's own cookies stay with Dex."""
+    request = Request(f"{host}/")
+    jar.add_cookie_header(request)
+    return request.get_header("Cookie", "") or ""
 
 
 def _no_form(host: str, status: int) -> LoginError:

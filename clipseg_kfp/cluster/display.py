@@ -49,26 +49,34 @@ def state_text(state: str) -> Text:
 
 def run_table(runs: Sequence[Run]) -> Table:
     """A row a run."""
-    table = Table()
-    for name in ("run", "state", "created (UTC)", "ID"):
-        table.add_column(name, overflow="fold", no_wrap=name == "ID")
+    table = _listing()
+    for name in ("run", "state", "made (UTC)", "ID"):
+        table.add_column(name, overflow="fold", min_width=_LEAST.get(name), no_wrap=name == "ID")
     for run in runs:
         table.add_row(safe(run.name), state_text(run.state), moment(run.created), run.id)
     return table
 
 
+#: What stays readable on narrow terminals; an ID stays whole, to be copied.
+_LEAST = {"run": 18, "schedule": 9, "when": 9, "state": 9, "enabled": 7}
+
+
+def _listing() -> Table:
+    """A table without lines: 80 columns are few for names and IDs."""
+    return Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)
+
+
 def schedule_table(schedules: Sequence[Schedule]) -> Table:
     """A row a schedule."""
-    table = Table()
-    for name in ("schedule", "when", "enabled", "catch-up", "at once", "ID"):
-        table.add_column(name, overflow="fold", no_wrap=name == "ID")
+    table = _listing()
+    for name in ("schedule", "when", "enabled", "catch-up", "ID"):
+        table.add_column(name, overflow="fold", min_width=_LEAST.get(name), no_wrap=name == "ID")
     for one in schedules:
         table.add_row(
             safe(one.name),
             safe(one.when),
             "yes" if one.enabled else "no",
             "yes" if one.catch_up else "no",
-            str(one.data.max_concurrency or ""),
             one.id,
         )
     return table
@@ -123,8 +131,8 @@ def duration(seconds: float | None) -> str:
 
 
 def moment(value: datetime | None) -> str:
-    """A time in UTC, to the minute."""
-    return f"{value.astimezone(UTC):%Y-%m-%d %H:%M}" if value and value.year > 1970 else ""
+    """Month, day and time in UTC, to the minute; the year is in the JSON."""
+    return f"{value.astimezone(UTC):%m-%d %H:%M}" if value and value.year > 1970 else ""
 
 
 def plain(text: str) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -15,10 +14,12 @@ from clipseg_kfp.cluster.display import safe
 from clipseg_kfp.cluster.errors import LoginError, NotFoundError
 from clipseg_kfp.cluster.packages import spec_of
 from clipseg_kfp.cluster.parameters import declared
-from clipseg_kfp.cluster.storage_checks import storage
+from clipseg_kfp.cluster.secret_checks import lent, storage_secret
+from clipseg_kfp.cluster.storage_checks import has_credentials, has_endpoint, storage
 from clipseg_kfp.errors import ClipsegKfpError
 
 OLDEST = (2, 0)
+DEFAULT_SECRET = "mlpipeline-minio-artifact"
 _DIGEST = re.compile(r"@sha256:[0-9a-f]{64}$")
 _MARKS = {"ok": "[green]ok[/]", "warn": "[yellow]warn[/]", "fail": "[bold red]fail[/]"}
 
@@ -75,12 +76,15 @@ def examine(client: Client, asked: Asked) -> list[Finding]:
         findings.append(Finding("pipeline", "ok", f"{asked.pipeline}, version {version.display_name}"))
         findings += _images(version)
         defaults = {name: one.default for name, one in declared(spec_of(version)).items()}
-    findings += _secret(
-        client.login.namespace or "kubeflow", asked.secret or str(defaults.get("storage_secret") or "mlpipeline-minio-artifact")
-    )
-    for what, mark, detail in storage(asked.source_uri, asked.output_uri, asked.endpoint):
-        findings.append(Finding(what, mark, detail))
-    findings += _model(asked.model_uri or str(defaults.get("model_uri") or ""), asked.endpoint)
+    place, name = client.login.namespace or "kubeflow", str(defaults.get("storage_secret") or DEFAULT_SECRET)
+    line, keys = storage_secret(place, asked.secret or name)
+    findings.append(Finding(*line))
+    if has_credentials() or not has_endpoint(asked.endpoint):  # what the user says here counts more
+        keys = None
+    with lent(keys):
+        lines = storage(asked.source_uri, asked.output_uri, asked.endpoint, lent=keys is not None)
+        findings += [Finding(*one) for one in lines]
+        findings += _model(asked.model_uri or str(defaults.get("model_uri") or ""), asked.endpoint)
     return findings
 
 
@@ -181,47 +185,6 @@ def image_finding(image: str) -> Finding:
             "image", "warn", f"{image}: what it means changes, and caching does not notice. Pin it by digest."
         )
     return Finding("image", "ok", f"{image} (a tag may move: a digest is safer)")
-
-
-def _secret(namespace: str, name: str) -> Iterator[Finding]:
-    """Whether the storage secret is there, with its keys; its values are not looked at."""
-    from kubernetes import client, config
-    from kubernetes.client.exceptions import ApiException
-    from kubernetes.config.config_exception import ConfigException
-    from urllib3.exceptions import HTTPError
-
-    command = f"kubectl get secret {name} -n {namespace}"
-    try:
-        try:
-            config.load_kube_config(config_file=os.environ.get("KUBECONFIG") or None)
-        except ConfigException:
-            config.load_incluster_config()
-    except (ConfigException, OSError):
-        yield Finding("storage secret", "warn", f"Not checked: no access to Kubernetes from here. See: {command}")
-        return
-    try:
-        found = client.CoreV1Api().read_namespaced_secret(name, namespace, _request_timeout=10)
-    except ApiException as error:
-        if error.status == 404:
-            yield Finding(
-                "storage secret",
-                "fail",
-                f"'{name}' is not in namespace '{namespace}'. Make it with the keys accesskey and secretkey, or "
-                "name another with the parameter storage_secret.",
-            )
-            return
-        yield Finding(
-            "storage secret", "warn", f"Not checked: Kubernetes answered {error.status}. See: {command}"
-        )
-        return
-    except (HTTPError, OSError):
-        yield Finding("storage secret", "warn", f"Not checked: Kubernetes cannot be reached. See: {command}")
-        return
-    missing = [key for key in ("accesskey", "secretkey") if key not in (found.data or {})]
-    if missing:
-        yield Finding("storage secret", "fail", f"'{name}' lacks the key {' and '.join(missing)}.")
-    else:
-        yield Finding("storage secret", "ok", f"'{name}' in '{namespace}' has its keys")
 
 
 def _model(uri: str, endpoint: str) -> Iterator[Finding]:

@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from clipseg_kfp.cluster.errors import NotFoundError
-from clipseg_kfp.naming import safe_segment
 from clipseg_kfp.results import MANIFEST
+from clipseg_kfp.results.commit import configurations
+from clipseg_kfp.results.layout import run_key
 from clipseg_kfp.storage import open_folder
 from clipseg_kfp.summary import RunSummary, read_run
 
@@ -89,8 +90,8 @@ def results(run: Run, endpoint: str = "") -> RunSummary:
         )
     own_name = str(run.parameters.get("run_id") or run.id)
     folder = open_folder(output, endpoint)
-    for config in folder.folders():
-        key = f"{config}/runs/{safe_segment(own_name)}/{MANIFEST}"
+    for config in configurations(folder):
+        key = f"{config}/{run_key(own_name, MANIFEST)}"
         if folder.stat(key) is not None:
             return read_run(folder.locate(key), endpoint)
     raise NotFoundError(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import date
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,15 @@ _WORDS = {
     "LIST": "a JSON list",
     "STRUCT": "a JSON object",
 }
+_EXAMPLES = {
+    "STRING": '"a text"',
+    "NUMBER_INTEGER": "100",
+    "NUMBER_DOUBLE": "0.5",
+    "BOOLEAN": "true",
+    "LIST": '["one", "two"]',
+    "STRUCT": '{"a cat": "cat"}',
+}
+_WHOLE = 2**53  # beyond, the API's numbers are not exact
 
 
 @dataclass(frozen=True)
@@ -85,7 +95,7 @@ def _checked(parameter: Parameter, value: Any) -> Any:
     number = isinstance(value, int | float) and not isinstance(value, bool)
     fits = {
         "STRING": isinstance(value, str),
-        "NUMBER_INTEGER": number and float(value).is_integer(),
+        "NUMBER_INTEGER": number and (isinstance(value, int) or value.is_integer()) and abs(value) <= _WHOLE,
         "NUMBER_DOUBLE": number and abs(value) < float("inf"),
         "BOOLEAN": isinstance(value, bool),
         "LIST": isinstance(value, list),
@@ -93,10 +103,23 @@ def _checked(parameter: Parameter, value: Any) -> Any:
     }
     if not fits.get(parameter.kind, True):
         raise ParameterError(
-            f"The parameter '{parameter.name}' takes {_WORDS[parameter.kind]}, not {_shown(value)}.",
-            f"Its default is {_shown(parameter.default)}.",
+            f"The parameter '{parameter.name}' takes {_WORDS[parameter.kind]}, not {_found(value)}.",
+            _example(parameter, value),
         )
     return int(value) if parameter.kind == "NUMBER_INTEGER" else value
+
+
+def _found(value: Any) -> str:
+    """A value and, where it would look like a text otherwise, what YAML takes it for."""
+    return f"the date {value}" if isinstance(value, date) else _shown(value)
+
+
+def _example(parameter: Parameter, value: Any) -> str:
+    """How to write a value that fits."""
+    if parameter.kind == "STRING" and isinstance(value, bool | int | float | date):
+        return f'In a file, put a text in quotes: {parameter.name}: "{value}".'
+    default = _EXAMPLES[parameter.kind] if parameter.required else _shown(parameter.default)
+    return f"Write it as, for example, {parameter.name}: {default}."
 
 
 def from_words(parameters: Mapping[str, Parameter], words: Sequence[str]) -> dict[str, Any]:
@@ -129,6 +152,8 @@ def from_words(parameters: Mapping[str, Parameter], words: Sequence[str]) -> dic
 def _value(name: str, kind: str, text: str) -> Any:
     if kind == "STRING":
         return text
+    if kind == "LIST" and not text.strip():
+        return []
     if kind == "LIST" and not text.lstrip().startswith(("[", "{")):
         return [text]
     lower = text.strip().lower()
@@ -137,7 +162,10 @@ def _value(name: str, kind: str, text: str) -> Any:
     try:
         value = json.loads(text, parse_constant=_no_constant)
     except ValueError:
-        raise ParameterError(f"--set {name}: {_shown(text)} is not {_WORDS.get(kind, kind)}.") from None
+        raise ParameterError(
+            f"--set {name}: {_shown(text)} is not {_WORDS.get(kind, kind)}.",
+            f"Write --set '{name}={_EXAMPLES.get(kind, '')}', for example.",
+        ) from None
     return [value] if kind == "LIST" and isinstance(value, dict) else value
 
 

@@ -178,26 +178,28 @@ class Run:
         return metrics(self, endpoint)
 
 
+def find_experiment(api: Api, name: str, namespace: str) -> Any | None:
+    """An experiment by name; ``None`` where there is none."""
+    found = api.pages(
+        api.experiments.experiment_service_list_experiments,
+        "experiments",
+        filter=named(name),
+        namespace=namespace,
+    )
+    return next((one for one in found if one.display_name == name), None)
+
+
 def experiment_id(api: Api, name: str, namespace: str) -> str:
     """The ID of an experiment, which is made where it is not there."""
     import kfp_server_api
 
-    def find() -> Any | None:
-        found = api.pages(
-            api.experiments.experiment_service_list_experiments,
-            "experiments",
-            filter=named(name),
-            namespace=namespace,
-        )
-        return next((one for one in found if one.display_name == name), None)
-
-    experiment = find()
+    experiment = find_experiment(api, name, namespace)
     if experiment is None:
         body = kfp_server_api.V2beta1Experiment(display_name=name, namespace=namespace or None)
         try:
             experiment = api.write(api.experiments.experiment_service_create_experiment, experiment=body)
         except ConflictError:  # made by another in between
-            experiment = find()
+            experiment = find_experiment(api, name, namespace)
             if experiment is None:
                 raise
     elif experiment.storage_state == "ARCHIVED":

@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from clipseg_kfp.cluster.api import Api, named
-from clipseg_kfp.cluster.errors import ConflictError, NotFoundError
+from clipseg_kfp.cluster.errors import ClusterError, ConflictError, NotFoundError
 from clipseg_kfp.cluster.schedule_forms import alike, is_enabled
 from clipseg_kfp.cluster.timing import in_words
 
@@ -161,7 +161,13 @@ def _replace(api: Api, old: Schedule, wanted: Any) -> Schedule:
     )
     _delete(api, old.id)
     if enable:
-        switch(new, True)
+        try:
+            switch(new, True)
+        except ClusterError as error:
+            raise ClusterError(
+                f"The schedule '{new.name}' is replaced, but not enabled yet: {error.message}",
+                f"Enable it: clipseg-kfp schedule enable {new.id}",
+            ) from error
     return _again(new)
 
 

@@ -47,8 +47,8 @@ class Scheduling(Session):
             pipeline: as for :meth:`run`. The schedule keeps the version that is the newest now.
             parameters: as for :meth:`run`.
             cron: five fields as in crontab, or six with seconds first; UTC unless the cluster says otherwise.
-            every: instead, seconds or a duration such as ``6h``.
-            start: no run before; empty starts at once.
+            every: instead, seconds or a duration such as ``6h``; the first run comes one interval after the start.
+            start: no run before; empty starts to count now.
             end: no run after.
             catch_up: make up for starts that were missed, one run each. Every run takes all new images,
                 so there is nothing to make up for: leave it off.

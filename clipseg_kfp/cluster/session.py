@@ -63,7 +63,7 @@ class Session:
         """Uploads a pipeline, unless its content is there already.
 
         Args:
-            source: ``batch-segmentation``, ``one-shot-segmentation`` or a compiled YAML file.
+            source: ``batch-segmentation`` or another name of ``clipseg-kfp compile``, or a compiled YAML file.
             image: container image of all components, for a name.
             pipeline_name: name on the cluster; empty takes the package's.
             version_name: empty derives it from the content.
@@ -89,8 +89,17 @@ class Session:
 
         Returns:
             ``V2beta1PipelineVersion``.
+
+        Raises:
+            ParameterError: a version is named, and a package that would be another one.
+            NotFoundError: no such pipeline or version on the cluster.
         """
         if is_file(pipeline) or image:
+            if version:
+                raise ParameterError(
+                    f"Both a package to upload and the version '{version}' are given.",
+                    "Leave out --pipeline-version, or name the pipeline alone.",
+                )
             there = self.upload(pipeline, image)
             return self.api.read(
                 self.api.pipelines.pipeline_service_get_pipeline_version,

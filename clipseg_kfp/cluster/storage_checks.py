@@ -6,13 +6,9 @@ import os
 import uuid
 from collections.abc import Iterator
 from contextlib import suppress
-from datetime import timedelta
-
-import urllib3
-from minio.error import MinioException
 
 from clipseg_kfp.errors import ClipsegKfpError, ParameterError
-from clipseg_kfp.storage import Folder, ObjectTooLargeError, open_folder, open_object
+from clipseg_kfp.storage import ConditionUnsupportedError, Folder, ObjectTooLargeError, open_folder, open_object
 from clipseg_kfp.storage.s3 import S3Folder
 
 PROBE = ".clipseg-kfp-probe-"
@@ -21,24 +17,42 @@ _CREDENTIALS = ("AWS_ACCESS_KEY_ID", "MINIO_ACCESS_KEY", "AWS_WEB_IDENTITY_TOKEN
 Line = tuple[str, str, str]  # what, mark, detail
 
 
-def storage(source_uri: str, output_uri: str, endpoint: str) -> Iterator[Line]:
+def has_credentials() -> bool:
+    """Whether the environment says who asks the store."""
+    return any(os.environ.get(name) for name in _CREDENTIALS)
+
+
+def has_endpoint(endpoint: str) -> bool:
+    """Whether the store has been named; without, it would be AWS."""
+    return bool(endpoint or os.environ.get("S3_ENDPOINT") or os.environ.get("AWS_ENDPOINT_URL"))
+
+
+def storage(source_uri: str, output_uri: str, endpoint: str, *, lent: bool = False) -> Iterator[Line]:
     """Checks both prefixes with the credentials of the environment.
 
     Args:
         source_uri: prefix of the images; empty is not checked.
         output_uri: prefix for results; empty is not checked.
         endpoint: URL of the S3 endpoint as seen from here.
+        lent: the credentials are those of the storage secret.
     """
     if not source_uri and not output_uri:
         yield (
             "bucket",
             "warn",
-            "Not checked: give --source-uri and --output-uri, with AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and "
-            "S3_ENDPOINT in the environment.",
+            "Not checked: give --source-uri and --output-uri, and --endpoint as seen from here. The keys are those "
+            "of the storage secret, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY.",
         )
         return
-    if not any(os.environ.get(name) for name in _CREDENTIALS):
-        yield "bucket", "warn", "No S3 credentials are in the environment; ~/.aws/credentials are tried."
+    if lent:
+        yield "bucket", "ok", "checked with the keys of the storage secret, as pods have them"
+    elif not has_credentials():
+        yield (
+            "bucket",
+            "warn",
+            "No S3 credentials are in the environment; ~/.aws/credentials are tried. The keys of the storage secret "
+            "serve where Kubernetes shows them and --endpoint is given.",
+        )
     if source_uri:
         yield from _source(source_uri, endpoint)
     if output_uri:
@@ -47,7 +61,7 @@ def storage(source_uri: str, output_uri: str, endpoint: str) -> Iterator[Line]:
 
 def _source(uri: str, endpoint: str) -> Iterator[Line]:
     try:
-        folder: Folder = _s3(uri, endpoint)
+        folder = _s3(uri, endpoint)
         first = None
         if not uri.endswith("/"):
             above, key = open_object(uri, endpoint)
@@ -84,36 +98,34 @@ def _output(uri: str, endpoint: str) -> Iterator[Line]:
             yield "results", "fail", f"{folder.locate(key)} came back with other content than was written."
     except ClipsegKfpError as error:
         yield "results", "fail", f"{error.message} {error.remedy}".strip()
-    if not _removed(folder, key):
+    finally:  # Ctrl-C leaves nothing behind either
+        removed = _removed(folder, key)
+    if not removed:
         yield "probe", "ok", f"{folder.locate(key)} stays: deleting is not allowed here, nor needed."
 
 
-def _s3(uri: str, endpoint: str) -> S3Folder:
+def _s3(uri: str, endpoint: str) -> Folder:
     folder = open_folder(uri, endpoint)
     if not isinstance(folder, S3Folder):
         raise ParameterError(f"'{uri}' is a folder of this machine.", "Pods see s3://bucket/prefix only.")
     return folder
 
 
-def _conditional(folder: S3Folder, key: str) -> Line:
-    """Whether the store refuses to write a second time with ``If-None-Match: *``; nothing here rests on it."""
-    name = f"{folder.prefix}{key}"
+def _conditional(folder: Folder, key: str) -> Line:
+    """Whether the store refuses to create what is there already; where it does not, runs do without."""
     try:
-        url = folder.client.presigned_put_object(folder.bucket, name, expires=timedelta(minutes=5))
-        answer = urllib3.PoolManager(cert_reqs="CERT_REQUIRED").request(
-            "PUT", url, body=b"another", headers={"If-None-Match": "*"}, timeout=30.0, retries=False
-        )
-    except (MinioException, urllib3.exceptions.HTTPError, ValueError) as error:
-        return "conditional writes", "warn", f"Not checked: {type(error).__name__}."
-    if answer.status in (409, 412):
-        return "conditional writes", "ok", "honored by the store"
-    return "conditional writes", "ok", f"not honored by the store (status {answer.status}), nor needed here"
+        replaced = folder.create(key, b"another")
+    except ConditionUnsupportedError:
+        replaced = True
+    if replaced:
+        return "conditional writes", "ok", "not honored by the store, nor needed here"
+    return "conditional writes", "ok", "honored by the store"
 
 
-def _removed(folder: S3Folder, key: str) -> bool:
+def _removed(folder: Folder, key: str) -> bool:
     """Deletes the probe, where that is allowed."""
     try:
-        folder.client.remove_object(folder.bucket, f"{folder.prefix}{key}")
+        folder.delete(key)
         return folder.stat(key) is None
-    except (MinioException, urllib3.exceptions.HTTPError, ValueError, ClipsegKfpError):
+    except ClipsegKfpError:
         return False

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import os
 import threading
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -15,6 +16,7 @@ from cluster_backend import PACKAGE, Backend
 from clipseg_kfp import Client
 from clipseg_kfp.cluster import Login
 from clipseg_kfp.cluster.doctor import Asked, Finding, examine, image_finding
+from clipseg_kfp.cluster.storage_checks import has_endpoint
 from clipseg_kfp.embedded import EmbeddedStore
 from clipseg_kfp.storage import open_folder
 from clipseg_kfp.storage.s3 import connect
@@ -146,6 +148,9 @@ def test_forms_of_images(image: str, mark: str) -> None:
     assert image_finding(image).mark == mark
 
 
+KEYS: dict[str, str] = {}  # of the real store, where a test sets them
+
+
 class _Kubernetes(BaseHTTPRequestHandler):
     """Answers for one secret, as the Kubernetes API does."""
 
@@ -153,7 +158,12 @@ class _Kubernetes(BaseHTTPRequestHandler):
         pass
 
     def do_GET(self) -> None:
-        secrets = {"whole": {"accesskey": "a", "secretkey": "b"}, "half": {"accesskey": "a"}}
+        secrets = {
+            "whole": {"accesskey": "a", "secretkey": "b"},
+            "half": {"accesskey": "a"},
+            "newline": {"accesskey": "a", "secretkey": "b\n"},
+            "store": KEYS,
+        }
         name = self.path.rpartition("/")[2]
         status, answer = 404, {"kind": "Status", "code": 404}
         if name == "forbidden":
@@ -193,6 +203,7 @@ def kubernetes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None
     [
         ("whole", "ok", "has its keys"),
         ("half", "fail", "lacks the key secretkey"),
+        ("newline", "fail", "with a space or a newline"),
         ("none", "fail", "is not in namespace 'kubeflow'"),
         ("forbidden", "warn", "answered 403"),
     ],
@@ -201,3 +212,42 @@ def test_the_storage_secret(client: Client, kubernetes: None, name: str, mark: s
     findings = examine(client, Asked(secret=name))
     assert marks(findings)["storage secret"] == mark
     assert said in detail(findings, "storage secret")
+
+
+def test_the_keys_of_the_secret_open_the_bucket(
+    client: Client,
+    kubernetes: None,
+    bucket: str,
+    s3_env: dict[str, str],
+    monkeypatch: pytest.MonkeyPatch,
+    say: Say,
+) -> None:
+    open_folder(f"s3://{bucket}/in").write("x.jpg", b"an image")
+    key, secret = s3_env["AWS_ACCESS_KEY_ID"], s3_env["AWS_SECRET_ACCESS_KEY"]
+    monkeypatch.setitem(KEYS, "accesskey", key)
+    monkeypatch.setitem(KEYS, "secretkey", secret)
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.delenv(name)
+    connect.cache_clear()
+    asked = Asked(f"s3://{bucket}/in", f"s3://{bucket}/out", secret="store")
+    found = marks(examine(client, asked))
+    assert found["bucket"] == found["images"] == found["results"] == "ok"
+    assert "AWS_ACCESS_KEY_ID" not in os.environ  # lent, not kept
+    out = "".join(say("doctor", "--secret", "store", "--output-uri", f"s3://{bucket}/out")[1:])
+    assert "with the keys of the storage secret" in out
+    assert key not in out and secret not in out
+
+    monkeypatch.delenv("S3_ENDPOINT")
+    assert not has_endpoint("")  # then the keys are not lent: nobody's go to AWS unasked
+
+
+def test_the_probe_goes_also_where_the_check_is_stopped(
+    client: Client, bucket: str, s3_env: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stopped(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("clipseg_kfp.cluster.storage_checks._conditional", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        examine(client, Asked(output_uri=f"s3://{bucket}/out"))
+    assert list(open_folder(f"s3://{bucket}/out").entries()) == []

@@ -188,7 +188,7 @@ class _Pages(BaseHTTPRequestHandler):
         elif path == "/oauth2/start":
             self._send(302, "/dex/auth?client_id=kubeflow&state=1", "csrf=1")
         elif path == "/dex/auth/local":
-            self._send(302, "/dex/auth/local/login?state=1")
+            self._send(302, "/dex/auth/local/login?state=1", "dex=own", "/dex")
         elif path == "/oauth2/callback":
             self._send(302, "/", "session=good")
         else:
@@ -204,12 +204,12 @@ class _Pages(BaseHTTPRequestHandler):
         else:
             self._send(200)
 
-    def _send(self, status: int, location: str = "", cookie: str = "") -> None:
+    def _send(self, status: int, location: str = "", cookie: str = "", path: str = "/") -> None:
         self.send_response(status)
         if location:
             self.send_header("Location", location)
         if cookie:
-            self.send_header("Set-Cookie", f"{cookie}; Path=/")
+            self.send_header("Set-Cookie", f"{cookie}; Path={path}")
         self.send_header("Content-Length", "0")
         self.end_headers()
 
@@ -226,7 +226,7 @@ def test_dex_gives_a_session(dex: Dex) -> None:
     from clipseg_kfp.cluster.dex import session_cookies
 
     cookies = session_cookies(dex.url, "alice@example.com", SECRET)
-    assert "session=good" in cookies
+    assert "session=good" in cookies and "dex=own" not in cookies
     assert dex.posted[-1] == {"approval": ["approve"]}
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import io
 import json
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -25,13 +25,20 @@ Say = Callable[..., tuple[int, str, str]]
 def commit(output: str, run: str, config: str = "0123456789abcdef", done: int = 4) -> None:
     """Commits a run as publish_results does, with the files that a summary reads."""
     results = Results(open_folder(output), config)
+    results.describe({"model": "a model"})
     results.write("masks/a/1/cat.png", b"a mask")
-    results.add_to_run(run, "metrics.json", json_bytes({"mean_iou": 0.75, "per_prompt": {}, "done": done}))
-    table = pa.table({"key": pa.array([], pa.string()), "reason": pa.array([], pa.string())})
-    buffer = io.BytesIO()
-    pq.write_table(table.append_column("detail", pa.array([], pa.string())), buffer)
-    results.add_to_run(run, "quarantine.parquet", buffer.getvalue())
-    results.commit(run, Counts(listed=done, done=done, masks=done), {"parts": []})
+    attempt = results.begin(run, done)
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder, "metrics.json").write_bytes(
+            json_bytes({"mean_iou": 0.75, "per_prompt": {}, "done": done})
+        )
+        empty = pa.array([], pa.string())
+        pq.write_table(
+            pa.table({"key": empty, "reason": empty, "detail": empty}), Path(folder, "quarantine.parquet")
+        )
+        for name in ("metrics.json", "quarantine.parquet"):
+            attempt.add(name, Path(folder, name))
+    attempt.commit(Counts(listed=done, done=done, masks=done), {"dataset_digest": "d", "parts": []})
 
 
 def test_artifacts_and_metrics_of_a_run(
@@ -43,7 +50,7 @@ def test_artifacts_and_metrics_of_a_run(
     commit(output, run.id)
     assert run.metrics()["done"] == 4
     found = {one.name: one for one in run.artifacts()}
-    assert set(found) == {"masks", "metrics.json", "quarantine.parquet", "manifest.json"}
+    assert set(found) == {"masks", "attempt.json", "metrics.json", "quarantine.parquet", "manifest.json"}
     assert found["metrics.json"].bytes and len(found["metrics.json"].sha256) == 64
     for name in ("metrics.json", "manifest.json"):
         folder, _, key = found[name].uri.rpartition("/")

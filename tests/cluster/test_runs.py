@@ -19,7 +19,7 @@ from cluster_state import Refused
 from rich.console import Console
 
 from clipseg_kfp import Client
-from clipseg_kfp.cluster.display import following
+from clipseg_kfp.cluster.display import following, run_table, schedule_table
 from clipseg_kfp.cluster import ClusterError, NotFoundError, RunError, WaitTimeoutError, waiting
 from clipseg_kfp.errors import ParameterError
 
@@ -338,3 +338,61 @@ def test_changes_are_told_line_by_line(say: Say, backend: Backend) -> None:
     assert status == 0 and lines[-1] == "run: SUCCEEDED"
     assert "segment-images: SUCCEEDED (3/3)" in lines
     assert len(lines) == len(set(lines))
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("max_quarantined: 20", 'max_quarantined: "20"'),
+        ("run_id: 2026-11-22", 'run_id: "2026-11-22"'),
+        ("threshold: high", "for example, threshold: 0.5"),
+        ("ground_truth_classes: [cat]", "takes a JSON object"),
+        (f"limit: {10**400}", "takes a whole number"),
+    ],
+)
+def test_a_file_with_a_wrong_type_is_mended_by_what_is_said(
+    say: Say, client: Client, tmp_path: Path, line: str, said: str
+) -> None:
+    client.upload(PACKAGE)
+    file = tmp_path / "parameters.yaml"
+    file.write_text(line, "utf-8")
+    status, _, err = say("run", "--parameters", file)
+    assert status == 1 and said in err and "Traceback" not in err
+
+
+def test_objects_lists_and_texts_from_the_command_line(say: Say, client: Client, backend: Backend) -> None:
+    client.upload(PACKAGE)
+    words = ['ground_truth_classes={"a cat": "cat"}', "max_quarantined=5%", "full=yes", "formats=", 'prompts=["a"]']
+    assert say("run", *(part for word in words for part in ("--set", word)))[0] == 0
+    (run,) = backend.state.runs.values()
+    assert run.runtime_config.parameters == {
+        "ground_truth_classes": {"a cat": "cat"},
+        "max_quarantined": "5%",
+        "full": True,
+        "formats": [],
+        "prompts": ["a"],
+    }
+    status, _, err = say("run", "--set", "ground_truth_classes=cat")
+    assert status == 1 and "is not a JSON object" in err and "for example" in err
+
+
+def test_a_package_and_a_version_contradict_each_other(client: Client, backend: Backend) -> None:
+    with pytest.raises(ParameterError, match="the version '1'"):
+        client.run(PACKAGE, version="1")
+    assert not backend.state.versions
+
+
+def test_an_id_is_whole_on_80_columns(client: Client) -> None:
+    client.upload(PACKAGE)
+    run = client.run("batch-segmentation")
+    schedule = client.schedule("every-night", cron="30 2 * * *").schedule
+    for table, number in ((run_table([run]), run.id), (schedule_table([schedule]), schedule.id)):
+        screen = io.StringIO()
+        Console(file=screen, width=80).print(table)
+        assert number in screen.getvalue()
+
+
+def test_looking_for_runs_makes_no_experiment(say: Say, backend: Backend) -> None:
+    status, _, err = say("runs", "list", "--experiment", "a typing error")
+    assert status == 1 and "There is no experiment 'a typing error'" in err
+    assert not backend.state.experiments and not backend.count("POST", "/experiments$")

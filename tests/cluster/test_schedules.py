@@ -105,8 +105,10 @@ def test_a_replacement_that_was_cut_off_is_finished(client: Client, backend: Bac
     setattr(backend.state, method, fail)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("clipseg_kfp.cluster.api.PATIENCE_SECONDS", 0.1)
-        with pytest.raises(ClusterError):
+        with pytest.raises(ClusterError) as error:
             client.schedule("nightly", cron="0 4 * * *")
+    if cut == "enable":
+        assert error.value.remedy == f"Enable it: clipseg-kfp schedule enable {only(backend).recurring_run_id}"
     setattr(backend.state, method, real)
     assert sum(one.mode == "ENABLE" for one in backend.state.recurring.values()) <= 1, "never two at once"
     applied = client.schedule("nightly", cron="0 4 * * *")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import threading
 from pathlib import Path
 
@@ -10,7 +11,9 @@ from cluster_backend import PACKAGE, Backend
 from cluster_state import Refused
 
 from clipseg_kfp import Client
+from clipseg_kfp.cli import cluster
 from clipseg_kfp.cluster import ClusterError, Uploaded
+from clipseg_kfp.compiling import pipeline_names
 from clipseg_kfp.errors import ParameterError
 
 
@@ -126,3 +129,17 @@ def test_users_upload_into_their_namespace(alice: Client, users: Backend) -> Non
 def test_a_shared_pipeline_is_found_by_users(alice: Client) -> None:
     shared = alice.upload(PACKAGE, shared=True)
     assert alice.version("batch-segmentation").pipeline_version_id == shared.version_id
+
+
+@pytest.mark.parametrize("name", pipeline_names())
+def test_every_pipeline_goes_up_and_runs_with_its_defaults(client: Client, backend: Backend, name: str) -> None:
+    assert client.upload(name, "registry.example/clipseg-kfp:1").action == "new pipeline"
+    assert client.run(name).wait().state == "SUCCEEDED"
+    (schedule,) = [client.schedule("nightly", name, cron="@daily").schedule]
+    assert schedule.enabled
+
+
+def test_the_help_of_upload_names_all_pipelines() -> None:
+    source = inspect.signature(cluster.upload, eval_str=True).parameters["source"]
+    (argument,) = source.annotation.__metadata__
+    assert argument.help == f"{', '.join(pipeline_names())}, or a YAML file."
