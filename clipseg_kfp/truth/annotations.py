@@ -36,7 +36,10 @@ class Coco:
             self._shapes: dict[int, dict[int, list[Any]]] = {key: {} for key in images}
             for i, one in enumerate(value["annotations"], start=1):
                 self._take(one, i)
-            self.images = ByImage({_name(one): one for one in images.values()}, True, uri)
+            named = {_name(one): one for one in value["images"]}
+            if len(named) < len(value["images"]) or len(images) < len(named):
+                raise ParameterError(f"{uri}: two images have the same id or file_name.", "Make both unique.")
+            self.images = ByImage(named, True, uri)
         except (KeyError, TypeError, ValueError) as error:
             raise ParameterError(
                 f"{uri} is no COCO file: {type(error).__name__} {error}.",
