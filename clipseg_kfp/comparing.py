@@ -23,14 +23,14 @@ class Comparison:
 
     Attributes:
         counts: of the mask as it was written.
-        boundary: boundary IoU of that mask.
+        boundary: boundary IoU of that mask; ``None`` where there is no outline.
         histogram: of the probabilities; empty where they are not at hand.
         width: of the ground truth, which all is compared at.
         height: of the ground truth.
     """
 
     counts: Confusion
-    boundary: float
+    boundary: float | None
     histogram: Histogram
     width: int
     height: int

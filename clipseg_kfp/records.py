@@ -148,7 +148,7 @@ _COUNTS = (
     ("dice", pa.float64()),
     ("precision", pa.float64()),
     ("recall", pa.float64()),
-    ("boundary_iou", pa.float64()),  # mean over images
+    ("boundary_iou", pa.float64()),  # mean over images with an outline; null without
 )
 
 #: evaluate_masks and the results: one row a prompt that ground truth exists for.

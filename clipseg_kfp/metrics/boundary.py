@@ -13,7 +13,7 @@ Mask = NDArray[np.bool_]
 
 def boundary_iou(
     predicted: Mask, truth: Mask, valid: Mask | None = None, dilation_ratio: float = DILATION_RATIO
-) -> float:
+) -> float | None:
     """IoU of the parts of two masks that lie near their own outlines.
 
     With M_d the pixels of a mask M within distance d of its outline, it is
@@ -29,7 +29,8 @@ def boundary_iou(
         dilation_ratio: d, as a share of the diagonal.
 
     Returns:
-        0 to 1; 1 where neither mask has an outline that counts.
+        0 to 1; ``None`` where neither mask has an outline that counts: it says nothing of outlines, and as 1 it
+        would hide the images with the thing in the mean of a thing that is rare.
     """
     height, width = truth.shape
     distance = max(1, round(dilation_ratio * float(np.hypot(height, width))))
@@ -37,7 +38,7 @@ def boundary_iou(
     if valid is not None:
         edges = [edge & valid for edge in edges]
     union = int(np.count_nonzero(edges[0] | edges[1]))
-    return int(np.count_nonzero(edges[0] & edges[1])) / union if union else 1.0
+    return int(np.count_nonzero(edges[0] & edges[1])) / union if union else None
 
 
 def _near_outline(mask: Mask, distance: int) -> Mask:

@@ -26,7 +26,7 @@ class Evaluation:
     Attributes:
         prompts: pixel counts of each prompt that has ground truth, by name: of the masks as they were written.
         histograms: the probabilities of the same, before thresholds and cleaning.
-        boundaries: sum of boundary IoU over images, by prompt.
+        boundaries: sum of boundary IoU over images with an outline, by prompt, and how many these are.
         intervals: 95 % confidence intervals by prompt: of the IoU, and of the IoU at the best threshold.
         mean_interval: of the mean IoU.
         unmatched: names of ground-truth classes that are no prompt.
@@ -36,17 +36,19 @@ class Evaluation:
 
     prompts: dict[str, Confusion] = field(default_factory=dict)
     histograms: dict[str, Histogram] = field(default_factory=dict)
-    boundaries: dict[str, float] = field(default_factory=dict)
+    boundaries: dict[str, tuple[float, int]] = field(default_factory=dict)
     intervals: dict[str, tuple[Interval, Interval]] = field(default_factory=dict)
     mean_interval: Interval = None
     unmatched: list[str] = field(default_factory=list)
     unusable: list[str] = field(default_factory=list)
     unusable_count: int = 0
 
-    def add(self, prompt: str, counts: Confusion, boundary: float, histogram: Histogram) -> None:
+    def add(self, prompt: str, counts: Confusion, boundary: float | None, histogram: Histogram) -> None:
         """Adds what one image says of a prompt."""
         self.prompts[prompt] = self.prompts.get(prompt, Confusion()) + counts
-        self.boundaries[prompt] = self.boundaries.get(prompt, 0.0) + boundary
+        if boundary is not None:
+            total, images = self.boundaries.get(prompt, (0.0, 0))
+            self.boundaries[prompt] = total + boundary, images + 1
         self.histograms.setdefault(prompt, Histogram()).__iadd__(histogram)
 
     def leave_out(self, reason: str) -> None:
@@ -106,11 +108,12 @@ class Evaluation:
         counts, histogram = self.prompts[name], self.histograms.get(name, Histogram())
         written, at_best = self.intervals.get(name, (None, None))
         best = histogram.best
+        boundary, outlined = self.boundaries.get(name, (0.0, 0))
         return {
             "prompt": name,
             **{key: getattr(counts, key) for key in ("images", "tp", "fp", "fn", "tn")},
             **{key: getattr(counts, key) for key in ("iou", "dice", "precision", "recall")},
-            "boundary_iou": self.boundaries.get(name, 0.0) / counts.images if counts.images else None,
+            "boundary_iou": boundary / outlined if outlined else None,
             "iou_low": written[0] if written else None,
             "iou_high": written[1] if written else None,
             "best_threshold": None if best is None else float(THRESHOLDS[best]),

@@ -11,6 +11,7 @@ ROWS = 200  # of the tables; Kubeflow cuts Markdown at 400,000 characters
 CURVES = 8
 WIDTH, HEIGHT = 420, 220
 _MARKUP = str.maketrans({sign: f"&#{ord(sign)};" for sign in "\\|`*_<>[]&!~#"})
+COLUMNS = ("rank", "set", "prompt", "best threshold", "IoU", "95 % interval", "AP", "images")
 _COLORS = ("#1f6feb", "#d1242f", "#1a7f37", "#9a6700", "#8250df", "#0f7b8a", "#bf3989", "#57606a")
 
 
@@ -55,9 +56,9 @@ def render_markdown(ranking: Ranking, title: str) -> str:
             lines.append(
                 f"| {_cell(one.name)} | {one.prompts} | {one.mean_iou:.3f} | {one.mean_average_precision:.3f} |"
             )
-        lines.append("")
+        lines += ["", "Means over the prompts of a set: sets that look for different things do not compare.", ""]
     lines += [
-        "| rank | set | prompt | best threshold | IoU | 95 % interval | AP | images |",
+        f"| {' | '.join(COLUMNS)} |",
         "| ---: | --- | --- | ---: | ---: | ---: | ---: | ---: |",
     ]
     for row in ranking.prompts[:ROWS]:
@@ -68,25 +69,33 @@ def render_markdown(ranking: Ranking, title: str) -> str:
 
 
 def render_html(ranking: Ranking, curves: dict[str, Any], title: str) -> str:
-    """The tables and the IoU over the thresholds of the first prompts."""
+    """The tables and the IoU over the thresholds of the first prompts that have foreground to find."""
     environment = Environment(loader=PackageLoader("clipseg_kfp", "report"), autoescape=True)
     lines = []
-    for row, color in zip(ranking.prompts[:CURVES], _COLORS, strict=False):
+    known = [row for row in ranking.prompts if row["best_iou"] is not None]
+    for row, color in zip(known[:CURVES], _COLORS, strict=False):
         ious = curves["per_prompt"][row["full_name"]]["iou"]
         points = " ".join(
             f"{threshold * WIDTH:.1f},{HEIGHT - iou * HEIGHT:.1f}"
             for threshold, iou in zip(curves["thresholds"], ious, strict=True)
         )
-        lines.append({"name": row["full_name"], "points": points, "color": color})
+        best = f"{row['best_threshold'] * WIDTH:.1f}", f"{HEIGHT - row['best_iou'] * HEIGHT:.1f}"
+        lines.append({"name": row["full_name"], "points": points, "color": color, "best": best})
     return environment.get_template("ranking.html.j2").render(
         title=title,
         sets=ranking.sets,
-        rows=[_values(row) for row in ranking.prompts[:ROWS]],
+        columns=COLUMNS,
+        rows=[_shown(row) for row in ranking.prompts[:ROWS]],
         more=max(0, len(ranking.prompts) - ROWS),
         lines=lines,
         width=WIDTH,
         height=HEIGHT,
     )
+
+
+def _shown(row: dict[str, Any]) -> dict[str, Any]:
+    found = {"iou": row["best_iou"], "low": row["best_iou_low"], "high": row["best_iou_high"]}
+    return {**found, "values": _values(row)}
 
 
 def _values(row: dict[str, Any]) -> list[str]:

@@ -11,11 +11,12 @@ from clipseg_kfp.truth.references import GroundTruth
 
 
 class Coco:
-    """COCO's object annotations: https://cocodataset.org/#format-data.
+    """COCO's object annotations: https://cocodataset.org/#format-data, and LVIS's.
 
     All instances of a category in an image are one mask, crowds included. Images are annotated for every
-    category, so one without annotations of a category has nothing of it; with LVIS's ``neg_category_ids`` that
-    holds for these categories only.
+    category, so one without annotations of a category has nothing of it. LVIS's are not: there that holds for
+    ``neg_category_ids`` only; categories of ``not_exhaustive_category_ids``, with instances that nobody drew,
+    say nothing of the image; and images are named by ``coco_url``.
 
     Args:
         value: the file's content.
@@ -35,7 +36,10 @@ class Coco:
             self._shapes: dict[int, dict[int, list[Any]]] = {key: {} for key in images}
             for i, one in enumerate(value["annotations"], start=1):
                 self._take(one, i)
-            self.images = ByImage({str(one["file_name"]): one for one in images.values()}, True, uri)
+            named = {_name(one): one for one in value["images"]}
+            if len(named) < len(value["images"]) or len(images) < len(named):
+                raise ParameterError(f"{uri}: two images have the same id or file_name.", "Make both unique.")
+            self.images = ByImage(named, True, uri)
         except (KeyError, TypeError, ValueError) as error:
             raise ParameterError(
                 f"{uri} is no COCO file: {type(error).__name__} {error}.",
@@ -69,10 +73,20 @@ class Coco:
             return
         found = self._shapes[int(image["id"])]
         absent = image.get("neg_category_ids", self._categories)
+        partly = image.get("not_exhaustive_category_ids", ())
         size = (int(image["height"]), int(image["width"])) if image.get("height") else None
         for category, name in self._categories.items():
+            if category in partly:
+                continue
             if category in found or (category in absent and name in wanted):
                 yield GroundTruth.of_shapes(name, self._uri, found.get(category, []), size)
+
+
+def _name(image: dict[str, Any]) -> str:
+    """COCO's name, or the end of LVIS's address: ``http://images.cocodataset.org/train2017/000000391895.jpg``."""
+    if "file_name" in image or "coco_url" not in image:
+        return str(image["file_name"])
+    return "/".join(str(image["coco_url"]).split("/")[-2:])
 
 
 class PhraseCut:

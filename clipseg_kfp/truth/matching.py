@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import posixpath
+import unicodedata
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Generic, TypeVar
 
@@ -17,7 +18,7 @@ class ByImage(Generic[T]):
 
     Names in annotation files are seldom written from the same folder as keys are. So the longest common end of
     both is taken: ``val/0001.jpg`` finds ``0001.jpg``, and ``0001.jpg`` finds ``val/0001.jpg`` if no other
-    folder has one of that name.
+    folder has one of that name. Letters with accents are alike however they are spelled (macOS takes them apart).
 
     Args:
         items: by the name that the file gives.
@@ -63,7 +64,7 @@ class ByImage(Generic[T]):
         return item
 
     def _plain(self, name: str) -> str:
-        name = posixpath.normpath(name.replace("\\", "/")).lstrip("/")
+        name = unicodedata.normalize("NFC", posixpath.normpath(name.replace("\\", "/")).lstrip("/"))
         return name if self._suffixes else posixpath.splitext(name)[0]
 
 
@@ -114,4 +115,5 @@ class Classes:
 
 
 def _fold(name: str) -> str:
+    name = unicodedata.normalize("NFC", name)
     return "".join(c for c in name.casefold() if c.isalnum()) or name

@@ -66,9 +66,18 @@ class Reader:
             height: of the image.
 
         Raises:
-            UnusableTruthError: it cannot be read, though the store works.
+            UnusableTruthError: it cannot be read, though the store works; or it lies on its side.
             StorageError: the store fails as a whole.
         """
+        found = self._read(truth, width, height)
+        if width != height and found.mask.shape == (width, height):
+            raise UnusableTruthError(
+                f"{truth.uri}: {height} x {width} pixels for an image of {width} x {height}, which its EXIF "
+                "orientation may have turned. Save the image upright, or turn the ground truth."
+            )
+        return found
+
+    def _read(self, truth: GroundTruth, width: int, height: int) -> Truth:
         try:
             if truth.kind == SHAPES:
                 details = truth.details
@@ -115,6 +124,10 @@ def decode_labels(data: bytes, name: str = "") -> NDArray[np.uint16]:
         )
     with rejecting(data, "PNG", name):
         with Image.open(io.BytesIO(data), formats=["PNG"]) as image:
+            if image.mode == "L" and image.tile[0].args in ("L;2", "L;4"):  # Pillow would stretch them to 0 to 255
+                raise ImageRejectedError(
+                    "unsupported_format", "A label map of gray values has 8 or 16 bits a pixel; this one has 2 or 4."
+                )
             if image.mode in ("P", "L", "1", "I", "I;16"):
                 return np.asarray(image).astype(np.uint16)
             mode = image.mode

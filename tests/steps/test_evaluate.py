@@ -107,12 +107,13 @@ def test_per_image_rows_curves_and_intervals(chain: Chain) -> None:
             name: getattr(expected, name) for name in ("tp", "fp", "fn", "tn")
         }
         assert row["iou"] == expected.iou and row["dice"] == expected.dice
-        assert 0 <= row["boundary_iou"] <= 1
+        assert (row["boundary_iou"] is None) == (not row["tp"] + row["fp"] + row["fn"])
+        assert 0 <= (row["boundary_iou"] or 0) <= 1
         assert row["sweep_tp"][24] == row["tp"], "0.5 is the run's threshold"
     (table,) = pq.read_table(io.BytesIO(read(run, "evaluation.parquet"))).to_pylist()
     assert table["iou_low"] <= table["iou"] <= table["iou_high"]
     assert table["best_iou_low"] <= table["best_iou"] <= table["best_iou_high"]
-    assert table["boundary_iou"] == pytest.approx(np.mean([row["boundary_iou"] for row in rows]))
+    assert table["boundary_iou"] == pytest.approx(np.mean([row["boundary_iou"] for row in rows if row["boundary_iou"] is not None]))
     assert metrics(run)["mean_iou_interval"] == [table["iou_low"], table["iou_high"]]
     curves = json.loads(read(run, "curves.json"))
     assert curves["thresholds"] == THRESHOLDS.tolist()

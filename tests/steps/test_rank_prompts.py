@@ -95,6 +95,13 @@ def test_many_prompts_make_no_large_pages(tmp_path: Path) -> None:
     assert len(found.html()) < 200_000 and "And 100 more" in found.html()
 
 
+def test_prompts_without_foreground_have_a_row_and_no_curve(tmp_path: Path) -> None:
+    """Their IoU jumps to 1 where nothing is said any more, which no reader would take for what it is."""
+    page = ranked(tmp_path, {"cat": 0.5, "none": 0.0}, {}).html()
+    assert page.count("<polyline") == page.count("<circle") == 1 and page.count('class="spread"') == 1
+    assert ">none</td>" in page
+
+
 def test_nothing_to_rank(tmp_path: Path) -> None:
     found = ranked(tmp_path, {}, {})
     assert found.figures() == {} and found.confusion_matrix() == [[0, 0], [0, 0]]

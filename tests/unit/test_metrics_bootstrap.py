@@ -43,6 +43,22 @@ def test_against_scipy() -> None:
     assert ours[0] < evaluated(counts).prompts["cup"].iou < ours[1]
 
 
+def test_intervals_cover_the_true_value_as_often_as_they_say() -> None:
+    """Of many samples of 30 images, about 95 % have an interval with the IoU of the whole population in it."""
+    rng = np.random.default_rng(7)
+    population = np.stack([rng.integers(100, 5000, 50_000) * rng.beta(a, b, 50_000) for a, b in ((4, 2), (1, 6), (2, 6))], 1)
+    true = population[:, 0].sum() / population.sum()
+    samples, hits = 150, 0
+    for sample in range(samples):
+        draws = Bootstrap(replicates=300)
+        for i in rng.integers(0, len(population), 30):
+            draws.add("cup", f"{sample} {i}", population[i].astype(int).tolist())
+        sums = draws.sums("cup")
+        low, high = interval(sums[:, 0] / sums.sum(1)) or (1, 0)
+        hits += low <= true <= high
+    assert 0.88 < hits / samples < 0.99
+
+
 def test_an_interval_gets_narrower_with_more_images() -> None:
     widths = []
     for images in (20, 200, 2000):

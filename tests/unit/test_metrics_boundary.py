@@ -8,7 +8,8 @@ import pytest
 from faster_coco_eval.core import mask as other
 from numpy.typing import NDArray
 
-from clipseg_kfp.metrics import boundary_iou
+from clipseg_kfp.metrics import Confusion, Histogram, boundary_iou
+from clipseg_kfp.metrics.evaluation import Evaluation
 
 
 def blobs(seed: int, height: int, width: int) -> NDArray[np.bool_]:
@@ -47,7 +48,7 @@ def test_by_hand() -> None:
 
 def test_empty_and_full() -> None:
     empty, full = np.zeros((20, 30), bool), np.ones((20, 30), bool)
-    assert boundary_iou(empty, empty) == 1
+    assert boundary_iou(empty, empty) is None, "no outline, nothing to say of it"
     assert boundary_iou(full, empty) == boundary_iou(empty, full) == 0
     assert boundary_iou(full, full) == 1
     inner = full.copy()
@@ -63,3 +64,13 @@ def test_pixels_that_do_not_count() -> None:
     valid[29:36, 29:36] = False
     assert boundary_iou(first, second) < 1
     assert boundary_iou(first, second, valid) == 1
+
+
+def test_the_mean_is_over_images_with_an_outline() -> None:
+    found = Evaluation()
+    found.add("cat", Confusion(1, 1, 0, 2, 1), 0.5, Histogram())
+    for name in ("cat", "unicorn"):
+        found.add(name, Confusion(0, 0, 0, 4, 1), None, Histogram())
+    assert found.row("cat")["images"] == 2 and found.row("cat")["boundary_iou"] == 0.5
+    assert found.row("unicorn")["boundary_iou"] is None
+    assert found.to_json()["boundary_iou"] == 0.5, "over the prompts that have one"
