@@ -77,7 +77,8 @@ def one_shot_segmentation(
         memory_mb: Megabytes that the model's activations may take; 0 takes what suits the device.
         backend: torch, openvino (CPUs only), or auto: openvino on Intel and AMD CPUs.
         device: auto or cpu; cuda needs an accelerator on the inference task.
-        precision: auto or float32; bfloat16 (take it on GPUs); int8 (openvino; for shards of 150 or more).
+        precision: auto or float32; bfloat16 (take it on GPUs); int8 (openvino, for shards of 150 or more; needs
+            the image cpu-int8).
         int8_min_iou: With int8, the least IoU of masks with those of float32 on held-out images of a shard.
         tile_size: Side of tiles in pixels of the source; larger images are looked at in overlapping tiles as
             well as in whole. About four times the size of the things looked for is a good one; 0 cuts none.
