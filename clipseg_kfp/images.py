@@ -202,15 +202,16 @@ def decode_labels(data: bytes, name: str = "", max_pixels: int = 50_000_000) -> 
     opened = open_image(data, name)
     if opened.width * opened.height > max_pixels:
         raise ImageRejectedError(
-            "too_large", f"The header says {opened.width} x {opened.height} pixels; {max_pixels:,} are allowed."
+            "too_large",
+            f"The header says {opened.width} x {opened.height} pixels; {max_pixels:,} are allowed.",
         )
-    with rejecting(data, "PNG", name):
-        with Image.open(io.BytesIO(data), formats=["PNG"]) as image:
-            if image.mode in ("P", "L", "1", "I", "I;16"):
-                return np.asarray(image).astype(np.uint16)
-            mode = image.mode
+    with rejecting(data, "PNG", name), Image.open(io.BytesIO(data), formats=["PNG"]) as image:
+        if image.mode in ("P", "L", "1", "I", "I;16"):
+            return np.asarray(image).astype(np.uint16)
+        mode = image.mode
     raise ImageRejectedError(
-        "unsupported_format", f"A label map is a PNG with a palette or of gray values; this one has the mode {mode}."
+        "unsupported_format",
+        f"A label map is a PNG with a palette or of gray values; this one has the mode {mode}.",
     )
 
 

@@ -212,7 +212,9 @@ def test_ground_truth_that_crashes_its_decoder_is_told_and_harmless(
 
     def truth(name: str) -> GroundTruth:
         uri = str(tmp_path / name)
-        return GroundTruth.of_labels("a circle", uri, [255]) if kind == "labels" else GroundTruth("a circle", uri)
+        if kind == "labels":
+            return GroundTruth.of_labels("a circle", uri, [255])
+        return GroundTruth("a circle", uri)
 
     reader = Reader()
     with pytest.raises(UnusableTruthError, match=r"bad\.png: crashed: Its decoder crashed \(SIGSEGV\)"):
