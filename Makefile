@@ -41,7 +41,7 @@ test: $(VENV)/.test ## Run the tests
 	$(BIN)/python -m pytest
 
 test-faults: $(VENV)/.test ## Run the long matrices of kills, faults and hostile input; writes faults.json
-	$(BIN)/python -m pytest tests/faults -m faults
+	$(BIN)/python -m pytest tests/faults -m faults -n 2
 
 bench: $(VENV)/.test ## Measure the engine side by side (QUICK=1 ends within five minutes)
 	@$(BIN)/python tests/bench/bench.py

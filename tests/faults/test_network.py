@@ -105,12 +105,13 @@ class Calls:
             self.data["new"] = os.urandom(3000)
             self.folder.write("new", self.data["new"])
         elif call == "CREATE":
-            self.data["claim"] = os.urandom(3000)
-            created = self.folder.create("claim", self.data["claim"])
+            name = f"claim {len(self.data)}"  # a new one each time: one that is taken is refused at once
+            self.data[name] = os.urandom(3000)
+            created = self.folder.create(name, self.data[name])
             # Whatever was said, and if an answer was lost: who finds its own bytes has won.
-            assert self.folder.read("claim") == self.data["claim"]
+            assert self.folder.read(name) == self.data[name]
             assert created or self.proxy.broken.total(), "nobody else was there"
-            assert not self.folder.create("claim", b"another's"), "the store ignores conditions"
+            assert not self.folder.create(name, b"another's"), "the store ignores conditions"
         elif call == "DELETE":
             self.data.pop(key, None)
             self.folder.delete(key)
