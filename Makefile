@@ -50,7 +50,7 @@ test: $(VENV)/.test ## Run the tests
 	$(BIN)/python -m pytest
 
 test-faults: $(VENV)/.test ## Run the long matrices of kills, faults and hostile input; writes faults.json
-	$(BIN)/python -m pytest tests/faults -m faults
+	$(BIN)/python -m pytest tests/faults -m faults -n 2
 
 test-images: $(VENV)/.test ## Build the images with Docker and run a whole pipeline on them (root; some minutes)
 	$(BIN)/python -m pytest tests/images -m images

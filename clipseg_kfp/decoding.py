@@ -77,14 +77,28 @@ def decode_mask(data: bytes, name: str = "") -> NDArray[np.bool_]:
     return bits.view(np.bool_).reshape(height, width)
 
 
+def decode_labels(data: bytes, name: str = "") -> NDArray[np.uint16]:
+    """``images.decode_labels`` in a worker.
+
+    Raises:
+        ImageRejectedError: for whatever is wrong with the bytes, ``crashed`` and ``timeout`` included.
+    """
+    return guarded(_decode_labels, data, name)
+
+
 def _decode_image(data: bytes, name: str, max_pixels: int) -> tuple[tuple[int, int], bytes]:
     with memory_limited(_HEADER_BYTES + images.MOST_BYTES_A_PIXEL * max_pixels):
         image = images.decode_image(data, name, max_pixels)
         return image.size, image.tobytes()
 
 
+def _decode_labels(data: bytes, name: str) -> NDArray[np.uint16]:
+    with memory_limited(_HEADER_BYTES + images.MOST_BYTES_A_PIXEL * SECONDS_PIXELS):
+        return images.decode_labels(data, name)
+
+
 def _decode_mask(data: bytes, name: str) -> tuple[tuple[int, int], bytes]:
-    with memory_limited(_HEADER_BYTES + images.MOST_BYTES_A_PIXEL * 50_000_000):
+    with memory_limited(_HEADER_BYTES + images.MOST_BYTES_A_PIXEL * SECONDS_PIXELS):
         mask = images.decode_mask(data, name)
         return (mask.shape[0], mask.shape[1]), np.packbits(mask).tobytes()
 

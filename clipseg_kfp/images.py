@@ -17,6 +17,7 @@ __all__ = [
     "ImageRejectedError",
     "OpenedImage",
     "decode_image",
+    "decode_labels",
     "decode_mask",
     "open_image",
     "preview_jpeg",
@@ -182,6 +183,41 @@ def decode_mask(data: bytes, name: str = "") -> NDArray[np.bool_]:
     """
     gray = np.asarray(decode_image(data, name).convert("L"))
     return np.asarray(gray > gray.max() / 2) if gray.max() else np.zeros(gray.shape, bool)
+
+
+def decode_labels(data: bytes, name: str = "", max_pixels: int = 50_000_000) -> NDArray[np.uint16]:
+    """Decodes a picture of class numbers: palette indices, or gray values of 8 or 16 bits.
+
+    Args:
+        data: content of a PNG file.
+        name: of the object, for messages.
+        max_pixels: larger pictures are rejected, judged by their header.
+
+    Returns:
+        uint16 (height, width).
+
+    Raises:
+        ImageRejectedError: no such picture.
+    """
+    opened = open_image(data, name)
+    if opened.width * opened.height > max_pixels:
+        raise ImageRejectedError(
+            "too_large",
+            f"The header says {opened.width} x {opened.height} pixels; {max_pixels:,} are allowed.",
+        )
+    with rejecting(data, "PNG", name), Image.open(io.BytesIO(data), formats=["PNG"]) as image:
+        if image.mode == "L" and image.tile[0].args in ("L;2", "L;4"):  # Pillow would stretch them to 0 to 255
+            raise ImageRejectedError(
+                "unsupported_format",
+                "A label map of gray values has 8 or 16 bits a pixel; this one has 2 or 4.",
+            )
+        if image.mode in ("P", "L", "1", "I", "I;16"):
+            return np.asarray(image).astype(np.uint16)
+        mode = image.mode
+    raise ImageRejectedError(
+        "unsupported_format",
+        f"A label map is a PNG with a palette or of gray values; this one has the mode {mode}.",
+    )
 
 
 def preview_jpeg(image: Image.Image, long_side: int = 512) -> bytes:

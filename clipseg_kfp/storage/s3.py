@@ -149,7 +149,14 @@ class S3Folder(Folder):
         headers: dict[str, str | list[str] | tuple[str]] = {}
         if version:
             headers["If-Match"] = f'"{version}"'
-        response = self.client.get_object(self.bucket, self.prefix + key, request_headers=headers or None)
+        try:
+            response = self.client.get_object(self.bucket, self.prefix + key, request_headers=headers or None)
+        except S3Error as error:
+            if error.code == "AccessDenied" and self._is_missing(key):  # see stat
+                raise ObjectChangedError(
+                    f"{self.locate(key)} does not exist (any more).", "Check the key."
+                ) from error
+            raise
         try:
             if version and etag_of(response.headers) != version:  # some stores ignore If-Match
                 raise ObjectChangedError(f"{self.locate(key)} has another version now.", "Run again.")

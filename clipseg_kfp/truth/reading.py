@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,17 +9,15 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 from pycocotools import mask as coco_mask
 
+from clipseg_kfp.decoding import decode_labels, decode_mask
 from clipseg_kfp.errors import ObjectChangedError, ObjectUnreadableError
-from clipseg_kfp.image_formats import rejecting
-from clipseg_kfp.images import ImageRejectedError, decode_mask, open_image
+from clipseg_kfp.image_formats import ImageRejectedError
 from clipseg_kfp.storage import ObjectTooLargeError, open_object
 from clipseg_kfp.truth.references import LABELS, SHAPES, GroundTruth
 
 MAX_BYTES = 100_000_000
-MAX_PIXELS = 50_000_000
 
 Mask = NDArray[np.bool_]
 
@@ -44,6 +41,8 @@ class Truth:
 
 class Reader:
     """Reads ground truth; safe to use from several threads.
+
+    Pictures are decoded in workers (see ``decoding``), which a file may crash or hang.
 
     The last label map is kept: the classes of an image share it.
 
@@ -102,38 +101,6 @@ class Reader:
     def _picture(self, uri: str) -> tuple[bytes, str]:
         folder, key = open_object(uri, self._endpoint)
         return folder.read(key, limit=self._max_bytes), key
-
-
-def decode_labels(data: bytes, name: str = "") -> NDArray[np.uint16]:
-    """Decodes a picture of class numbers: palette indices, or gray values of 8 or 16 bits.
-
-    Args:
-        data: content of a PNG file.
-        name: of the object, for messages.
-
-    Returns:
-        uint16 (height, width).
-
-    Raises:
-        ImageRejectedError: no such picture.
-    """
-    opened = open_image(data, name)
-    if opened.width * opened.height > MAX_PIXELS:
-        raise ImageRejectedError(
-            "too_large", f"The header says {opened.width} x {opened.height} pixels; {MAX_PIXELS:,} are allowed."
-        )
-    with rejecting(data, "PNG", name):
-        with Image.open(io.BytesIO(data), formats=["PNG"]) as image:
-            if image.mode == "L" and image.tile[0].args in ("L;2", "L;4"):  # Pillow would stretch them to 0 to 255
-                raise ImageRejectedError(
-                    "unsupported_format", "A label map of gray values has 8 or 16 bits a pixel; this one has 2 or 4."
-                )
-            if image.mode in ("P", "L", "1", "I", "I;16"):
-                return np.asarray(image).astype(np.uint16)
-            mode = image.mode
-    raise ImageRejectedError(
-        "unsupported_format", f"A label map is a PNG with a palette or of gray values; this one has the mode {mode}."
-    )
 
 
 def draw(shapes: Sequence[Any], height: int, width: int) -> Mask:

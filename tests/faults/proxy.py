@@ -22,7 +22,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
-CALLS = ("LIST", "HEAD", "GET", "PUT", "INITIATE", "PART", "COMPLETE", "ABORT", "DELETE")
+CALLS = ("LIST", "HEAD", "GET", "PUT", "CREATE", "INITIATE", "PART", "COMPLETE", "ABORT", "DELETE")
 FAULTS = {
     "reset": "connection reset; the store never saw the call",
     "reset within": "connection reset in the middle of the answer",
@@ -41,7 +41,7 @@ FAULTS = {
     "blank": "status 200 and nothing else",
     "200 error": "S3's XML of an error, with status 200",
 }
-WITH_A_BODY = ("PUT", "PART", "COMPLETE")  # of the request
+WITH_A_BODY = ("PUT", "CREATE", "PART", "COMPLETE")  # of the request
 ANSWERED_WITH_A_BODY = ("LIST", "GET", "INITIATE", "COMPLETE")
 PAGE = b"<html><br>Sign in to use the network</html>"
 ERROR = b"<?xml version='1.0'?><Error><Code>InternalError</Code><Message>Try again.</Message></Error>"
@@ -70,8 +70,8 @@ def storm(seed: int, share: float, faults: Iterable[str] = FAULTS) -> Plan:
     return plan
 
 
-def kind_of(method: str, target: str) -> str:
-    """Which of ``CALLS`` a request is."""
+def kind_of(method: str, target: str, conditional: bool) -> str:
+    """Which of ``CALLS`` a request is; a PUT on the condition that there is no such object is a CREATE."""
     parts = urlsplit(target)
     query = parse_qs(parts.query, keep_blank_values=True)
     if method == "GET" and "/" not in parts.path.strip("/"):
@@ -80,7 +80,7 @@ def kind_of(method: str, target: str) -> str:
         return "INITIATE"
     if "uploadId" in query:
         return {"PUT": "PART", "POST": "COMPLETE", "DELETE": "ABORT"}[method]
-    return method
+    return "CREATE" if conditional and method == "PUT" else method
 
 
 class FaultProxy(ThreadingHTTPServer):
@@ -150,7 +150,7 @@ class _Handler(BaseHTTPRequestHandler):
         if self.server.reading_delay and "Content-Length" in self.headers:
             time.sleep(self.server.reading_delay)
         body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
-        fault = self.server.fault_for(kind_of(self.command, self.path))
+        fault = self.server.fault_for(kind_of(self.command, self.path, "If-None-Match" in self.headers))
         before = {
             "reset": self._reset,
             "hang up": self._hang_up,

@@ -21,12 +21,15 @@ from PIL import Image
 
 from clipseg_kfp import decoding, records, workers
 from clipseg_kfp.decoding import decode_mask
+from clipseg_kfp.errors import ParameterError
 from clipseg_kfp.images import ImageRejectedError, decode_image, to_model_input
 from clipseg_kfp.model import ModelFacts
 from clipseg_kfp.prompts import Files, gather, parse_prompts, write_table
+from clipseg_kfp.prompts.files import mask_like
 from clipseg_kfp.results import json_bytes
 from clipseg_kfp.settings import Settings
 from clipseg_kfp.steps import encode_prompts, preprocess_images
+from clipseg_kfp.truth import GroundTruth, Reader, UnusableTruthError
 
 SIDE, DOZEN = 32, 12
 CODES = {
@@ -194,6 +197,35 @@ def test_masks_are_decoded_in_workers_too() -> None:
         decode_mask(b"no picture", "a.png")
     colors = picture(1)
     assert decoding.decode_image(encode(colors, "PNG")).tobytes() == colors.tobytes()
+
+
+@pytest.mark.parametrize("kind", ["mask", "labels"])
+def test_ground_truth_that_crashes_its_decoder_is_told_and_harmless(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    for name in ("decode_mask", "decode_labels"):
+        monkeypatch.setattr(decoding, f"_{name}", getattr(hostile_decoders, name))
+    things = np.zeros((30, 40), bool)
+    things[4:9] = True
+    Image.fromarray(things.view(np.uint8) * np.uint8(255)).save(tmp_path / "good.png")
+    (tmp_path / "bad.png").write_bytes(hostile_decoders.SEGFAULT + b"...")
+
+    def truth(name: str) -> GroundTruth:
+        uri = str(tmp_path / name)
+        if kind == "labels":
+            return GroundTruth.of_labels("a circle", uri, [255])
+        return GroundTruth("a circle", uri)
+
+    reader = Reader()
+    with pytest.raises(UnusableTruthError, match=r"bad\.png: crashed: Its decoder crashed \(SIGSEGV\)"):
+        reader.read(truth("bad.png"), 40, 30)
+    assert np.array_equal(reader.read(truth("good.png"), 40, 30).mask, things)
+
+
+def test_a_support_image_that_crashes_its_decoder_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(decoding, "_decode_mask", hostile_decoders.decode_mask)
+    with pytest.raises(ParameterError, match=r"bolt\.png cannot be used as a mask\. Its decoder crashed"):
+        mask_like(hostile_decoders.ABORT + b"...", "bolt.png", picture(1))
 
 
 # --- workers never outlive the step -----------------------------------------------------------------

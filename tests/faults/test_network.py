@@ -51,7 +51,7 @@ def applies(call: str, fault: str) -> bool:
 PAIRS = [
     pytest.param(call, fault, id=f"{call}-{fault}".replace(" ", "-"))
     for call in faults.CALLS
-    if call != "ABORT" and (call != "DELETE" or hasattr(S3Folder, "delete"))
+    if call != "ABORT"
     for fault in faults.FAULTS
     if applies(call, fault)
 ]
@@ -104,9 +104,17 @@ class Calls:
         elif call == "PUT":
             self.data["new"] = os.urandom(3000)
             self.folder.write("new", self.data["new"])
+        elif call == "CREATE":
+            name = f"claim {len(self.data)}"  # a new one each time: one that is taken is refused at once
+            self.data[name] = os.urandom(3000)
+            created = self.folder.create(name, self.data[name])
+            # Whatever was said, and if an answer was lost: who finds its own bytes has won.
+            assert self.folder.read(name) == self.data[name]
+            assert created or self.proxy.broken.total(), "nobody else was there"
+            assert not self.folder.create(name, b"another's"), "the store ignores conditions"
         elif call == "DELETE":
             self.data.pop(key, None)
-            self.folder.delete(key)  # type: ignore[attr-defined]
+            self.folder.delete(key)
         else:
             self.data[LARGE] = os.urandom(PARTS_SIZE)
             (self.work / "large").write_bytes(self.data[LARGE])
@@ -147,7 +155,8 @@ def give_up(calls: Calls, call: str, fault: str, monkeypatch: pytest.MonkeyPatch
     with pytest.raises(StorageError) as caught:
         calls.make(call)
     message = str(caught.value)
-    named = {"PUT": "new", "LIST": "", "HEAD": SMALL[2], "GET": SMALL[2], "DELETE": SMALL[2]}.get(call, LARGE)
+    written = {"PUT": "new", "CREATE": "claim", "LIST": ""}
+    named = {**written, **dict.fromkeys(("HEAD", "GET", "DELETE"), SMALL[2])}.get(call, LARGE)
     assert f"s3://{calls.bucket}/in put{'/' if named else ''}{named}" in message
     assert "2 attempts" in message
     assert any(cause in message for cause in CAUSES[fault].split("|")), message
@@ -171,7 +180,8 @@ def give_up(calls: Calls, call: str, fault: str, monkeypatch: pytest.MonkeyPatch
     ("call", "fault"),
     [
         ("LIST", "cut"), ("LIST", "damaged"), ("HEAD", "reset within"), ("GET", "damaged"), ("GET", "drip"),
-        ("GET", "cut"), ("PUT", "lost answer"), ("PUT", "damaged request"), ("PART", "500"), ("COMPLETE", "page"),
+        ("GET", "cut"), ("PUT", "lost answer"), ("PUT", "damaged request"), ("CREATE", "lost answer"),
+        ("PART", "500"), ("COMPLETE", "page"),
     ],
 )  # fmt: skip
 def test_some_faults(calls: Calls, call: str, fault: str, monkeypatch: pytest.MonkeyPatch) -> None:

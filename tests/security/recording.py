@@ -23,6 +23,7 @@ class Call:
     key: str
     query: dict[str, str]
     status: int
+    conditional: bool = False  # a PUT only where there is no such object
 
     @property
     def action(self) -> str:
@@ -49,6 +50,7 @@ class Recorder(ThreadingHTTPServer):
         self.store = urlsplit(store).netloc
         self.calls: list[Call] = []
         self.hide_missing = False
+        self.refuse_deletion = False  # as AWS does: s3:PutObject is no s3:DeleteObject
         self.fail_part = False  # the next second part of an upload, once
 
     @property
@@ -62,6 +64,17 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _pass_on(self) -> None:
         body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        parts = urlsplit(self.path)
+        bucket, _, key = unquote(parts.path).lstrip("/").partition("/")
+        query = dict(parse_qsl(parts.query, keep_blank_values=True))
+        if self.server.refuse_deletion and self.command == "DELETE":
+            self.server.calls.append(Call("DELETE", bucket, key, query, 403))
+            self.send_response(403)
+            self.send_header("Content-Type", "application/xml")
+            self.send_header("Content-Length", str(len(DENIED)))
+            self.end_headers()
+            self.wfile.write(DENIED)
+            return
         upstream = http.client.HTTPConnection(self.server.store, timeout=60)
         upstream.putrequest(self.command, self.path, skip_host=True, skip_accept_encoding=True)
         for name, value in self.headers.items():  # with the client's own Host, which the signature covers
@@ -70,15 +83,13 @@ class _Handler(BaseHTTPRequestHandler):
         answer = upstream.getresponse()
         data, status, headers = answer.read(), answer.status, answer.getheaders()
         upstream.close()
-        parts = urlsplit(self.path)
-        bucket, _, key = unquote(parts.path).lstrip("/").partition("/")
-        query = dict(parse_qsl(parts.query, keep_blank_values=True))
         if self.server.fail_part and query.get("partNumber") == "2":
             self.server.fail_part = False
             data, status, headers = b"<html>busy</html>", 503, [("Content-Type", "text/html")]
         if self.server.hide_missing and status == 404 and key:
             data, status, headers = DENIED, 403, [("Content-Type", "application/xml")]
-        self.server.calls.append(Call(self.command, bucket, key, query, status))
+        conditional = "If-None-Match" in self.headers
+        self.server.calls.append(Call(self.command, bucket, key, query, status, conditional))
         self.send_response(status)
         for name, value in headers:
             if name.lower() not in ("transfer-encoding", "connection", "content-length"):

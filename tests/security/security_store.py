@@ -77,9 +77,9 @@ def least(recorder: Recorder, monkeypatch: pytest.MonkeyPatch) -> Iterator[Recor
         monkeypatch.setenv(name, value)
     connect.cache_clear()
     recorder.calls.clear()
-    recorder.hide_missing = False
+    recorder.hide_missing = recorder.refuse_deletion = False
     yield recorder
-    recorder.hide_missing = False
+    recorder.hide_missing = recorder.refuse_deletion = False
     connect.cache_clear()
 
 

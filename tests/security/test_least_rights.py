@@ -20,6 +20,7 @@ from steps_chain import Chain
 
 from clipseg_kfp.embedded import EmbeddedStore
 from clipseg_kfp.errors import ObjectUnreadableError
+from clipseg_kfp.results import Results, ledger
 from clipseg_kfp.storage import open_folder
 
 POLICY, SEAWEED = (
@@ -130,6 +131,38 @@ def test_two_runs_pass_where_the_second_reads_the_ledger(
     assert all(allowing(call) for call in least.calls)
 
 
+def test_the_probe_the_claim_and_the_manifest_are_conditional(
+    chain: Chain, put: Callable[[str, bytes], None], least: Recorder
+) -> None:
+    """What keeps two attempts apart needs no right to delete, and the input stays untouched."""
+    put("images/0.png", png(0))
+    run = chain(run_id="one")
+    asked = {call.key.rpartition("/")[2]: call.status for call in least.calls if call.conditional}
+    assert asked == {"configuration.json": 412, "attempt.json": 200, "manifest.json": 200}
+    assert Results(open_folder(chain.output), run.config).fenced
+    writes = [call for call in least.calls if call.method not in ("GET", "HEAD")]
+    assert {call.method for call in writes} == {"PUT"}
+    place = chain.output.removeprefix(f"s3://{BUCKET}/")
+    assert all(call.key.startswith(f"{place}/") for call in writes)
+
+
+def test_the_ledger_is_gathered_without_the_right_to_delete(
+    chain: Chain, put: Callable[[str, bytes], None], least: Recorder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Old snapshots stay then, and all that is done is known all the same."""
+    monkeypatch.setattr(ledger, "UNCOVERED_RUNS", -1)  # a snapshot after each run
+    least.refuse_deletion = True
+    for i in range(3):
+        put(f"images/{i}.png", png(i))
+        counts = chain(run_id=f"run-{i}").manifest["counts"]
+        assert (counts["done"], counts["skipped"]) == (1, i)
+    snapshots = [call for call in least.calls if call.method == "PUT" and "/ledger/" in call.key]
+    assert len(snapshots) == 3
+    refused = [call for call in least.calls if call.method == "DELETE"]
+    assert refused and all(call.status == 403 and "/ledger/" in call.key for call in refused)
+    assert all(call in refused or allowing(call) for call in least.calls)
+
+
 def test_an_archive_and_a_manifest_pass(
     chain: Chain, put: Callable[[str, bytes], None], least: Recorder
 ) -> None:
@@ -163,5 +196,6 @@ def test_large_results_are_written_in_parts_with_the_same_rights(
 def test_a_place_outside_is_refused_by_name(least: Recorder) -> None:
     """A refusal stays one, also where the question is whether something is missing."""
     folder = open_folder(f"s3://{BUCKET}/private")
-    with pytest.raises(ObjectUnreadableError, match=r"Access to s3://shared/private/x is denied"):
-        folder.stat("x")
+    for call in (folder.stat, folder.read):
+        with pytest.raises(ObjectUnreadableError, match=r"Access to s3://shared/private/x is denied"):
+            call("x")

@@ -18,6 +18,7 @@ from clipseg_kfp.errors import StorageError
 from clipseg_kfp.results import Results
 from clipseg_kfp.results.collection import find_garbage, remove
 from clipseg_kfp.results.inventory import files_of, objects_of
+from clipseg_kfp.results.layout import run_key
 from clipseg_kfp.results.ledger import Ledger
 from clipseg_kfp.results.verification import verify_run
 from clipseg_kfp.storage import open_folder
@@ -156,6 +157,20 @@ def test_what_was_written_again_stays(tmp_path: Path) -> None:
     os.utime(mask, (later, later))
     assert remove(results.output, items) == len(items) - 1
     assert mask.exists()
+
+
+def test_a_claim_that_another_attempt_takes_up_stays(tmp_path: Path) -> None:
+    """A killed attempt left it days ago; the next one has the same content, and so the same claim."""
+    results = Results(open_folder(str(tmp_path)), CONFIG)
+    results.describe({})
+    claim = tmp_path / CONFIG / run_key("run", (killed := results.begin("run", "content")).files[0]["name"])
+    days_ago = time.time() - 3 * 24 * 3600
+    os.utime(claim, (days_ago, days_ago))
+    items = list(find_garbage(results.output, older_than=24, configs=[CONFIG]))
+    assert [Path(item.key).name for item in items] == [claim.name]
+    assert results.begin("run", "content") == killed
+    assert remove(results.output, items) == 0
+    assert claim.exists()
 
 
 def test_a_run_that_is_committed_while_objects_are_listed(
