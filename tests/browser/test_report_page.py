@@ -298,6 +298,14 @@ def test_toggles_switch_one_card_and_all(driver: Any, tmp_path: Path, page: str)
     assert visible() == {(False, True)}
 
 
+ON_TOP = """
+const image = arguments[0];
+image.scrollIntoView({ block: 'center' });
+const box = image.getBoundingClientRect();
+return document.elementFromPoint((box.left + box.right) / 2, (box.top + box.bottom) / 2) === image;
+"""
+
+
 def test_heat_map_and_ground_truth_lie_over_the_image(driver: Any, tmp_path: Path, page: str) -> None:
     open_framed(driver, tmp_path, page, 1440)
     cards = css(driver, "[data-card]")
@@ -311,6 +319,7 @@ def test_heat_map_and_ground_truth_lie_over_the_image(driver: Any, tmp_path: Pat
             for layer in layers:
                 assert layer.is_displayed()
                 assert layer.rect == plain.rect
+                assert driver.execute_script(ON_TOP, layer)
             assert not card.find_elements("css selector", ".overlay")[0].is_displayed()
             named = card.find_elements("css selector", "[data-heat]")[0]
             assert named.is_displayed() == (view == "heat")
