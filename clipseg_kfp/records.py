@@ -125,6 +125,17 @@ GALLERY = pa.schema(
         ("version", pa.string()),
         ("preview", pa.large_binary()),  # JPEG
         ("overlay", pa.large_binary()),  # JPEG of the same size
+        ("heat", pa.large_binary()),  # small JPEG: the probabilities of the prompt that was found most clearly
+        ("heat_prompt", pa.string()),
+    ]
+)
+
+#: evaluate_masks: ground truth of the images that the report shows.
+TRUTHS = pa.schema(
+    [
+        ("key", pa.string()),
+        ("version", pa.string()),
+        ("png", pa.large_binary()),  # small, in the colors of the prompts, transparent elsewhere
     ]
 )
 

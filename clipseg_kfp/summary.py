@@ -95,13 +95,34 @@ def show(run: RunSummary, console: Console) -> None:
         console.print(f"{label}: {printable(uri)}", soft_wrap=True, highlight=False, markup=False)
 
 
+def show_in_full(run: RunSummary, console: Console) -> None:
+    """The same, with intervals and best thresholds; first what the run is."""
+    for label, value in (
+        ("source", run.manifest["source_uri"]),
+        ("model", run.manifest["model"]["uri"]),
+        ("configuration", run.manifest["config"]),
+        ("committed", run.manifest["created"]),
+    ):
+        console.print(f"{label}: {printable(str(value))}", soft_wrap=True, highlight=False, markup=False)
+    show(run, console)
+
+
 def _agreement(prompts: dict[str, Any]) -> Table:
     table = Table()
-    for name in ("prompt", "IoU", "precision", "recall", "images"):
+    heads = ("prompt", "IoU", "95% interval", "precision", "recall", "best threshold", "IoU there", "images")
+    for name in heads:
         table.add_column(name, justify="left" if name == "prompt" else "right")
+
+    def number(row: dict[str, Any], key: str, digits: int = 3) -> str:
+        return "–" if row.get(key) is None else f"{row[key]:.{digits}f}"
+
     for name, row in prompts.items():
-        figures = [f"{row[key]:.3f}" for key in ("iou", "precision", "recall")]
-        table.add_row(_plain(name), *figures, f"{row['images']:,}")
+        spread = "–"
+        if row.get("iou_low") is not None:
+            spread = f"{number(row, 'iou_low')}–{number(row, 'iou_high')}"
+        figures = [number(row, "iou"), spread, number(row, "precision"), number(row, "recall")]
+        best = [number(row, "best_threshold", 2), number(row, "best_iou")]
+        table.add_row(_plain(name), *figures, *best, f"{row['images']:,}")
     return table
 
 

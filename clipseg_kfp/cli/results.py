@@ -1,21 +1,22 @@
-"""``clipseg-kfp results``: look after what lies in the bucket."""
+"""``clipseg-kfp results``: look at what lies in the bucket, and after it."""
 
 from __future__ import annotations
 
 import json
 import sys
 from dataclasses import asdict
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from clipseg_kfp.cli.result_views import configs_of, export, runs_of, show
 from clipseg_kfp.cli.shared import Endpoint, group
 from clipseg_kfp.errors import ParameterError
 
-app = group("Look after results: list, check and tidy what runs left in a folder or bucket.")
+app = group("Look at results, export them, check and tidy what runs left in a folder or bucket.")
 
 Output = Annotated[str, typer.Argument(help="Where results are: folder or s3:// prefix, as in output_uri.")]
 Config = Annotated[str, typer.Option(help="One configuration, by its digest; without it, all of them.")]
@@ -31,7 +32,7 @@ def list_results(output: Output, config: Config = "", json_: AsJson = False, end
 
         clipseg-kfp results list s3://bucket/masks --json
     """
-    runs = _runs(output, config, endpoint)
+    runs = runs_of(output, config, endpoint)
     fields = ("config", "run", "created", "source_uri", "counts", "deleted")
     if json_:
         print(json.dumps([{name: run.get(name) for name in fields} for run in runs], indent=2))
@@ -47,6 +48,10 @@ def list_results(output: Output, config: Config = "", json_: AsJson = False, end
         said = [escape(text) for text in (run["config"], run["run"], run["created"], prompts)]
         table.add_row(*said, *(f"{run['counts'][name]:,}" for name in counted))
     Console().print(table if runs else "There are no committed runs.")
+
+
+app.command("show")(show)
+app.command("export")(export)
 
 
 @app.command("verify")
@@ -69,7 +74,7 @@ def verify(
     from clipseg_kfp.results.verification import EXTRA, verify_run
     from clipseg_kfp.storage import open_folder
 
-    runs = _runs(output, config, endpoint)
+    runs = runs_of(output, config, endpoint)
     if run:
         chosen = [each for each in runs if each["run"] == run]
     else:
@@ -133,7 +138,7 @@ def collect(
     if not older_than >= 0:
         raise ParameterError(f"--older-than is {older_than}.", "Give hours, 0 or more.")
     folder = open_folder(output, endpoint)
-    configs = _configs(folder, config, output)
+    configs = configs_of(folder, config, output)
     garbage = list(find_garbage(folder, older_than=older_than, configs=configs, staging=staging))
     size = sum(item.bytes for item in garbage)
     removed = remove(folder, garbage) if delete else 0
@@ -147,22 +152,3 @@ def collect(
         print(f"{removed:,} removed.")
     elif garbage:
         print("Nothing was removed: add --delete for that.")
-
-
-def _runs(output: str, config: str, endpoint: str) -> list[dict[str, Any]]:
-    """Manifests of committed runs, the latest first."""
-    from clipseg_kfp.results import Results
-    from clipseg_kfp.storage import open_folder
-
-    folder = open_folder(output, endpoint)
-    found = [m for name in _configs(folder, config, output) for m in Results(folder, name).manifests()]
-    return sorted(found, key=lambda run: (run["created"], run["config"], run["run"]), reverse=True)
-
-
-def _configs(folder: Any, config: str, output: str) -> list[str]:
-    from clipseg_kfp.results.commit import configurations
-
-    there = configurations(folder)
-    if config and config not in there:
-        raise ParameterError(f"{output} has no configuration '{config}'.", "See 'clipseg-kfp results list'.")
-    return [config] if config else there

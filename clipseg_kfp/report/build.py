@@ -2,19 +2,91 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
-from itertools import islice
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from clipseg_kfp import records
 from clipseg_kfp.masks import palette
-from clipseg_kfp.report.render import GalleryItem, PromptRow, QuarantineRow, Report, Tile
+from clipseg_kfp.report.choosing import Name, choice_of
+from clipseg_kfp.report.content import (
+    BINS,
+    Agreement,
+    GalleryItem,
+    PromptRow,
+    QuarantineRow,
+    Report,
+    Tile,
+)
 from clipseg_kfp.results import Counts
 
-GALLERY_ITEMS = 24
 QUARANTINE_ROWS = 200
+REASONS = 50
+CURVES = 200  # prompts whose curves are kept: a plot shows fewer
+_MARGIN = ["key", "version", "threshold", "max_probability"]
+_PRINTED = ["source", "key", "version", "prompt", "width", "height", "area", "coverage", "score"]
+
+
+@dataclass(frozen=True)
+class Tables:
+    """Files that the report is made of.
+
+    Attributes:
+        masks: ``masks.parquet``, of the run or of its shards in order.
+        galleries: ``gallery.arrow`` of the shards.
+        per_image: ``per_image.parquet``.
+        truths: rows of ``records.TRUTHS``.
+    """
+
+    masks: Sequence[Path]
+    galleries: Sequence[Path]
+    per_image: Path
+    truths: Path | None = None
+
+    def choice(self) -> dict[Name, str]:
+        """Which pictures are shown, and why; see ``choosing.choose``."""
+        names = (
+            row
+            for path in self.galleries
+            for batch in records.read_arrow(path)
+            for row in batch.select(["key", "version"]).to_pylist()
+        )
+        masks = (row for path in self.masks for row in records.read_parquet(path, columns=_MARGIN))
+        return choice_of(
+            names, masks, records.read_parquet(self.per_image, columns=["key", "version", "iou"])
+        )
+
+    def pictures(self, chosen: dict[Name, str]) -> dict[Name, dict[str, Any]]:
+        """The rows of ``records.GALLERY`` that were chosen."""
+        found = {}
+        for path in self.galleries:
+            for batch in records.read_arrow(path):
+                for row in batch.to_pylist():
+                    if (row["key"], row["version"]) in chosen:
+                        found[row["key"], row["version"]] = row
+        return found
+
+    def truth(self) -> dict[Name, bytes]:
+        """Pictures of ground truth; there are no more than pictures in a gallery."""
+        if self.truths is None:
+            return {}
+        batches = records.read_arrow(self.truths)
+        return {(row["key"], row["version"]): row["png"] for batch in batches for row in batch.to_pylist()}
+
+    def ious(self, chosen: dict[Name, str]) -> dict[tuple[str, str, str], float]:
+        """IoU of the chosen images by prompt."""
+        rows = records.read_parquet(self.per_image, columns=["key", "version", "prompt", "iou"])
+        return {
+            (row["key"], row["version"], row["prompt"]): row["iou"]
+            for row in rows
+            if (row["key"], row["version"]) in chosen
+        }
+
+    def rows(self) -> Iterator[dict[str, Any]]:
+        """What the page prints of each mask."""
+        for path in self.masks:
+            yield from records.read_parquet(path, columns=_PRINTED)
 
 
 @dataclass
@@ -23,6 +95,8 @@ class _Sum:
     found: int = 0
     coverage: float = 0.0
     score: float = 0.0
+    coverages: list[int] = field(default_factory=lambda: [0] * BINS)
+    scores: list[int] = field(default_factory=lambda: [0] * BINS)
 
     def add(self, row: dict[str, Any]) -> None:
         self.images += 1
@@ -30,6 +104,8 @@ class _Sum:
         if row["area"]:
             self.found += 1
             self.score += row["score"]
+            for bins, value in ((self.coverages, row["coverage"]), (self.scores, row["score"])):
+                bins[min(max(int(value * BINS), 0), BINS - 1)] += 1
 
 
 def build_report(
@@ -37,12 +113,12 @@ def build_report(
     config: str,
     counts: Counts,
     metrics: dict[str, Any],
+    curves: dict[str, Any],
     body: dict[str, Any],
-    masks: Path,
+    tables: Tables,
     quarantine: list[dict[str, Any]],
-    gallery: Iterable[dict[str, Any]],
-    created: str,
-    quarantine_total: int | None = None,
+    reasons: dict[str, int],
+    created: str = "",
 ) -> Report:
     """Puts a report together.
 
@@ -51,23 +127,25 @@ def build_report(
         config: the configuration's digest.
         counts: what became of the images.
         metrics: content of ``metrics.json``.
+        curves: content of ``curves.json``.
         body: the manifest's own fields (source, model, prompts).
-        masks: the run's ``masks.parquet``.
+        tables: the run's tables and pictures.
         quarantine: rows of ``records.QUARANTINE``; the first are shown.
-        gallery: rows of ``records.GALLERY``; the first are taken.
+        reasons: how many images were set aside for each reason.
         created: when the run was committed, ISO 8601.
-        quarantine_total: how many rows there are, where ``quarantine`` holds the first of them only.
     """
-    pictures = {(row["key"], row["version"]): row for row in islice(gallery, GALLERY_ITEMS)}
+    chosen = tables.choice()
+    pictures, truths, ious = tables.pictures(chosen), tables.truth(), tables.ious(chosen)
     sums: dict[str, _Sum] = {prompt["name"]: _Sum() for prompt in body["prompts"]}
-    tiles: dict[tuple[str, str], list[Tile]] = {}
-    shown: dict[tuple[str, str], dict[str, Any]] = {}
-    for row in records.read_parquet(masks):
+    tiles: dict[Name, list[Tile]] = {}
+    shown: dict[Name, dict[str, Any]] = {}
+    for row in tables.rows():
         sums[row["prompt"]].add(row)
         name = (row["key"], row["version"])
         if name in pictures:
             shown[name] = row
-            tiles.setdefault(name, []).append(Tile(row["prompt"], row["coverage"], row["score"], None))
+            iou = ious.get((*name, row["prompt"]))
+            tiles.setdefault(name, []).append(Tile(row["prompt"], row["coverage"], row["score"], iou))
     return Report(
         title=body["source_uri"],
         run=run,
@@ -75,27 +153,39 @@ def build_report(
         facts=_facts(config, body),
         counts=dict(vars(counts)),
         mean_iou=metrics["mean_iou"],
-        prompts=_prompts(body["prompts"], sums, metrics["per_prompt"]),
+        prompts=_prompts(body["prompts"], sums, metrics["per_prompt"], curves["per_prompt"]),
         quarantine=tuple(
             QuarantineRow(row["key"], row["reason"], row["detail"]) for row in quarantine[:QUARANTINE_ROWS]
         ),
-        quarantine_total=len(quarantine) if quarantine_total is None else quarantine_total,
+        quarantine_total=sum(reasons.values()),
         gallery=tuple(
             GalleryItem(
-                key=row["key"],
-                source=row["source"],
-                width=row["width"],
-                height=row["height"],
+                key=shown[name]["key"],
+                source=shown[name]["source"],
+                width=shown[name]["width"],
+                height=shown[name]["height"],
                 preview=pictures[name]["preview"],
                 overlay=pictures[name]["overlay"],
                 tiles=tuple(tiles[name]),
+                reason=reason,
+                heat=pictures[name]["heat"],
+                heat_prompt=pictures[name]["heat_prompt"],
+                truth=truths.get(name, b""),
             )
-            for name, row in shown.items()
+            for name, reason in chosen.items()
         ),
-        notes=tuple(
-            f"Ground truth for '{name}' was left out: no prompt has that name."
-            for name in metrics["unmatched_ground_truth"]
+        notes=(
+            *(
+                f"Ground truth for '{name}' was left out: no prompt has that name."
+                for name in metrics["unmatched_ground_truth"]
+            ),
+            *(f"Ground truth left out: {text}" for text in metrics["unusable_ground_truth"][:20]),
         ),
+        reasons=tuple(sorted(reasons.items(), key=lambda item: (-item[1], item[0]))[:REASONS]),
+        deleted=body["deleted"],
+        thresholds=tuple(curves["thresholds"]),
+        mean_interval=metrics["mean_iou_interval"] and tuple(metrics["mean_iou_interval"]),
+        pooled=curves["all"],
     )
 
 
@@ -106,19 +196,29 @@ def _facts(config: str, body: dict[str, Any]) -> tuple[tuple[str, str], ...]:
         ("Model", model["uri"]),
         ("Model digest", model["digest"]),
         ("Input size", f"{model['image_size']} px"),
+        ("Prompts", f"{len(body['prompts']):,}"),
         ("Configuration", config),
+        ("Listing", body["dataset_digest"]),
+        *(_way(number, facts) for number, facts in enumerate(body["inference"][:4], 1)),
         ("Software", f"clipseg-kfp {body['software']['clipseg-kfp']}"),
     )
 
 
+def _way(number: int, facts: dict[str, Any]) -> tuple[str, str]:
+    """How shards were computed: parameters of segment_images, and what it chose."""
+    said = ", ".join(f"{name} {value}" for name, value in facts.items() if value not in ("", None))
+    return (f"Inference {number}" if number > 1 else "Inference", said)
+
+
 def _prompts(
-    prompts: list[dict[str, Any]], sums: dict[str, _Sum], measured: dict[str, Any]
+    prompts: list[dict[str, Any]], sums: dict[str, _Sum], measured: dict[str, Any], curves: dict[str, Any]
 ) -> tuple[PromptRow, ...]:
     colors = palette(max(prompt["id"] for prompt in prompts)).tolist()
-    rows = []
+    rows: list[PromptRow] = []
     for prompt in prompts:
         red, green, blue = colors[prompt["id"] - 1]
-        total = sums[prompt["name"]]
+        total, figures = sums[prompt["name"]], measured.get(prompt["name"])
+        curve = curves.get(prompt["name"]) if len(rows) < CURVES else None
         rows.append(
             PromptRow(
                 name=prompt["name"],
@@ -128,7 +228,10 @@ def _prompts(
                 images=total.found,
                 mean_coverage=total.coverage / total.images if total.images else 0.0,
                 mean_score=total.score / total.found if total.found else 0.0,
-                iou=measured.get(prompt["name"], {}).get("iou"),
+                iou=figures["iou"] if figures else None,
+                coverages=tuple(total.coverages),
+                scores=tuple(total.scores),
+                agreement=Agreement(figures["images"], figures, curve) if figures else None,
             )
         )
     return tuple(rows)

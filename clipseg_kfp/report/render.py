@@ -10,11 +10,8 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import math
-import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
 from functools import cache
 from typing import Any
 
@@ -22,134 +19,11 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 from markupsafe import Markup
 
 from clipseg_kfp.errors import ParameterError
-from clipseg_kfp.naming import printable
+from clipseg_kfp.report.content import GalleryItem, Report, Tile
+from clipseg_kfp.report.figures import distribution, drawn_prompts, figures_of, interval
+from clipseg_kfp.report.text import moment, percent, thousands, visible
 
-MAX_TEXT = 2_000  # characters shown of any one string; object keys stop at 1,024 bytes
 ROWS_PER_CARD = 6  # rows of a gallery card before the rest folds away
-
-_COLOR = re.compile(r"#[0-9a-fA-F]{6}")
-
-
-@dataclass(frozen=True)
-class Tile:
-    """What one prompt found in one image.
-
-    Attributes:
-        prompt: name of the prompt.
-        coverage: share of the image inside the mask, 0 to 1.
-        score: mean probability inside the mask, 0 to 1.
-        iou: intersection over union with the ground truth; None where there is none.
-    """
-
-    prompt: str
-    coverage: float
-    score: float
-    iou: float | None
-
-    @property
-    def missed(self) -> bool:
-        """Says whether the ground truth has something here and the mask nothing."""
-        return self.coverage <= 0 and self.iou == 0
-
-
-@dataclass(frozen=True)
-class GalleryItem:
-    """One image of the gallery.
-
-    Attributes:
-        key: name below the data set's root.
-        source: what people see of the place, for example the URI.
-        width: of the source image, in pixels.
-        height: of the source image, in pixels.
-        preview: a small JPEG of the image.
-        overlay: a JPEG or PNG of the same size with the masks drawn in.
-        tiles: one a prompt, in the order of the prompt set.
-    """
-
-    key: str
-    source: str
-    width: int
-    height: int
-    preview: bytes
-    overlay: bytes
-    tiles: tuple[Tile, ...]
-
-
-@dataclass(frozen=True)
-class PromptRow:
-    """One prompt over the whole run.
-
-    Attributes:
-        name: of the prompt.
-        texts: the words it stands for; none for image and embedding prompts.
-        color: ``#rrggbb``, as used in the overlays.
-        threshold: probability from which a pixel counts; ``None`` where Otsu's method chooses it.
-        images: number of images with a non-empty mask.
-        mean_coverage: mean share of the image, 0 to 1.
-        mean_score: mean probability inside the masks, 0 to 1.
-        iou: intersection over union with the ground truth; None where there is none.
-    """
-
-    name: str
-    texts: tuple[str, ...]
-    color: str
-    threshold: float | None
-    images: int
-    mean_coverage: float
-    mean_score: float
-    iou: float | None
-
-    def __post_init__(self) -> None:
-        if not _COLOR.fullmatch(self.color):
-            raise ParameterError(
-                f"The colour {self.color!r} of the prompt {self.name!r} is not of the form #rrggbb."
-            )
-
-
-@dataclass(frozen=True)
-class QuarantineRow:
-    """One image that was set aside.
-
-    Attributes:
-        key: name below the data set's root.
-        reason: short code.
-        detail: the same for people.
-    """
-
-    key: str
-    reason: str
-    detail: str
-
-
-@dataclass(frozen=True)
-class Report:
-    """All that the page shows.
-
-    Attributes:
-        title: headline, for example the data set's name.
-        run: identifier of the run.
-        created: time in ISO 8601, UTC.
-        facts: what the run was made with (model, digest, parameters), as names and values.
-        counts: images ``listed``, ``done``, ``skipped``, ``quarantined``, and ``masks`` written.
-        mean_iou: over prompts; None without ground truth.
-        prompts: the prompt set.
-        quarantine: images set aside, or the first of them.
-        quarantine_total: number of all images set aside.
-        gallery: a choice of images, the most telling first.
-        notes: remarks for the reader, one a paragraph.
-    """
-
-    title: str
-    run: str
-    created: str
-    facts: tuple[tuple[str, str], ...]
-    counts: dict[str, int]
-    mean_iou: float | None
-    prompts: tuple[PromptRow, ...]
-    quarantine: tuple[QuarantineRow, ...]
-    quarantine_total: int
-    gallery: tuple[GalleryItem, ...]
-    notes: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -167,6 +41,8 @@ class _Card:
     item: GalleryItem
     preview: Markup
     overlay: Markup
+    heat: Markup
+    truth: Markup
     lines: tuple[_Line, ...]
     folded: tuple[_Line, ...]
     absent: tuple[str, ...]
@@ -203,7 +79,7 @@ def render_report(report: Report, limit_bytes: int = 4_500_000) -> str:
     cards: list[_Card] = []
     room = limit_bytes
     for item in report.gallery:  # pictures that cannot fit are not even encoded
-        room -= 4 * (len(item.preview) + len(item.overlay)) // 3
+        room -= 4 * sum(map(len, (item.preview, item.overlay, item.heat, item.truth))) // 3
         if room < 0:
             break
         cards.append(_card(item, numbers))
@@ -257,6 +133,8 @@ def _card(item: GalleryItem, numbers: dict[str, int]) -> _Card:
         item=item,
         preview=_data_uri(item.preview),
         overlay=_data_uri(item.overlay),
+        heat=_data_uri(item.heat),
+        truth=_data_uri(item.truth),
         lines=lines[:ROWS_PER_CARD],
         folded=lines[ROWS_PER_CARD:],
         absent=tuple(t.prompt for t in item.tiles if t.coverage <= 0 and not t.missed),
@@ -266,6 +144,8 @@ def _card(item: GalleryItem, numbers: dict[str, int]) -> _Card:
 
 def _data_uri(picture: bytes) -> Markup:
     """Encodes a picture for ``src``; Markup, since base64 needs no escaping and no cutting."""
+    if not picture:
+        return Markup("")
     kind = "png" if picture.startswith(b"\x89PNG") else "jpeg"
     return Markup(f"data:image/{kind};base64,{base64.b64encode(picture).decode('ascii')}")
 
@@ -298,6 +178,19 @@ def _page(report: Report, cards: list[_Card], numbers: dict[str, int], quarantin
         prompts_total=len(report.prompts),
         legend=legend,
         colors={numbers[name]: color for name, color in colors.items()},
+        figures=figures_of(report),
+        drawn=drawn_prompts(report),
+        views=[
+            name
+            for name, there in (
+                ("overlay", True),
+                ("image", True),
+                ("heat", any(card.heat for card in cards)),
+                ("truth", any(card.truth for card in cards)),
+            )
+            if there
+        ],
+        chosen_for=list(dict.fromkeys(card.item.reason for card in cards if card.item.reason)),
         has_iou=any(line.tile.iou is not None for card in cards for line in (*card.lines, *card.folded)),
     )
 
@@ -315,6 +208,7 @@ def _template() -> Template:
     environment.filters.update(
         percent=percent, thousands=thousands, moment=moment, visible=visible, csp_hash=_csp_hash
     )
+    environment.globals.update(distribution=distribution, interval=interval)
     return environment.get_template("report.html.j2")
 
 
@@ -325,36 +219,3 @@ def _finalize(value: Any) -> Any:
 
 def _csp_hash(script: str) -> Markup:
     return Markup(base64.b64encode(hashlib.sha256(script.encode()).digest()).decode("ascii"))
-
-
-def visible(text: str) -> str:
-    r"""Spells out what would hide or reorder text (``\u202e``) and shortens what is very long."""
-    if len(text) > MAX_TEXT:
-        text = text[: MAX_TEXT - 1] + "…"
-    return printable(text, keep="\t\n")
-
-
-def percent(value: float | None) -> str:
-    """Formats a share with one decimal; what is not quite nothing or all never reads as if it were."""
-    if value is None or not math.isfinite(value):
-        return "\u2013"  # an en dash
-    if 0 < value < 0.001:
-        return "<0.1%"
-    if 0.999 < value < 1:
-        return ">99.9%"
-    return f"{value:.1%}"
-
-
-def thousands(value: int) -> str:
-    """Formats a count, for example ``1,204``."""
-    return f"{value:,}"
-
-
-def moment(text: str) -> str:
-    """Formats an ISO 8601 time for people, in UTC; leaves what it cannot read as it is."""
-    try:
-        time = datetime.fromisoformat(text)
-    except ValueError:
-        return text
-    time = time.replace(tzinfo=UTC) if time.tzinfo is None else time.astimezone(UTC)
-    return f"{time.day} {time:%B %Y, %H:%M} UTC"

@@ -12,18 +12,22 @@ from typing import Any
 from clipseg_kfp import records
 from clipseg_kfp.comparing import Comparison, compare
 from clipseg_kfp.concurrency import ordered_map
+from clipseg_kfp.masks import Mask
 from clipseg_kfp.metrics import Bootstrap, Confusion
 from clipseg_kfp.metrics.evaluation import Evaluation
 from clipseg_kfp.naming import digest
 from clipseg_kfp.progress import say, track
+from clipseg_kfp.report.build import Tables
+from clipseg_kfp.report.pictures import truth_png
 from clipseg_kfp.results import json_bytes
-from clipseg_kfp.steps.postprocess_masks import MASKS, SCORES
+from clipseg_kfp.steps.postprocess_masks import GALLERY, MASKS, SCORES
 from clipseg_kfp.steps.preprocess_images import IMAGES
 from clipseg_kfp.truth import GroundTruth, Reader, UnusableTruthError
 
 STEP = "evaluate_masks"
 TABLE, PER_IMAGE = "evaluation.parquet", "per_image.parquet"
 METRICS, CURVES, THRESHOLDS = "metrics.json", "curves.json", "thresholds.json"
+TRUTHS = "truth.arrow"
 THREADS = 4
 BYTES_AT_ONCE = 400_000_000
 MAX_TRUTH_BYTES = 100_000_000
@@ -70,8 +74,47 @@ def run(*, shards: Sequence[Path], target: Path, endpoint: str = "") -> Evaluati
     (target / METRICS).write_bytes(json_bytes(evaluation.to_json()))
     (target / CURVES).write_text(json.dumps(evaluation.curves(), ensure_ascii=False) + "\n", "utf-8")
     (target / THRESHOLDS).write_bytes(json_bytes({"thresholds": evaluation.thresholds}))
+    _draw_truth(shards, target, reader)
     _tell(evaluation, pairs)
     return evaluation
+
+
+def _draw_truth(shards: Sequence[Path], target: Path, reader: Reader) -> None:
+    """Reads the ground truth of the images that the report will show once more, and draws it small."""
+    tables = Tables([s / MASKS for s in shards], [s / GALLERY for s in shards], target / PER_IMAGE)
+    chosen = tables.choice()
+    with records.ArrowWriter(target / TRUTHS, records.TRUTHS) as writer:
+        for shard in shards if chosen else ():
+            categories = _categories(shard)
+            for row in records.read_parquet(shard / IMAGES):
+                if row["status"] == "done" and row["ground_truth"] and (row["key"], row["version"]) in chosen:
+                    png = truth_png(_truths(row, categories, reader))
+                    if png:
+                        writer.append({"key": row["key"], "version": row["version"], "png": png})
+
+
+def _categories(shard: Path) -> dict[str, int]:
+    """Category ids by prompt: a shard's first images have them all."""
+    found: dict[str, int] = {}
+    for row in records.read_parquet(shard / MASKS, columns=["prompt", "category_id"]):
+        if row["prompt"] in found:
+            break
+        found[row["prompt"]] = row["category_id"]
+    return found
+
+
+def _truths(row: dict[str, Any], categories: dict[str, int], reader: Reader) -> Iterator[tuple[int, Mask]]:
+    size: tuple[int, ...] | None = None
+    for truth in row["ground_truth"]:
+        if truth["prompt"] not in categories:
+            continue
+        try:
+            mask = reader.read(GroundTruth(**truth), row["width"], row["height"]).mask
+        except UnusableTruthError:
+            continue
+        size = size or mask.shape
+        if mask.shape == size:  # pictures of one image may differ in size: those of the first are drawn
+            yield categories[truth["prompt"]], mask
 
 
 def _evaluate_shard(

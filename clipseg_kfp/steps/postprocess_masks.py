@@ -25,6 +25,8 @@ from clipseg_kfp.formats.probability import encode_probability
 from clipseg_kfp.naming import digest, distinct_segments, image_folder
 from clipseg_kfp.progress import say, track
 from clipseg_kfp.prompts import Row, read_rows
+from clipseg_kfp.report.choosing import Shortlist, margin
+from clipseg_kfp.report.pictures import heat_jpeg
 from clipseg_kfp.resources import cpu_limit
 from clipseg_kfp.results import Results
 from clipseg_kfp.results.layout import content_key
@@ -37,7 +39,6 @@ from clipseg_kfp.views import Box, Field, FieldLabelMap
 
 STEP = "postprocess_masks"
 MASKS, GALLERY, SCORES = "masks.parquet", "gallery.arrow", "scores.arrow"
-GALLERY_PER_SHARD = 24
 BYTES_AT_ONCE = 960_000_000
 
 
@@ -57,6 +58,8 @@ class _Done:
     masks: list[dict[str, Any]]
     preview: bytes
     overlay: bytes
+    heat: bytes
+    heat_prompt: str
     scores: list[dict[str, Any]]
 
 
@@ -140,28 +143,38 @@ def run(
     )
 
     def mask_rows() -> Iterator[dict[str, Any]]:
-        pictures = 0
         for item in track(STEP, finished, done):
-            if item.overlay and pictures < GALLERY_PER_SHARD:
-                names = {name: item.row[name] for name in ("key", "version")}
-                gallery.append({**names, "preview": item.preview, "overlay": item.overlay})
-                pictures += 1
+            if item.overlay:
+                pictures.add(
+                    _pictures(item),
+                    min(margin(row) for row in item.masks),
+                    truth=bool(item.row["ground_truth"]),
+                )
             for row in item.scores:
                 scores.append(row)
             yield from item.masks
 
-    with (
-        records.ArrowWriter(target / GALLERY, records.GALLERY) as gallery,
-        # A row of many views is large: one at a time.
-        records.ArrowWriter(target / SCORES, records.SCORES, rows_per_batch=1, compression="zstd") as scores,
-    ):
+    pictures = Shortlist()
+    # A row of many views is large: one at a time.
+    with records.ArrowWriter(target / SCORES, records.SCORES, rows_per_batch=1, compression="zstd") as scores:
         count = records.write_parquet(target / MASKS, records.MASKS, mask_rows())
+    with records.ArrowWriter(target / GALLERY, records.GALLERY) as gallery:
+        for row in pictures.rows():
+            gallery.append(row)
     records.write_parquet(target / IMAGES, records.IMAGES, rows)
     shutil.copyfile(probabilities / ENGINE, target / ENGINE)  # for the manifest
     if part := part_key(target / MASKS):
         results.upload(part, target / MASKS)
     say(STEP, f"{count:,} masks of {done:,} images")
     return count
+
+
+def _pictures(item: _Done) -> dict[str, Any]:
+    """The row of ``records.GALLERY``."""
+    return {
+        **{name: item.row[name] for name in ("key", "version")},
+        **{name: getattr(item, name) for name in ("preview", "overlay", "heat", "heat_prompt")},
+    }
 
 
 def _workers(rows: list[dict[str, Any]], map_bytes: int) -> int:
@@ -233,8 +246,12 @@ def _finish(work: _Work, results: Results, prompts: Sequence[Row], options: _Opt
         small_size = header.size
     measured = {truth["prompt"] for truth in row["ground_truth"]}
     layers, mask_rows, scores = [], [], []
+    clearest, clear_maps = ("", -1.0), np.empty(0, np.uint8)
     for name, done in zip(names, finish(prompts, work.maps, work.boxes, width, height), strict=True):
         prompt, measures = done.prompt, done.measures
+        if options.overlays and measures.maximum > clearest[1]:
+            clearest = prompt.name, measures.maximum
+            clear_maps = done.maps
         png = masks.mask_png(done.mask)
         written = _written(results, "mask", f"masks/{place}/{name}", png, ".png")
         if options.label_maps:
@@ -268,14 +285,15 @@ def _finish(work: _Work, results: Results, prompts: Sequence[Row], options: _Opt
                 **probability,
             }
         )
-    overlay = b""
+    overlay = heat = b""
     if labels:
         # A folder of their own: prompts may have any name.
         row.update(_written(results, "label_map", f"labels/{place}", labels.png(), ".png"))
     if options.overlays:
         overlay = masks.overlay_jpeg(work.preview, layers)
         row.update(_written(results, "overlay", f"overlays/{place}", overlay, ".jpg"))
-    return _Done(row, mask_rows, work.preview, overlay, scores)
+        heat = heat_jpeg(clear_maps, work.boxes, width, height)
+    return _Done(row, mask_rows, work.preview, overlay, heat, clearest[0], scores)
 
 
 def _written(results: Results, column: str, stem: str, data: bytes, suffix: str) -> dict[str, Any]:

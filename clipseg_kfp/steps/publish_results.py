@@ -14,7 +14,7 @@ from clipseg_kfp.errors import ParameterError, StorageError
 from clipseg_kfp.formats import export_coco, export_csv, export_labelstudio, export_yolo
 from clipseg_kfp.progress import say
 from clipseg_kfp.report import build_report, render_report
-from clipseg_kfp.report.build import QUARANTINE_ROWS
+from clipseg_kfp.report.build import QUARANTINE_ROWS, Tables
 from clipseg_kfp.results import IMAGES as RUN_IMAGES
 from clipseg_kfp.results import QUARANTINE, Counts, Results, json_bytes
 from clipseg_kfp.results.accounting import Quarantine, reconcile
@@ -23,7 +23,7 @@ from clipseg_kfp.results.layout import DELETED
 from clipseg_kfp.results.ledger import Ledger
 from clipseg_kfp.results.parts import part_key
 from clipseg_kfp.steps.encode_prompts import prompt_rows, read_facts_of
-from clipseg_kfp.steps.evaluate_masks import CURVES, PER_IMAGE, TABLE, THRESHOLDS, metrics_of
+from clipseg_kfp.steps.evaluate_masks import CURVES, PER_IMAGE, TABLE, THRESHOLDS, TRUTHS, metrics_of
 from clipseg_kfp.steps.fetch_dataset import Dataset, read_summary
 from clipseg_kfp.steps.postprocess_masks import GALLERY, MASKS
 from clipseg_kfp.steps.preprocess_images import IMAGES
@@ -156,12 +156,11 @@ def run(
         config,
         counts,
         metrics,
+        json.loads((evaluation / CURVES).read_text("utf-8")),
         body,
-        masks_path,
+        Tables([masks_path], [s / GALLERY for s in shards], evaluation / PER_IMAGE, evaluation / TRUTHS),
         quarantine,
-        _gallery(shards),
-        "",
-        quarantined,
+        dict(reasons.counts),
     )
     names = (*FILES, *extra)
     if committed:  # by an attempt of this run that was not heard of: its files stay, byte by byte
@@ -257,12 +256,6 @@ def _inference(shards: Sequence[Path]) -> list[dict[str, Any]]:
         if facts.pop("maps", 0) and facts not in ways:
             ways.append(facts)
     return ways
-
-
-def _gallery(shards: Sequence[Path]) -> Iterator[dict[str, Any]]:
-    for shard in shards:
-        for batch in records.read_arrow(shard / GALLERY):
-            yield from batch.to_pylist()
 
 
 def _tell(counts: Counts, listing: Dataset, quarantine: list[dict[str, Any]], manifest: str) -> None:

@@ -14,6 +14,7 @@ from PIL import Image
 
 from clipseg_kfp.demo.scenes import Query, draw_scene
 from clipseg_kfp.report import (
+    Agreement,
     GalleryItem,
     PromptRow,
     QuarantineRow,
@@ -21,6 +22,8 @@ from clipseg_kfp.report import (
     Tile,
     render_report,
 )
+from clipseg_kfp.report.choosing import BEST, RANDOM, UNCERTAIN, WORST
+from clipseg_kfp.report.pictures import heat_jpeg, truth_png
 
 pytestmark = pytest.mark.browser
 
@@ -62,6 +65,32 @@ def jpeg(image: Image.Image) -> bytes:
     return buffer.getvalue()
 
 
+THRESHOLDS = tuple(i / 50 for i in range(1, 50))
+
+
+def agreement(place: int) -> Agreement:
+    """Smooth curves of the shapes that real ones have."""
+    top = 0.3 + 0.06 * place
+    ious = [round(0.85 - 0.08 * place - 0.9 * abs(t - top) ** 1.5, 4) for t in THRESHOLDS]
+    best = max(range(49), key=lambda i: ious[i])
+    curve = {
+        "iou": ious,
+        "precision": [round(0.5 + 0.5 * t, 4) for t in THRESHOLDS],
+        "recall": [round(1 - t**2, 4) for t in THRESHOLDS],
+        "reliability": {
+            "pixels": [900, 500, 200, 0, 100],
+            "predicted": [0.05, 0.3, 0.5, None, 0.9],
+            "observed": [0.02, 0.35, 0.48, None, 0.97],
+        },
+    }
+    figures: dict[str, float | None] = {
+        **{"iou": ious[25], "iou_low": ious[25] - 0.05, "iou_high": ious[25] + 0.04, "precision": 0.9},
+        **{"recall": 0.8, "boundary_iou": 0.6, "average_precision": 0.88 if place else None},
+        **{"best_threshold": THRESHOLDS[best], "best_iou": ious[best]},
+    }
+    return Agreement(200 - place, figures, curve)
+
+
 def sample_report(images: int = 14, ground_truth: bool = True) -> Report:
     """A run that looks like a real one: drawn scenes, their true masks worn down a little."""
     rng = np.random.default_rng(7)
@@ -97,6 +126,12 @@ def sample_report(images: int = 14, ground_truth: bool = True) -> Report:
                 jpeg(scene.image),
                 jpeg(overlay),
                 tuple(tiles),
+                reason=(WORST, UNCERTAIN, BEST, RANDOM)[4 * i // images],
+                heat=heat_jpeg(np.asarray(scene.image.convert("L").resize((64, 64)))[None], [(0, 0, *size)], *size),
+                heat_prompt="red thing",
+                truth=truth_png([(i + 1, scene.mask(q)) for i, q in enumerate(QUERIES.values())])
+                if ground_truth and i % 3
+                else b"",
             )
         )
     prompts = tuple(
@@ -109,6 +144,9 @@ def sample_report(images: int = 14, ground_truth: bool = True) -> Report:
             float(rng.uniform(0.004, 0.3)),
             float(rng.uniform(0.5, 0.95)),
             float(rng.uniform(0.4, 0.9)) if ground_truth else None,
+            coverages=tuple(int(n) for n in rng.integers(0, 40, 20)),
+            scores=tuple(int(n) for n in rng.integers(0, 90, 20)),
+            agreement=agreement(place) if ground_truth else None,
         )
         for place, (name, ink) in enumerate(zip(QUERIES, INKS, strict=True))
     )
@@ -140,6 +178,11 @@ def sample_report(images: int = 14, ground_truth: bool = True) -> Report:
         ),
         quarantine_total=4,
         gallery=tuple(gallery),
+        reasons=(("truncated", 2), ("too-large", 1), ("not-an-image", 1)),
+        deleted=12,
+        thresholds=THRESHOLDS if ground_truth else (),
+        mean_interval=(0.701, 0.758) if ground_truth else None,
+        pooled=agreement(3).curve if ground_truth else None,
         notes=("Ground truth was given for 212 images." if ground_truth else "A first trial.",),
     )
 
@@ -253,6 +296,99 @@ def test_toggles_switch_one_card_and_all(driver: Any, tmp_path: Path, page: str)
     assert visible() == {(True, False)}
     css(driver, "[data-show=overlay]")[0].click()
     assert visible() == {(False, True)}
+
+
+ON_TOP = """
+const image = arguments[0];
+image.scrollIntoView({ block: 'center' });
+const box = image.getBoundingClientRect();
+return document.elementFromPoint((box.left + box.right) / 2, (box.top + box.bottom) / 2) === image;
+"""
+
+
+def test_heat_map_and_ground_truth_lie_over_the_image(driver: Any, tmp_path: Path, page: str) -> None:
+    open_framed(driver, tmp_path, page, 1440)
+    cards = css(driver, "[data-card]")
+    for view in ("heat", "truth"):
+        css(driver, f"[data-show={view}]")[0].send_keys("\n")
+        for card in cards:
+            (plain,) = card.find_elements("css selector", ".plain")
+            layers = card.find_elements("css selector", f".{view}")
+            assert plain.is_displayed() or not layers
+            assert card.get_attribute("data-view") == (view if layers else "image")
+            for layer in layers:
+                assert layer.is_displayed()
+                assert layer.rect == plain.rect
+                assert driver.execute_script(ON_TOP, layer)
+            assert not card.find_elements("css selector", ".overlay")[0].is_displayed()
+            named = card.find_elements("css selector", "[data-heat]")[0]
+            assert named.is_displayed() == (view == "heat")
+        pressed = [b.get_attribute("data-show") for b in css(driver, "[data-show][aria-pressed=true]")]
+        assert pressed == [view]
+
+
+def test_filter_by_why_an_image_was_chosen(driver: Any, tmp_path: Path, page: str) -> None:
+    from selenium.webdriver.support.ui import Select
+
+    open_framed(driver, tmp_path, page, 1440)
+    select = Select(css(driver, "[data-reasons]")[0])
+    for kind in (WORST, BEST, RANDOM):
+        select.select_by_value(kind)
+        cards = shown(driver)
+        assert 0 < len(cards) < 14
+        assert all(kind in text for text in cards)
+        assert css(driver, "[data-status]")[0].text == f"Showing {len(cards)} of 14 images"
+    select.select_by_value("")
+    assert len(shown(driver)) == 14
+
+
+@pytest.mark.parametrize("by", ["mouse", "keyboard"])
+def test_tables_sort_by_their_headings(driver: Any, tmp_path: Path, page: str, by: str) -> None:
+    open_framed(driver, tmp_path, page, 1440)
+    for table in css(driver, "table[data-sortable]"):
+        heads = table.find_elements("css selector", "thead th")
+
+        def values(column: int, table: Any = table) -> list[str]:
+            cells = table.find_elements("css selector", f"tbody tr > :nth-child({column + 1})")
+            return [cell.get_attribute("data-v") for cell in cells]
+
+        for column, head in enumerate(heads):
+            button = head.find_element("css selector", "button")
+            for order in ("ascending", "descending") if not column else ("descending", "ascending"):
+                if by == "mouse":
+                    button.click()
+                else:
+                    button.send_keys(" ")
+                assert head.get_attribute("aria-sort") == order
+                found = values(column)
+                if column:
+                    numbers = [float(text) for text in found if text]
+                    assert numbers == sorted(numbers, reverse=order == "descending")
+                    assert all(found[: len(numbers)])  # those without a value come last
+                else:
+                    turned = found if order == "ascending" else found[::-1]
+                    assert turned == sorted(turned, key=str.casefold)
+
+
+def test_plots_are_drawn_inside_their_frames(driver: Any, tmp_path: Path, page: str) -> None:
+    open_framed(driver, tmp_path, page, 1440)
+    plots = css(driver, "svg.chart")
+    assert [plot.get_attribute("aria-label").split(",")[0] for plot in plots] == [
+        "IoU over the threshold",
+        "Precision over recall",
+        "Observed share of foreground over the predicted probability",
+    ]
+    outside = driver.execute_script(
+        "return Array.from(document.querySelectorAll('svg')).flatMap(svg => { const b = "
+        "svg.getBoundingClientRect(); return Array.from(svg.querySelectorAll('*')).filter(e => { const r = "
+        "e.getBoundingClientRect(); return r.left < b.left - 1 || r.right > b.right + 1 || r.top < b.top - 1 "
+        "|| r.bottom > b.bottom + 1; }).map(e => e.outerHTML.slice(0, 80)); })"
+    )
+    assert outside == []
+    lines = plots[0].find_elements("css selector", ".line")
+    inks = driver.execute_script("return arguments[0].map(e => getComputedStyle(e).stroke)", lines)
+    assert len(set(inks)) == len(QUERIES)
+    assert len(plots[0].find_elements("css selector", "circle")) == len(QUERIES)  # the best thresholds
 
 
 def test_filter_by_prompt(driver: Any, tmp_path: Path, page: str) -> None:

@@ -19,7 +19,7 @@ from clipseg_kfp.report import (
     Tile,
     render_report,
 )
-from clipseg_kfp.report.render import moment, percent, thousands, visible
+from clipseg_kfp.report.text import moment, percent, thousands, visible
 
 PICTURE = b"\xff\xd8\xff" + bytes(3_000)
 HOSTILE = (

@@ -1,0 +1,141 @@
+"""``clipseg-kfp results show`` and ``export``: look at results, and take them elsewhere."""
+
+from __future__ import annotations
+
+import json
+import sys
+import tempfile
+import webbrowser
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from clipseg_kfp.cli.shared import Endpoint
+from clipseg_kfp.errors import ParameterError
+
+Output = Annotated[str, typer.Argument(help="Where results are: folder or s3:// prefix, as in output_uri.")]
+Config = Annotated[str, typer.Option(help="One configuration, by its digest; without it, the latest run's.")]
+Run = Annotated[str, typer.Option(help="A run, by its ID; without it, the latest.")]
+
+
+def show(
+    output: Output,
+    config: Config = "",
+    run: Run = "",
+    open_: Annotated[bool, typer.Option("--open", help="Open the report in the browser.")] = False,
+    out: Annotated[Path | None, typer.Option(help="Write the report to this file.")] = None,
+    json_: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
+    endpoint: Endpoint = "",
+) -> None:
+    """Shows a run: counts, agreement with ground truth, best thresholds, quarantine; and its report.
+
+    Examples:
+        clipseg-kfp results show ./masks
+
+        clipseg-kfp results show s3://bucket/masks --open
+
+        clipseg-kfp results show s3://bucket/masks --run nightly-7 --out report.html
+    """
+    from clipseg_kfp.results import Results
+    from clipseg_kfp.results.layout import MANIFEST, run_key
+    from clipseg_kfp.storage import open_folder
+    from clipseg_kfp.summary import read_run, show_in_full
+
+    manifest = _chosen(output, config, run, endpoint)[0]
+    folder = Results(open_folder(output, endpoint), manifest["config"]).folder
+    found = read_run(folder.locate(run_key(manifest["run"], MANIFEST)), endpoint)
+    if json_:
+        facts = {name: manifest.get(name) for name in ("config", "run", "created", "source_uri", "counts")}
+        quarantine = [{name: row[name] for name in ("key", "reason", "detail")} for row in found.quarantine]
+        print(json.dumps({**facts, "metrics": found.metrics, "quarantine": quarantine}, indent=2))
+    else:
+        show_in_full(found, Console())
+    if out is None and not open_:
+        return
+    page = out or Path(tempfile.mkdtemp(prefix="clipseg-kfp-"), "report.html")
+    try:
+        page.write_bytes(found.read("report.html"))
+    except OSError as error:
+        raise ParameterError(f"{page} cannot be written: {error.strerror}.", "Name another --out.") from error
+    said = sys.stderr if json_ else sys.stdout
+    print(f"The report is in {page}", file=said)
+    if open_ and not webbrowser.open(page.resolve().as_uri()):
+        print("No browser was found: open that file yourself.", file=sys.stderr)
+
+
+def export(
+    output: Output,
+    format_: Annotated[str, typer.Option("--format", help="coco, yolo, csv or labelstudio.")],
+    out: Annotated[Path, typer.Option(help="The file to write; with yolo a new folder, or a file *.zip.")],
+    config: Config = "",
+    run: Run = "",
+    all_: Annotated[
+        bool, typer.Option("--all", help="All runs of the configuration: each image once, as the latest has it.")
+    ] = False,
+    endpoint: Endpoint = "",
+) -> None:
+    """Writes the masks of a run, or of all runs of a configuration, in another format.
+
+    Examples:
+        clipseg-kfp results export ./masks --format coco --out masks.coco.json
+
+        clipseg-kfp results export s3://bucket/masks --all --format yolo --out masks.zip
+
+        clipseg-kfp results export s3://bucket/masks --run nightly-7 --format csv --out masks.csv
+    """
+    from clipseg_kfp.results import Results
+    from clipseg_kfp.results.exporting import export_runs
+    from clipseg_kfp.storage import open_folder
+
+    if run and all_:
+        raise ParameterError("--run and --all were both given.", "Give one of them.")
+    runs = _chosen(output, config, run, endpoint)
+    runs = runs if all_ else runs[:1]
+    results = Results(open_folder(output, endpoint), runs[0]["config"])
+    try:
+        images, older = export_runs(results, runs, format_, out)
+    except OSError as error:
+        raise ParameterError(f"{out} cannot be written: {error.strerror}.", "Name another --out.") from error
+    told = f"{images:,} images of {len(runs):,} run{'' if len(runs) == 1 else 's'} in {out}"
+    print(told + (f"; {older:,} older versions left out." if older else "."))
+
+
+def _chosen(output: str, config: str, run: str, endpoint: str) -> list[dict[str, Any]]:
+    """Manifests, the latest first: of that run, or all of the configuration that the latest run has."""
+    runs = runs_of(output, config, endpoint)
+    if not runs:
+        raise ParameterError(f"There are no committed runs under {output}.", "Check the name; see output_uri.")
+    named = [manifest for manifest in runs if manifest["run"] == run]
+    if run and not named:
+        raise ParameterError(
+            f"There is no committed run '{run}' under {output}.", "See 'clipseg-kfp results list'."
+        )
+    if len({manifest["config"] for manifest in named}) > 1:
+        raise ParameterError(
+            f"Several configurations have a run '{run}': "
+            f"{', '.join(manifest['config'] for manifest in named)}.",
+            "Name one with --config.",
+        )
+    return named or [manifest for manifest in runs if manifest["config"] == runs[0]["config"]]
+
+
+def runs_of(output: str, config: str, endpoint: str) -> list[dict[str, Any]]:
+    """Manifests of committed runs, the latest first."""
+    from clipseg_kfp.results import Results
+    from clipseg_kfp.storage import open_folder
+
+    folder = open_folder(output, endpoint)
+    found = [m for name in configs_of(folder, config, output) for m in Results(folder, name).manifests()]
+    return sorted(found, key=lambda run: (run["created"], run["config"], run["run"]), reverse=True)
+
+
+def configs_of(folder: Any, config: str, output: str) -> list[str]:
+    """Digests of all configurations, or of the one that is asked for."""
+    from clipseg_kfp.results.commit import configurations
+
+    there = configurations(folder)
+    if config and config not in there:
+        raise ParameterError(f"{output} has no configuration '{config}'.", "See 'clipseg-kfp results list'.")
+    return [config] if config else there

@@ -1,0 +1,43 @@
+"""How the report writes names, numbers and times."""
+
+from __future__ import annotations
+
+import math
+from datetime import UTC, datetime
+
+from clipseg_kfp.naming import printable
+
+MAX_TEXT = 2_000  # characters shown of any one string; object keys stop at 1,024 bytes
+
+
+def visible(text: str) -> str:
+    r"""Spells out what would hide or reorder text (``\u202e``) and shortens what is very long."""
+    if len(text) > MAX_TEXT:
+        text = text[: MAX_TEXT - 1] + "…"
+    return printable(text, keep="\t\n")
+
+
+def percent(value: float | None) -> str:
+    """Formats a share with one decimal; what is not quite nothing or all never reads as if it were."""
+    if value is None or not math.isfinite(value):
+        return "\u2013"  # an en dash
+    if 0 < value < 0.001:
+        return "<0.1%"
+    if 0.999 < value < 1:
+        return ">99.9%"
+    return f"{value:.1%}"
+
+
+def thousands(value: int) -> str:
+    """Formats a count, for example ``1,204``."""
+    return f"{value:,}"
+
+
+def moment(text: str) -> str:
+    """Formats an ISO 8601 time for people, in UTC; leaves what it cannot read as it is."""
+    try:
+        time = datetime.fromisoformat(text)
+    except ValueError:
+        return text
+    time = time.replace(tzinfo=UTC) if time.tzinfo is None else time.astimezone(UTC)
+    return f"{time.day} {time:%B %Y, %H:%M} UTC"

@@ -1,0 +1,62 @@
+"""Which images a report shows."""
+
+from __future__ import annotations
+
+from clipseg_kfp.report.choosing import BEST, RANDOM, UNCERTAIN, WORST, Shortlist, choice_of, choose, lot
+
+NAMES = [(f"{i:03}.jpg", "v") for i in range(200)]
+
+
+def test_with_ground_truth_a_quarter_is_of_each_kind() -> None:
+    ious = {name: i / 200 for i, name in enumerate(NAMES)}
+    margins = {name: abs(i - 100) / 200 for i, name in enumerate(NAMES)}
+    chosen = choose(margins, ious)
+    kinds: dict[str, list[tuple[str, str]]] = {}
+    for name, kind in chosen.items():
+        kinds.setdefault(kind, []).append(name)
+    assert {kind: len(names) for kind, names in kinds.items()} == dict.fromkeys(
+        (WORST, UNCERTAIN, BEST, RANDOM), 6
+    )
+    assert kinds[WORST] == NAMES[:6]
+    assert kinds[BEST] == NAMES[:-7:-1]
+    assert set(kinds[UNCERTAIN]) <= set(NAMES[94:107])
+    assert kinds[RANDOM] == sorted(kinds[RANDOM], key=lot)
+
+
+def test_without_ground_truth_half_are_uncertain() -> None:
+    chosen = choose({name: i / 200 for i, name in enumerate(NAMES)}, {})
+    assert [kind for kind in chosen.values()] == [UNCERTAIN] * 12 + [RANDOM] * 12
+    assert list(chosen)[:12] == NAMES[:12]
+
+
+def test_of_few_images_each_is_there_once() -> None:
+    for count in range(5):
+        margins = dict.fromkeys(NAMES[:count], 0.1)
+        assert set(choose(margins, dict.fromkeys(NAMES[:count], 0.5))) == set(NAMES[:count])
+    assert choose({NAMES[0]: 0.2}, {NAMES[0]: 0.9}) == {NAMES[0]: BEST}
+
+
+def test_a_choice_is_made_of_what_there_are_pictures_of() -> None:
+    rows = [
+        {"key": key, "version": version, "threshold": 0.5, "max_probability": maximum}
+        for key, version in NAMES[:4]
+        for maximum in (0.9, 0.1)
+    ]
+    rows[5]["max_probability"] = 0.49  # of the third image
+    pictures = [{"key": key, "version": version} for key, version in NAMES[1:4]]
+    chosen = choice_of(pictures, rows, [{"key": NAMES[0][0], "version": "v", "iou": 0.1}])
+    assert list(chosen) == [NAMES[2], *sorted((NAMES[1], NAMES[3]), key=lot)]
+    assert chosen[NAMES[2]] == UNCERTAIN
+
+
+def test_a_shortlist_stays_short_and_keeps_the_unclear_and_those_with_truth() -> None:
+    shortlist = Shortlist(8)
+    for i, (key, version) in enumerate(NAMES):
+        shortlist.add({"key": key, "version": version}, (i * 37 % 200) / 200, truth=i in (50, 150))
+        assert len(shortlist.rows()) <= 8
+    kept = [row["key"] for row in shortlist.rows()]
+    assert len(kept) == 8
+    assert kept == sorted(kept)
+    assert {"050.jpg", "150.jpg"} <= set(kept)
+    unclear = sorted(range(200), key=lambda i: i * 37 % 200)[:4]
+    assert {f"{i:03}.jpg" for i in unclear} <= set(kept)
