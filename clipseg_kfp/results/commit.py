@@ -22,6 +22,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -136,6 +137,13 @@ class Results:
             return None
         manifest: dict[str, Any] = json.loads(self.folder.read(key))
         return manifest
+
+    def settle(self, run: str) -> None:
+        """Asks for a committed manifest once more: refused, it clears what a killed attempt left of it."""
+        key = run_key(run, MANIFEST)
+        with suppress(ConditionUnsupportedError):
+            if self.fenced:
+                self.folder.create(key, self.folder.read(key), content_type(key))
 
     def name_taken(self, run: str) -> ParameterError:
         """The error for a run whose name another committed run has."""

@@ -164,6 +164,7 @@ def run(
     )
     names = (*FILES, *extra)
     if committed:  # by an attempt of this run that was not heard of: its files stay, byte by byte
+        results.settle(run_id)
         report = render_report(replace(draft, created=committed["created"]))
         manifest = results.point_to(run_id)
     else:
