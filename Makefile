@@ -47,7 +47,7 @@ demo: $(VENV)/.demo ## Run the whole pipeline on sample images, no cluster neede
 	@$(BIN)/clipseg-kfp demo --model "$$MODEL" --prompts "$$PROMPTS"
 
 test: $(VENV)/.test ## Run the tests
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --maxprocesses 4
 
 test-faults: $(VENV)/.test ## Run the long matrices of kills, faults and hostile input; writes faults.json
 	$(BIN)/python -m pytest tests/faults -m faults -n 2
