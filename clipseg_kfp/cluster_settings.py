@@ -30,7 +30,10 @@ INFERENCE = "segment_images"
 Text = Annotated[str, StringConstraints(min_length=1)]
 Image = Annotated[str, StringConstraints(pattern=r"^[^\s@]+(@sha256:[0-9a-f]{64})?$")]
 Name = Annotated[
-    str, StringConstraints(max_length=253, pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$")
+    str,
+    StringConstraints(
+        max_length=253, pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$"
+    ),
 ]
 Cpu = Annotated[str, StringConstraints(pattern=r"^(\d+(\.\d+)?|\d+m)$")]
 Bytes = Annotated[str, StringConstraints(pattern=r"^\d+(\.\d+)?([EPTGMK]i?)?$")]
@@ -233,7 +236,9 @@ def checked(content: dict[str, Any], where: str = "settings") -> ClusterSettings
         for item in error.errors():
             place = ".".join(str(part) for part in item["loc"] if part != "[key]")
             problems.append(f"{place}: {_problem(item)}" if place else _problem(item))
-        raise ParameterError(f"{where}: {'; '.join(problems)}.", "docs/cluster/install.md lists all settings.") from error
+        raise ParameterError(
+            f"{where}: {'; '.join(problems)}.", "docs/cluster/install.md lists all settings."
+        ) from error
 
 
 def _problem(item: Any) -> str:

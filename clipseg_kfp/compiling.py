@@ -59,9 +59,7 @@ def settings_for(
     return checked(overlaid(variant_settings(variant), settings or {}), where)
 
 
-def compile_pipeline(
-    name: str, image: str = DEFAULT_IMAGE, settings: ClusterSettings | None = None
-) -> str:
+def compile_pipeline(name: str, image: str = DEFAULT_IMAGE, settings: ClusterSettings | None = None) -> str:
     """Compiles one pipeline.
 
     Args:
@@ -79,13 +77,14 @@ def compile_pipeline(
     from kfp import compiler
 
     pipeline, parameters = _traced(name, image, settings)
-    return _written(
-        lambda path: compiler.Compiler().compile(pipeline, path, pipeline_parameters=parameters)
-    )
+    return _written(lambda path: compiler.Compiler().compile(pipeline, path, pipeline_parameters=parameters))
 
 
 def compile_manifests(
-    name: str, image: str = DEFAULT_IMAGE, settings: ClusterSettings | None = None, namespace: str | None = None
+    name: str,
+    image: str = DEFAULT_IMAGE,
+    settings: ClusterSettings | None = None,
+    namespace: str | None = None,
 ) -> str:
     """Compiles one pipeline into Kubernetes resources, for GitOps: a Pipeline and a PipelineVersion.
 

@@ -44,10 +44,11 @@ def to_rgb(parts: list[Image.Image]) -> Image.Image:
     eight_bits = _eight_bits(image) if wide else None
     transform: Callable[[Image.Image], Image.Image] | None = None
     canvas = Image.new("RGB", image.size)
-    for top, band in _bands(image):
-        if eight_bits is not None:
-            band = Image.fromarray(eight_bits(np.asarray(band)))
-        band, alpha = _split_alpha(band) if transparent else (band, None)
+    for top, part in _bands(image):
+        band = part if eight_bits is None else Image.fromarray(eight_bits(np.asarray(part)))
+        alpha = None
+        if transparent:
+            band, alpha = _split_alpha(band)
         if band.mode not in _PROFILE_MODES.values():
             band = band.convert("L" if gray else "RGB")
         transform = transform or _to_srgb(band.mode, profile)

@@ -69,7 +69,9 @@ class OpenedImage:
         if self._kind == "JPEG":
             plain = not self._image_info("progressive") and self._mode in ("L", "RGB")
             return self.width * self.height * (9 if plain else 13)
-        return self.width * self.height * {"WEBP": MOST_BYTES_A_PIXEL, "BMP": 9, "PNG": 10}.get(self._kind, 16)
+        return (
+            self.width * self.height * {"WEBP": MOST_BYTES_A_PIXEL, "BMP": 9, "PNG": 10}.get(self._kind, 16)
+        )
 
     def _image_info(self, name: str) -> object:
         return self._image.info.get(name) if self._image is not None else None
@@ -206,7 +208,10 @@ def decode_labels(data: bytes, name: str = "", max_pixels: int = 50_000_000) -> 
             f"The header says {opened.width} x {opened.height} pixels; {max_pixels:,} are allowed.",
         )
     with rejecting(data, "PNG", name), Image.open(io.BytesIO(data), formats=["PNG"]) as image:
-        if image.mode == "L" and image.tile[0].args in ("L;2", "L;4"):  # Pillow would stretch them to 0 to 255
+        if image.mode == "L" and image.tile[0].args in (
+            "L;2",
+            "L;4",
+        ):  # Pillow would stretch them to 0 to 255
             raise ImageRejectedError(
                 "unsupported_format",
                 "A label map of gray values has 8 or 16 bits a pixel; this one has 2 or 4.",

@@ -24,8 +24,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
 from clipseg_kfp.errors import ClipsegKfpError
-from clipseg_kfp.parameters import check_parameters
 from clipseg_kfp.naming import printable
+from clipseg_kfp.parameters import check_parameters
 from clipseg_kfp.progress import EVENT_PREFIX, EVENT_VARIABLE
 
 _LINE = re.compile(r"^\s*\[(?P<step>[a-z_]+)\] (?P<text>.*)$")

@@ -2,7 +2,8 @@
 
 Every character outside ``A-Z a-z 0-9 . _ -`` becomes ``~`` and two hex digits a byte (``~`` is not
 special in URLs, unlike ``%``). A leading dot is encoded too, so neither ``..`` nor a hidden file can come
-out; so are a trailing one and the first letter of a device's name, which Windows would drop and take. Names that grow too long keep their head and get a digest of the whole behind ``~~``, which no other
+out; so are a trailing one and the first letter of a device's name, which Windows would drop and take.
+Names that grow too long keep their head and get a digest of the whole behind ``~~``, which no other
 encoded name contains.
 """
 

@@ -33,7 +33,9 @@ def check_parameters(parameters: dict[str, Any]) -> None:
     endpoint = parameters.get("endpoint", "")
     for name, kind in (("source_uri", "images"), ("output_uri", "results"), ("model_uri", "the model")):
         if not parameters.get(name):
-            raise ParameterError(f"{name} is empty.", f"Say where {kind} lie: a folder or s3://bucket/prefix.")
+            raise ParameterError(
+                f"{name} is empty.", f"Say where {kind} lie: a folder or s3://bucket/prefix."
+            )
     check_threshold(parameters.get("threshold", 0.5))
     for name, least in (("limit", 0), ("shard_size", 1)):
         if parameters.get(name, least) < least:

@@ -125,7 +125,10 @@ GALLERY = pa.schema(
         ("version", pa.string()),
         ("preview", pa.large_binary()),  # JPEG
         ("overlay", pa.large_binary()),  # JPEG of the same size
-        ("heat", pa.large_binary()),  # small JPEG: the probabilities of the prompt that was found most clearly
+        (
+            "heat",
+            pa.large_binary(),
+        ),  # small JPEG: the probabilities of the prompt that was found most clearly
         ("heat_prompt", pa.string()),
     ]
 )

@@ -106,9 +106,7 @@ class Segmenter:
     @cached_property
     def encoder(self) -> Encoder:
         """Encodes prompts; loaded for the first of them."""
-        return Encoder(
-            model.load_model(self.folder), self.facts, lambda: model.load_tokenizer(self.folder)
-        )
+        return Encoder(model.load_model(self.folder), self.facts, lambda: model.load_tokenizer(self.folder))
 
     def encode(self, prompts: str | Path | PromptSet | Sequence[Any], where: str = "") -> PromptTable:
         """Encodes prompts, to segment many images by them.

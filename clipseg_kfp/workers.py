@@ -28,7 +28,19 @@ R = TypeVar("R")
 
 _START_SECONDS = 120.0  # for an interpreter and its imports, on a machine that is busy
 #: What a worker gets of the environment; credentials are not among it.
-_PASSED_ON = ("PATH", "HOME", "LANG", "LC_", "LD_", "DYLD_", "PYTHON", "TMP", "TEMP", "SYSTEMROOT", "VIRTUAL_ENV")
+_PASSED_ON = (
+    "PATH",
+    "HOME",
+    "LANG",
+    "LC_",
+    "LD_",
+    "DYLD_",
+    "PYTHON",
+    "TMP",
+    "TEMP",
+    "SYSTEMROOT",
+    "VIRTUAL_ENV",
+)
 
 #: No threads for arrays. And glibc gives the blocks of large images back to the system, 16 MB each, where it
 #: would learn to keep them; those of small ones it keeps.

@@ -35,7 +35,9 @@ def main() -> None:
     wanted = parser.parse_args().version
     found = version("clipseg-kfp")
     if wanted != found:
-        raise SystemExit(f"The image shall be version {wanted or '(none: give VERSION)'}; the package is {found}.")
+        raise SystemExit(
+            f"The image shall be version {wanted or '(none: give VERSION)'}; the package is {found}."
+        )
     for name in LATER:
         importlib.import_module(name)
     transformers = importlib.import_module("transformers")

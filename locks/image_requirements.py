@@ -20,7 +20,9 @@ IMAGES = {
 
 def requirements(image: str) -> list[str]:
     """Requirements of an image, as pyproject.toml has them."""
-    project = tomllib.loads(Path(__file__).parents[1].joinpath("pyproject.toml").read_text("utf-8"))["project"]
+    project = tomllib.loads(Path(__file__).parents[1].joinpath("pyproject.toml").read_text("utf-8"))[
+        "project"
+    ]
     extras, client = IMAGES[image]
     wanted = [item for item in project["dependencies"] if client or name(item) not in CLIENT]
     wanted += [item for extra in extras for item in project["optional-dependencies"][extra]]

@@ -17,7 +17,11 @@ ROOT = Path(__file__).parents[1]
 def bill(image: str) -> dict[str, Any]:
     """The CycloneDX document of an image's Python packages; Debian's are in the image's own dpkg database."""
     command = [sys.executable, "-W", "ignore", "-m", "cyclonedx_py", "requirements", "--output-reproducible"]
-    command += ["--pyproject", str(ROOT / "pyproject.toml"), str(ROOT / "images" / image / "requirements.txt")]
+    command += [
+        "--pyproject",
+        str(ROOT / "pyproject.toml"),
+        str(ROOT / "images" / image / "requirements.txt"),
+    ]
     document: dict[str, Any] = json.loads(subprocess.run(command, check=True, capture_output=True).stdout)
     for component in document["components"]:
         del component["description"], component["externalReferences"]

@@ -157,7 +157,9 @@ def segment_bucket(
     settle(published, storage_secret, cpu="1", memory="2Gi", caching=False)
     if rank:
         ranked = rank_prompts(
-            evaluation=evaluation.outputs["evaluation"], encoded_prompts=encoded_prompts, source_uri=source_uri
+            evaluation=evaluation.outputs["evaluation"],
+            encoded_prompts=encoded_prompts,
+            source_uri=source_uri,
         )
         settle(ranked, storage_secret, cpu="1", memory="1Gi", caching=False)
     return published.outputs["Output"]

@@ -9,9 +9,9 @@ from rich.console import Console
 
 from clipseg_kfp.cli.connecting import connected
 from clipseg_kfp.cluster import Client
-from clipseg_kfp.cluster.session import DEFAULT_EXPERIMENT, DEFAULT_PIPELINE
 from clipseg_kfp.cluster.packages import spec_of
 from clipseg_kfp.cluster.parameters import declared, from_file, from_words
+from clipseg_kfp.cluster.session import DEFAULT_EXPERIMENT, DEFAULT_PIPELINE
 from clipseg_kfp.cluster.timing import seconds
 
 Pipeline = Annotated[
@@ -23,7 +23,9 @@ Settings = Annotated[
 ]
 SettingsFile = Annotated[str, typer.Option("--parameters", "-f", help="YAML or JSON file of parameters.")]
 Image = Annotated[str, typer.Option(help="Container image: the named pipeline is uploaded with it first.")]
-Version = Annotated[str, typer.Option("--pipeline-version", help="Version of the pipeline; empty takes the newest.")]
+Version = Annotated[
+    str, typer.Option("--pipeline-version", help="Version of the pipeline; empty takes the newest.")
+]
 Experiment = Annotated[str, typer.Option(help="Experiment of the runs; it is made where it is not there.")]
 ServiceAccount = Annotated[str, typer.Option(help="Kubernetes service account of the pods.")]
 Timeout = Annotated[str, typer.Option(help="Stop waiting after, for example, 90s, 15m, 6h or 1d.")]
@@ -38,16 +40,20 @@ def given_parameters(version: object, settings: list[str] | None, file: str) -> 
 @connected
 def upload(
     client: Client,
-    source: Annotated[str, typer.Argument(help="batch-segmentation, one-shot-segmentation, prompt-evaluation, or a YAML file.")] = DEFAULT_PIPELINE,
+    source: Annotated[
+        str,
+        typer.Argument(help="batch-segmentation, one-shot-segmentation, prompt-evaluation, or a YAML file."),
+    ] = DEFAULT_PIPELINE,
     image: Annotated[str, typer.Option(help="Container image of all components, for a name.")] = "",
     name: Annotated[str, typer.Option(help="Name on the cluster; empty takes the package's.")] = "",
-    version_name: Annotated[str, typer.Option(help="Name of the version; empty derives it from the content.")] = "",
+    version_name: Annotated[
+        str, typer.Option(help="Name of the version; empty derives it from the content.")
+    ] = "",
     shared: Annotated[bool, typer.Option(help="In multi-user Kubeflow, for all users.")] = False,
 ) -> None:
     """Uploads a pipeline: a new one, a new version, or nothing where the same content is there already.
 
     Examples:
-
         clipseg-kfp upload batch-segmentation --image registry.example/clipseg-kfp@sha256:…
         clipseg-kfp upload batch-segmentation.yaml --namespace team-a
     """
@@ -69,15 +75,16 @@ def run(
     experiment: Experiment = DEFAULT_EXPERIMENT,
     name: Annotated[str, typer.Option(help="Name of the run; empty takes the pipeline's and the time.")] = "",
     service_account: ServiceAccount = "",
-    wait: Annotated[bool, typer.Option("--wait", help="Follow the run to its end, as 'runs watch' does.")] = False,
+    wait: Annotated[
+        bool, typer.Option("--wait", help="Follow the run to its end, as 'runs watch' does.")
+    ] = False,
     timeout: Timeout = "",
 ) -> None:
     """Starts a run of a pipeline; its parameters are checked before anything is sent.
 
-    With --wait, the exit status is that of the run: 0 succeeded, 3 failed, 4 canceled, 5 skipped, 6 timeout, 130 Ctrl-C.
+    With --wait, the exit status is the run's: 0 succeeded, 3 failed, 4 canceled, 5 skipped, 6 timeout, 130 Ctrl-C.
 
     Examples:
-
         clipseg-kfp run batch-segmentation --set source_uri=s3://mlpipeline/shared/photos --set prompts="a cat"
         clipseg-kfp run batch-segmentation.yaml --parameters parameters.yaml --wait --timeout 6h
     """
@@ -105,11 +112,15 @@ def doctor(
     client: Client,
     source_uri: Annotated[str, typer.Option(help="s3:// prefix of the images to check.")] = "",
     output_uri: Annotated[str, typer.Option(help="s3:// prefix for results to check.")] = "",
-    model_uri: Annotated[str, typer.Option(help="Checkpoint to check; empty takes the pipeline's default.")] = "",
+    model_uri: Annotated[
+        str, typer.Option(help="Checkpoint to check; empty takes the pipeline's default.")
+    ] = "",
     endpoint: Annotated[
         str, typer.Option(help="URL of the S3 endpoint as seen from here; empty takes S3_ENDPOINT.")
     ] = "",
-    secret: Annotated[str, typer.Option(help="Storage secret in the namespace; empty takes the pipeline's default.")] = "",
+    secret: Annotated[
+        str, typer.Option(help="Storage secret in the namespace; empty takes the pipeline's default.")
+    ] = "",
     pipeline: Annotated[str, typer.Option(help="Pipeline on the cluster to check.")] = DEFAULT_PIPELINE,
 ) -> None:
     """Checks the way to the cluster, the login, the storage and the pipeline, and says what to mend.
@@ -118,15 +129,12 @@ def doctor(
     something fails; warnings alone give 0.
 
     Examples:
-
         clipseg-kfp doctor
         clipseg-kfp doctor --source-uri s3://mlpipeline/shared/images --output-uri s3://mlpipeline/shared/masks
     """
     from clipseg_kfp.cluster.doctor import Asked, examine, table
 
-    findings = examine(
-        client, Asked(source_uri, output_uri, model_uri, endpoint, secret, pipeline)
-    )
+    findings = examine(client, Asked(source_uri, output_uri, model_uri, endpoint, secret, pipeline))
     Console().print(table(findings))
     if any(one.mark == "fail" for one in findings):
         raise typer.Exit(1)

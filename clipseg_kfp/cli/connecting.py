@@ -16,11 +16,17 @@ _PANEL = "Connection"
 
 def _options(
     host: Annotated[
-        str, typer.Option(help="URL of the Kubeflow Pipelines API; else KFP_ENDPOINT.", rich_help_panel=_PANEL)
+        str,
+        typer.Option(help="URL of the Kubeflow Pipelines API; else KFP_ENDPOINT.", rich_help_panel=_PANEL),
     ] = "",
     namespace: Annotated[
         str,
-        typer.Option("--namespace", "-n", help="Your namespace in multi-user Kubeflow; else KFP_NAMESPACE.", rich_help_panel=_PANEL),
+        typer.Option(
+            "--namespace",
+            "-n",
+            help="Your namespace in multi-user Kubeflow; else KFP_NAMESPACE.",
+            rich_help_panel=_PANEL,
+        ),
     ] = "",
     token_file: Annotated[
         str, typer.Option(help="File with a bearer token; else KFP_TOKEN_FILE.", rich_help_panel=_PANEL)
@@ -30,7 +36,9 @@ def _options(
     ] = "",
     dex_username: Annotated[
         str,
-        typer.Option(help="Login name at Dex; its password is in KFP_DEX_PASSWORD_FILE.", rich_help_panel=_PANEL),
+        typer.Option(
+            help="Login name at Dex; its password is in KFP_DEX_PASSWORD_FILE.", rich_help_panel=_PANEL
+        ),
     ] = "",
     ca_cert: Annotated[
         str, typer.Option(help="File with certificates to trust; else KFP_CA_CERT.", rich_help_panel=_PANEL)
@@ -62,7 +70,11 @@ def connected(command: Callable[..., None]) -> Callable[..., None]:
         command(client, **given)
 
     parameters = [one.replace(kind=inspect.Parameter.KEYWORD_ONLY) for one in (*own, *more)]
-    wrapped.__name__, wrapped.__doc__, wrapped.__module__ = command.__name__, command.__doc__, command.__module__
+    wrapped.__name__, wrapped.__doc__, wrapped.__module__ = (
+        command.__name__,
+        command.__doc__,
+        command.__module__,
+    )
     wrapped.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     wrapped.__annotations__ = {one.name: one.annotation for one in parameters}  # what typer reads
     return wrapped

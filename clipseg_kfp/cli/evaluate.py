@@ -38,7 +38,9 @@ def evaluate(
     backend: Annotated[str, typer.Option(help="auto, torch or openvino.")] = "auto",
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     precision: Annotated[str, typer.Option(help="auto, float32, bfloat16 or int8.")] = "auto",
-    tile_size: Annotated[int, typer.Option(help="Tiles of so many pixels for larger images; 0 cuts none.")] = 0,
+    tile_size: Annotated[
+        int, typer.Option(help="Tiles of so many pixels for larger images; 0 cuts none.")
+    ] = 0,
     flip: Annotated[bool, typer.Option(help="Average with the mirror image: twice the time.")] = False,
     run_id: Annotated[str, typer.Option(help="Name of the run in the results; empty takes the time.")] = "",
     endpoint: Endpoint = "",
@@ -123,7 +125,9 @@ def _show_ranking(prompts: dict[str, Any], console: Console) -> None:
         if row["best_iou_low"] is not None:
             spread = f"{row['best_iou_low']:.3f} to {row['best_iou_high']:.3f}"
         figures = [f"{row['best_threshold']:.2f}", f"{row['best_iou']:.3f}", spread]
-        shown = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in name).replace("[", r"\[")
+        shown = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in name).replace(
+            "[", r"\["
+        )
         table.add_row(shown, *figures, f"{row['average_precision']:.3f}")
     if known:
         console.print("Each prompt at its best threshold", style="italic", markup=False)

@@ -29,7 +29,8 @@ def local_run(
         str, typer.Option(help="Example pictures, a folder a thing: NAME/images/x.jpg, NAME/masks/x.png.")
     ] = "",
     engineering: Annotated[
-        str, typer.Option(help="With --support: paper crops, blurs and fades around the thing; none does not.")
+        str,
+        typer.Option(help="With --support: paper crops, blurs and fades around the thing; none does not."),
     ] = "paper",
     ground_truth: Annotated[
         str, typer.Option(help="COCO or PhraseCut file, or folder of masks or label maps, to measure with.")
@@ -42,7 +43,9 @@ def local_run(
     ] = None,
     threshold: Annotated[float, typer.Option(help="Probability from which a pixel belongs to a mask.")] = 0.5,
     limit: Annotated[int, typer.Option(help="The most new images to take; 0 takes all.")] = 0,
-    full: Annotated[bool, typer.Option("--full", help="Take images that earlier runs have done, too.")] = False,
+    full: Annotated[
+        bool, typer.Option("--full", help="Take images that earlier runs have done, too.")
+    ] = False,
     max_quarantined: Annotated[
         str, typer.Option(help="Bad images that the run may have: 20, or 5%; without it, no bound.")
     ] = "",

@@ -66,7 +66,6 @@ def list_runs(
     """Lists the newest runs.
 
     Example:
-
         clipseg-kfp runs list --most 5
     """
     runs = client.runs(most, experiment)
@@ -82,7 +81,6 @@ def show_run(client: Client, run: Named, as_json: Json = False) -> None:
     """Shows the tasks of a run, its parameters, and where to look further.
 
     Example:
-
         clipseg-kfp runs show 5f1c…
     """
     found = client.get_run(run)
@@ -109,7 +107,6 @@ def watch(client: Client, run: Named, timeout: Timeout = "") -> None:
     Exit status: 0 succeeded, 3 failed, 4 canceled, 5 skipped, 6 timeout, 130 Ctrl-C, 1 an error of the client.
 
     Example:
-
         clipseg-kfp runs watch 5f1c… --timeout 6h
     """
     raise typer.Exit(follow(client.get_run(run), seconds(timeout, "--timeout") if timeout else None))
@@ -121,7 +118,6 @@ def wait(client: Client, run: Named, timeout: Timeout = "") -> None:
     """Waits for a run with a line for each change, for scripts; exit status as for watch.
 
     Example:
-
         clipseg-kfp runs wait 5f1c… --timeout 6h
     """
     limit = seconds(timeout, "--timeout") if timeout else None
@@ -134,7 +130,6 @@ def cancel(client: Client, run: Named) -> None:
     """Ends a run; masks that it wrote stay, no manifest names them, and a later run makes them again.
 
     Example:
-
         clipseg-kfp runs cancel 5f1c…
     """
     found = client.get_run(run)
@@ -149,7 +144,6 @@ def retry(client: Client, run: Named) -> None:
     """Starts the failed tasks of a run again; what has succeeded is kept.
 
     Example:
-
         clipseg-kfp runs retry 5f1c…
     """
     found = client.get_run(run).retry()
@@ -165,7 +159,6 @@ def list_artifacts(client: Client, run: Named, endpoint: Endpoint = "", as_json:
     Reads the bucket with AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY.
 
     Example:
-
         clipseg-kfp runs artifacts 5f1c… --endpoint http://localhost:9000
     """
     found = client.get_run(run).artifacts(endpoint)
@@ -181,7 +174,6 @@ def list_metrics(client: Client, run: Named, endpoint: Endpoint = "", as_json: J
     """Shows counts, agreement with ground truth and quarantine of a run from its bucket.
 
     Example:
-
         clipseg-kfp runs metrics 5f1c… --json
     """
     from clipseg_kfp.cluster.outputs import results

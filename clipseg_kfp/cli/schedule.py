@@ -22,9 +22,9 @@ from clipseg_kfp.cli.cluster import (
 from clipseg_kfp.cli.connecting import connected
 from clipseg_kfp.cli.shared import group
 from clipseg_kfp.cluster import Client
-from clipseg_kfp.cluster.session import DEFAULT_EXPERIMENT, DEFAULT_PIPELINE
 from clipseg_kfp.cluster.display import plain, schedule_table
 from clipseg_kfp.cluster.schedules import Applied
+from clipseg_kfp.cluster.session import DEFAULT_EXPERIMENT, DEFAULT_PIPELINE
 from clipseg_kfp.errors import ParameterError
 
 app = group("Recurring runs: each takes what is new in the bucket.")
@@ -62,7 +62,6 @@ def create(
     """Makes the schedule of this name be so: creates it, changes it, or leaves it as it is.
 
     Examples:
-
         clipseg-kfp schedule create nightly --cron "30 2 * * *" --set source_uri=s3://mlpipeline/shared/photos
         clipseg-kfp schedule create often batch-segmentation.yaml --every 30m --parameters parameters.yaml
     """
@@ -103,7 +102,6 @@ def update(
     """Changes what is given of a schedule and keeps the rest, its version included.
 
     Examples:
-
         clipseg-kfp schedule update nightly --cron "0 4 * * *"
         clipseg-kfp schedule update nightly --pipeline batch-segmentation --set threshold=0.4
     """
@@ -131,7 +129,6 @@ def list_schedules(
     """Lists all schedules.
 
     Example:
-
         clipseg-kfp schedule list
     """
     found = client.schedules()
@@ -139,7 +136,14 @@ def list_schedules(
         Console().print(schedule_table(found) if found else "There are no schedules.")
         return
     rows: list[dict[str, Any]] = [
-        {"id": one.id, "name": one.name, "when": one.when, "enabled": one.enabled, "catch_up": one.catch_up, "max_concurrency": int(one.data.max_concurrency or 1)}
+        {
+            "id": one.id,
+            "name": one.name,
+            "when": one.when,
+            "enabled": one.enabled,
+            "catch_up": one.catch_up,
+            "max_concurrency": int(one.data.max_concurrency or 1),
+        }
         for one in found
     ]
     print(json.dumps(rows, indent=2, ensure_ascii=False))
@@ -151,7 +155,6 @@ def enable(client: Client, name: Either) -> None:
     """Lets a schedule start runs again.
 
     Example:
-
         clipseg-kfp schedule enable nightly
     """
     print("enabled" if client.enable_schedule(name) else "was enabled already")
@@ -163,7 +166,6 @@ def disable(client: Client, name: Either) -> None:
     """Keeps a schedule from starting runs; those that go on are left alone.
 
     Example:
-
         clipseg-kfp schedule disable nightly
     """
     print("disabled" if client.enable_schedule(name, False) else "was disabled already")
@@ -175,7 +177,6 @@ def delete(client: Client, name: Either) -> None:
     """Deletes a schedule; its runs stay.
 
     Example:
-
         clipseg-kfp schedule delete nightly
     """
     client.delete_schedule(name)
@@ -185,7 +186,9 @@ def delete(client: Client, name: Either) -> None:
 def _report(applied: Applied, cron: str) -> None:
     one = applied.schedule
     state = "enabled" if one.enabled else "disabled"
-    print(f"{applied.action}: {plain(one.name)} ({one.when}, {state}, catch-up {'on' if one.catch_up else 'off'})")
+    print(
+        f"{applied.action}: {plain(one.name)} ({one.when}, {state}, catch-up {'on' if one.catch_up else 'off'})"
+    )
     if len(cron.split()) == 5:
         print("  Kubeflow's cron has seconds first; second 0 was put before your five fields.")
     print(f"  {one.url}")

@@ -10,7 +10,13 @@ from typing import Any
 
 import urllib3
 
-from clipseg_kfp.cluster.errors import ClusterError, ConflictError, LoginError, NotFoundError, UnavailableError
+from clipseg_kfp.cluster.errors import (
+    ClusterError,
+    ConflictError,
+    LoginError,
+    NotFoundError,
+    UnavailableError,
+)
 from clipseg_kfp.cluster.login import Login, connect
 
 CONNECT_SECONDS, READ_SECONDS = 10, 60
@@ -54,7 +60,7 @@ class Api:
         while True:
             try:
                 return self._call(method, arguments)
-            except _Passing as fault:
+            except _PassingError as fault:
                 pause = min(BACKOFF_LIMIT, BACKOFF_SECONDS * 2**attempt) * random.uniform(0.5, 1)
                 if time.monotonic() + pause > end:
                     raise fault.error from None
@@ -65,7 +71,7 @@ class Api:
         """Calls a method that makes something: once, since a lost answer may hide a success."""
         try:
             return self._call(method, arguments)
-        except _Passing as fault:
+        except _PassingError as fault:
             raise fault.error from None
 
     def pages(self, method: Callable[..., Any], items: str, most: int = 0, **arguments: Any) -> Iterator[Any]:
@@ -96,7 +102,12 @@ class Api:
 
         def get(**limits: Any) -> Any:
             return client.call_api(
-                path, "GET", response_type="object", auth_settings=["Bearer"], _return_http_data_only=True, **limits
+                path,
+                "GET",
+                response_type="object",
+                auth_settings=["Bearer"],
+                _return_http_data_only=True,
+                **limits,
             )
 
         get.__self__ = self.runs.run_service_get_run.__self__  # type: ignore[attr-defined]
@@ -112,8 +123,11 @@ class Api:
         except (urllib3.exceptions.HTTPError, OSError) as error:
             if isinstance(getattr(error, "reason", None), urllib3.exceptions.SSLError):
                 raise self._untrusted(str(error.reason)) from None  # type: ignore[union-attr]
-            raise _Passing(self._unreachable(error)) from None
-        except (UnicodeDecodeError, AttributeError) as error:  # the generated client on a body that is no JSON
+            raise _PassingError(self._unreachable(error)) from None
+        except (
+            UnicodeDecodeError,
+            AttributeError,
+        ) as error:  # the generated client on a body that is no JSON
             raise ClusterError(
                 f"{self.login.host} does not answer as Kubeflow Pipelines does ({type(error).__name__}).",
                 "Check that the endpoint is that of the Pipelines API.",
@@ -165,10 +179,10 @@ class Api:
         if error.status == 409:
             return ConflictError(f"It is there already (409): {said}")
         words = f"The backend answered {error.status}: {said}"
-        return _Passing(UnavailableError(words)) if error.status in _PASSING else ClusterError(words)
+        return _PassingError(UnavailableError(words)) if error.status in _PASSING else ClusterError(words)
 
 
-class _Passing(Exception):
+class _PassingError(Exception):
     """A fault that may pass; ``error`` is raised where it does not."""
 
     def __init__(self, error: UnavailableError) -> None:
@@ -182,9 +196,7 @@ def named(name: str, operation: str = "EQUALS") -> str:
     The backend decodes the filter once more than HTTP does, some versions; ``%`` and ``+`` are therefore written
     as JSON escapes, which mean the same either way.
     """
-    text = json.dumps(
-        {"predicates": [{"operation": operation, "key": "display_name", "stringValue": name}]}
-    )
+    text = json.dumps({"predicates": [{"operation": operation, "key": "display_name", "stringValue": name}]})
     return text.replace("%", "\\u0025").replace("+", "\\u002b")
 
 

@@ -110,7 +110,9 @@ class _Lines:
         self._said: dict[str, str] = {}
 
     def __call__(self, run: Run) -> None:
-        now = {task.name: _line(task.state, task.states.total(), task.states["SUCCEEDED"]) for task in run.tasks}
+        now = {
+            task.name: _line(task.state, task.states.total(), task.states["SUCCEEDED"]) for task in run.tasks
+        }
         for name, line in {**now, "run": run.state}.items():
             if self._said.get(name, "PENDING") != line:
                 self._said[name] = line

@@ -154,9 +154,7 @@ def _namespace(client: Client) -> Iterator[Finding]:
     if not name:
         yield Finding("namespace", "ok", "none needed")
         return
-    client.api.read(
-        client.api.experiments.experiment_service_list_experiments, page_size=1, namespace=name
-    )
+    client.api.read(client.api.experiments.experiment_service_list_experiments, page_size=1, namespace=name)
     yield Finding("namespace", "ok", f"'{name}' is open to this login")
 
 

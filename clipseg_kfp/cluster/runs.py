@@ -204,7 +204,8 @@ def experiment_id(api: Api, name: str, namespace: str) -> str:
                 raise
     elif experiment.storage_state == "ARCHIVED":
         raise ConflictError(
-            f"The experiment '{name}' is archived.", "Restore it in the UI, or name another with --experiment."
+            f"The experiment '{name}' is archived.",
+            "Restore it in the UI, or name another with --experiment.",
         )
     return str(experiment.experiment_id)
 

@@ -31,7 +31,9 @@ def check_times(
         ParameterError: neither or both of cron and interval, a concurrency out of bounds, an end before the start.
     """
     if bool(cron) == bool(every):
-        raise ParameterError("A schedule needs either a cron expression or an interval.", "Give --cron or --every.")
+        raise ParameterError(
+            "A schedule needs either a cron expression or an interval.", "Give --cron or --every."
+        )
     if not 1 <= max_concurrency <= MOST_AT_ONCE:
         raise ParameterError(f"Of a schedule, 1 to {MOST_AT_ONCE} runs go on at once, not {max_concurrency}.")
     if start and end and end <= start:
@@ -81,7 +83,9 @@ def form(
         pipeline_version_reference=server.V2beta1PipelineVersionReference(
             pipeline_id=pipeline_id, pipeline_version_id=version_id
         ),
-        runtime_config=server.V2beta1RuntimeConfig(parameters=parameters, pipeline_root=pipeline_root or None),
+        runtime_config=server.V2beta1RuntimeConfig(
+            parameters=parameters, pipeline_root=pipeline_root or None
+        ),
         trigger=trigger,
         mode="ENABLE" if enabled else "DISABLE",
         max_concurrency=str(max_concurrency),

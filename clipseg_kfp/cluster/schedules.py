@@ -137,9 +137,7 @@ def apply(api: Api, namespace: str, wanted: Any) -> Applied:
         _delete(api, current.id)  # it never ran
         current = replaced
     if current is None:
-        made = api.write(
-            api.recurring_runs.recurring_run_service_create_recurring_run, recurring_run=wanted
-        )
+        made = api.write(api.recurring_runs.recurring_run_service_create_recurring_run, recurring_run=wanted)
         return Applied("created", Schedule(api, made))
     enable = wanted.mode == "ENABLE"
     if alike(current.data, wanted):

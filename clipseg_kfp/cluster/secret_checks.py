@@ -68,7 +68,11 @@ def storage_secret(namespace: str, name: str) -> tuple[Line, Keys | None]:
     try:
         access, secret = (base64.b64decode(data[key]).decode() for key in FIELDS)
     except (binascii.Error, UnicodeDecodeError):
-        return (WHAT, "fail", f"'{name}' holds no text. Make it again with kubectl create secret generic."), None
+        return (
+            WHAT,
+            "fail",
+            f"'{name}' holds no text. Make it again with kubectl create secret generic.",
+        ), None
     if access != access.strip() or secret != secret.strip():
         return (
             WHAT,

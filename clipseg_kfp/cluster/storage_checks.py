@@ -8,7 +8,13 @@ from collections.abc import Iterator
 from contextlib import suppress
 
 from clipseg_kfp.errors import ClipsegKfpError, ParameterError
-from clipseg_kfp.storage import ConditionUnsupportedError, Folder, ObjectTooLargeError, open_folder, open_object
+from clipseg_kfp.storage import (
+    ConditionUnsupportedError,
+    Folder,
+    ObjectTooLargeError,
+    open_folder,
+    open_object,
+)
 from clipseg_kfp.storage.s3 import S3Folder
 
 PROBE = ".clipseg-kfp-probe-"

@@ -67,7 +67,9 @@ def tasks_of(run: Any, order: list[str]) -> list[Task]:
     """
     details = list((run.run_details.task_details if run.run_details else None) or [])
     if not order:  # a pipeline whose specification is not known
-        order = list(dict.fromkeys(one.display_name for one in details if not _engine(one.display_name or "")))
+        order = list(
+            dict.fromkeys(one.display_name for one in details if not _engine(one.display_name or ""))
+        )
     found = {name: Task(name) for name in order}
     pods = {one.task_id: one.pod_name for one in details if one.pod_name}
     open_ends: set[str] = set()
@@ -118,7 +120,11 @@ def names_in(spec: dict[str, Any]) -> list[str]:
 
 
 def _engine(name: str) -> bool:
-    return name in ("root", "executor") or name.endswith(("-driver", "-executor")) or name.startswith("iteration-")
+    return (
+        name in ("root", "executor")
+        or name.endswith(("-driver", "-executor"))
+        or name.startswith("iteration-")
+    )
 
 
 def _time(value: Any) -> datetime | None:

@@ -77,8 +77,7 @@ def upload(
                 raise _taken(wanted) from None
             action = "unchanged"
     newest = action != "unchanged" or all(
-        one.pipeline_version_id == version.pipeline_version_id
-        for one in _versions(api, pipeline.pipeline_id)
+        one.pipeline_version_id == version.pipeline_version_id for one in _versions(api, pipeline.pipeline_id)
     )
     return Uploaded(
         action=action,
@@ -114,7 +113,8 @@ def find_version(api: Api, name: str, version_name: str = "", namespace: str = "
     for version in _versions(api, pipeline.pipeline_id, version_name):
         return version
     raise NotFoundError(
-        f"The pipeline '{name}' has no version '{version_name}'." if version_name
+        f"The pipeline '{name}' has no version '{version_name}'."
+        if version_name
         else f"The pipeline '{name}' has no version yet.",
         "Upload one with 'clipseg-kfp upload'.",
     )

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import io
-import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -39,24 +38,13 @@ from clipseg_kfp.demo.large_scenes import draw_large_scene
 from clipseg_kfp.demo.run import MODEL
 from clipseg_kfp.demo.scenes import Query, Scene
 from clipseg_kfp.demo.sheets import Cell, save, sheet
-from clipseg_kfp.engine import Engine
-from clipseg_kfp.finishing import finish
 from clipseg_kfp.images import preview_jpeg
 from clipseg_kfp.metrics import Confusion
-from clipseg_kfp.model import load_model, load_tokenizer, read_facts
 from clipseg_kfp.prompts import (
-    Encoder,
     Engineering,
-    Files,
-    PromptSet,
     PromptTable,
-    encode,
     engineer,
-    gather,
     parse_prompts,
-    read_prompts,
-    read_table,
-    write_table,
 )
 from clipseg_kfp.segmenter import Segmenter
 from clipseg_kfp.views import Tiling

@@ -231,4 +231,4 @@ def _curves(histogram: Histogram) -> dict[str, Any]:
 
 
 def _short(values: Any) -> list[float | None]:
-    return [None if value != value else round(float(value), 6) for value in values]
+    return [None if np.isnan(value) else round(float(value), 6) for value in values]

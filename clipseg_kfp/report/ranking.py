@@ -56,7 +56,11 @@ def render_markdown(ranking: Ranking, title: str) -> str:
             lines.append(
                 f"| {_cell(one.name)} | {one.prompts} | {one.mean_iou:.3f} | {one.mean_average_precision:.3f} |"
             )
-        lines += ["", "Means over the prompts of a set: sets that look for different things do not compare.", ""]
+        lines += [
+            "",
+            "Means over the prompts of a set: sets that look for different things do not compare.",
+            "",
+        ]
     lines += [
         f"| {' | '.join(COLUMNS)} |",
         "| ---: | --- | --- | ---: | ---: | ---: | ---: | ---: |",

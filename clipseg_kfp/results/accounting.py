@@ -50,7 +50,7 @@ def most_quarantined(value: str, listed: int) -> int | None:
         share = float(text[:-1]) / 100 if text.endswith("%") else float(text)
     except ValueError:
         share = math.nan
-    if not 0 <= share <= 1 or "." not in text and "%" not in text:
+    if not 0 <= share <= 1 or ("." not in text and "%" not in text):
         raise ParameterError(
             f"max_quarantined is {value!r}.",
             "Give a number of images (20), a share (5% or 0.05), or nothing for no bound.",

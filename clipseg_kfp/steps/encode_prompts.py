@@ -67,7 +67,9 @@ def run(
     encoder = prompt_sets.Encoder(load_model(model), facts, lambda: load_tokenizer(model))
     if wanted is not None:
         classes: dict[str, str] = {}
-        gathered = list(prompt_sets.gather(wanted, facts, threshold, prompt_sets.Files(prompts_uri, endpoint)))
+        gathered = list(
+            prompt_sets.gather(wanted, facts, threshold, prompt_sets.Files(prompts_uri, endpoint))
+        )
     else:
         gathered, classes = prompt_sets.combine(
             (name, prompt_sets.gather(one, facts, threshold, prompt_sets.Files(place, endpoint)))

@@ -17,12 +17,12 @@ import numpy as np
 from clipseg_kfp import records
 from clipseg_kfp.errors import ParameterError
 from clipseg_kfp.progress import say
+from clipseg_kfp.prompts.files import listed
 from clipseg_kfp.results import Results, json_bytes
 from clipseg_kfp.results.accounting import most_quarantined
 from clipseg_kfp.results.layout import DELETED, FOLDERS, STAGING, image_id
 from clipseg_kfp.results.ledger import DONE, QUARANTINED, Ids, Ledger, ids_of
 from clipseg_kfp.sources import Source, is_single_file, list_sources
-from clipseg_kfp.prompts.files import listed
 from clipseg_kfp.steps.encode_prompts import classes_of, prompt_rows, read_facts_of
 from clipseg_kfp.storage import Folder, open_folder
 from clipseg_kfp.truth import Classes, open_truth
@@ -263,7 +263,10 @@ class _Measured:
                 f"None of the {new:,} images is named in {self._uri}, which names {len(images):,} others.",
                 "Names must end alike: folder/a.jpg and a.jpg do.",
             )
-        say(STEP, f"{self._uri}: ground truth of {images.found:,} images, {len(self._wanted):,} classes asked for")
+        say(
+            STEP,
+            f"{self._uri}: ground truth of {images.found:,} images, {len(self._wanted):,} classes asked for",
+        )
         others = set(self._truth.classes) - set(self._wanted)
         if others:
             say(STEP, f"no prompt looks for {len(others):,} of its classes: {listed(others)}")

@@ -13,15 +13,15 @@ from typing import Any
 
 from clipseg_kfp import records
 from clipseg_kfp.concurrency import ordered_map
-from clipseg_kfp.errors import ObjectChangedError, ObjectUnreadableError, ParameterError
 from clipseg_kfp.decoding import Looks, Prepared, guarded, prepare
+from clipseg_kfp.errors import ObjectChangedError, ObjectUnreadableError, ParameterError
 from clipseg_kfp.images import ImageRejectedError
 from clipseg_kfp.naming import spell_out
 from clipseg_kfp.progress import say, track
+from clipseg_kfp.prompts import read_rows
 from clipseg_kfp.resources import cpu_limit
 from clipseg_kfp.results.accounting import Quarantine
 from clipseg_kfp.settings import Settings
-from clipseg_kfp.prompts import read_rows
 from clipseg_kfp.steps.encode_prompts import TABLE, read_facts_of
 from clipseg_kfp.steps.fetch_dataset import SUMMARY, read_summary
 from clipseg_kfp.storage import ObjectTooLargeError, open_object

@@ -170,7 +170,9 @@ class FileFolder(Folder):
     def folders(self) -> list[str]:
         """Names of the folders right below this one; links do not count, as in listings."""
         with _reported(self.root):
-            return sorted(path.name for path in self.root.iterdir() if path.is_dir() and not path.is_symlink())
+            return sorted(
+                path.name for path in self.root.iterdir() if path.is_dir() and not path.is_symlink()
+            )
 
     def stat(self, key: str) -> Entry | None:
         """Describes one file; ``None`` where there is none."""

@@ -79,7 +79,9 @@ def open_truth(uri: str, kind: str = "auto", endpoint: str = "") -> TruthIndex:
     if tables:
         return with_table(folder, tables[0])
     if kind in ("labels", "coco", "phrasecut"):
-        wanted = "a table of classes (classes.json) beside the label maps" if kind == "labels" else "a JSON file"
+        wanted = (
+            "a table of classes (classes.json) beside the label maps" if kind == "labels" else "a JSON file"
+        )
         raise ParameterError(f"ground_truth_format {kind} needs {wanted}; {uri} has none.", "Give its URI.")
     return MaskFolders(folder)
 

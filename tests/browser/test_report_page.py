@@ -127,7 +127,9 @@ def sample_report(images: int = 14, ground_truth: bool = True) -> Report:
                 jpeg(overlay),
                 tuple(tiles),
                 reason=(WORST, UNCERTAIN, BEST, RANDOM)[4 * i // images],
-                heat=heat_jpeg(np.asarray(scene.image.convert("L").resize((64, 64)))[None], [(0, 0, *size)], *size),
+                heat=heat_jpeg(
+                    np.asarray(scene.image.convert("L").resize((64, 64)))[None], [(0, 0, *size)], *size
+                ),
                 heat_prompt="red thing",
                 truth=truth_png([(i + 1, scene.mask(q)) for i, q in enumerate(QUERIES.values())])
                 if ground_truth and i % 3

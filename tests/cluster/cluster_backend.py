@@ -23,7 +23,7 @@ from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
 import kfp_server_api as server
-from cluster_state import Refused, State
+from cluster_state import RefusedError, State
 
 PACKAGE = str(Path(__file__).parents[2] / "pipelines" / "batch_segmentation" / "pipeline.yaml")
 _MODELS = server.ApiClient(server.Configuration())
@@ -97,11 +97,11 @@ def _known(kind: str, data: Any) -> None:
     if cls is None or not cls.openapi_types:
         return
     if not isinstance(data, dict):
-        raise Refused(400, f"{kind} is no object: {data!r}")
+        raise RefusedError(400, f"{kind} is no object: {data!r}")
     fields = {json_name: attribute for attribute, json_name in cls.attribute_map.items()}
     for name, value in data.items():
         if name not in fields:
-            raise Refused(400, f'proto: unknown field "{name}" in {kind}')
+            raise RefusedError(400, f'proto: unknown field "{name}" in {kind}')
         if value is not None:
             _known(cls.openapi_types[fields[name]], value)
 
@@ -124,12 +124,12 @@ def _handler(backend: Backend) -> type[BaseHTTPRequestHandler]:
                     return self._cut()
                 try:
                     if fault is not None and fault > 0:
-                        raise Refused(fault, "the server is out of sorts")
+                        raise RefusedError(fault, "the server is out of sorts")
                     if backend.page:
                         return self._send(200, backend.page.encode(), "text/html; charset=utf-8")
                     self._admit(parts)
                     answer = _route(backend, self.command, parts, body, self.headers)
-                except Refused as error:
+                except RefusedError as error:
                     wrong = {"error": error.message, "code": 3, "message": error.message, "details": []}
                     return self._send(error.status, json.dumps(wrong).encode())
                 if fault == -1:
@@ -144,10 +144,10 @@ def _handler(backend: Backend) -> type[BaseHTTPRequestHandler]:
             if self.headers.get("Cookie") in backend.cookies:
                 return
             if token not in backend.tokens:
-                raise Refused(401, "Unauthenticated: no valid identity")
+                raise RefusedError(401, "Unauthenticated: no valid identity")
             wanted = parse_qs(parts.query).get("namespace", [""])[0]
             if wanted and wanted not in backend.tokens[token]:
-                raise Refused(403, f"User is not authorized to access namespace {wanted}")
+                raise RefusedError(403, f"User is not authorized to access namespace {wanted}")
 
         def _cut(self) -> None:
             self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
@@ -175,10 +175,16 @@ def _route(backend: Backend, method: str, parts: Any, body: bytes, headers: Any)
     for verb, pattern, action in _ROUTES:
         found = re.fullmatch(f"/apis/v2beta1/{pattern}", path)
         if verb == method and found:
-            return action(SimpleNamespace(
-                state=state, key=[unquote(one) for one in found.groups()], query=query, body=body, headers=headers
-            ))
-    raise Refused(404, f"no such path: {method} {path}")
+            return action(
+                SimpleNamespace(
+                    state=state,
+                    key=[unquote(one) for one in found.groups()],
+                    query=query,
+                    body=body,
+                    headers=headers,
+                )
+            )
+    raise RefusedError(404, f"no such path: {method} {path}")
 
 
 def _json(ask: Any, name: str) -> Any:
@@ -194,7 +200,7 @@ def _listed(ask: Any, everything: dict[str, Any], items: str, answer: str) -> An
         text = unquote(query["filter"].replace("+", " ")).replace('"stringValue"', '"string_value"')
         predicates = model("V2beta1Filter", json.loads(text)).predicates or []
     rows = [one for one in everything.values() if all(_matches(one, each) for each in predicates)]
-    if items != "pipeline_versions" and items != "runs":
+    if items not in ("pipeline_versions", "runs"):
         rows = [one for one in rows if (one.namespace or "") == query.get("namespace", "")]
     key, _, direction = (query.get("sort_by") or "created_at").partition(" ")
     rows.sort(key=lambda one: getattr(one, key), reverse=direction == "desc")
@@ -203,12 +209,18 @@ def _listed(ask: Any, everything: dict[str, Any], items: str, answer: str) -> An
     if query.get("page_token"):
         start, made_for = json.loads(base64.b64decode(query["page_token"]))
         if made_for != same:
-            raise Refused(400, "page token does not match the supplied sort by and/or filtering criteria.")
+            raise RefusedError(
+                400, "page token does not match the supplied sort by and/or filtering criteria."
+            )
     size = min(int(query.get("page_size") or 20) or 20, 200)
     token = base64.b64encode(json.dumps([start + size, same]).encode()).decode()
     more = start + size < len(rows)
     return getattr(server, answer)(
-        **{items: rows[start : start + size], "total_size": len(rows), "next_page_token": token if more else None}
+        **{
+            items: rows[start : start + size],
+            "total_size": len(rows),
+            "next_page_token": token if more else None,
+        }
     )
 
 
@@ -219,15 +231,19 @@ def _matches(one: Any, predicate: Any) -> bool:
         return bool(value == predicate.string_value)
     if operation == "IS_SUBSTRING":
         return predicate.string_value in value
-    raise Refused(400, f"operation {operation}")
+    raise RefusedError(400, f"operation {operation}")
 
 
 def _uploaded(ask: Any) -> Any:
     kind = ask.headers["Content-Type"]
     message = BytesParser(policy=HTTP).parsebytes(f"Content-Type: {kind}\r\n\r\n".encode() + ask.body)
-    files = [part for part in message.iter_parts() if part.get_param("name", header="content-disposition") == "uploadfile"]
+    files = [
+        part
+        for part in message.iter_parts()
+        if part.get_param("name", header="content-disposition") == "uploadfile"
+    ]
     if len(files) != 1 or not ask.query.get("pipelineid"):
-        raise Refused(400, "Failed to create a pipeline version")
+        raise RefusedError(400, "Failed to create a pipeline version")
     text = files[0].get_payload(decode=True).decode()
     return ask.state.upload_version(
         ask.query["pipelineid"], ask.query.get("name", ""), ask.query.get("description", ""), text
@@ -237,16 +253,16 @@ def _uploaded(ask: Any) -> Any:
 def _version(ask: Any) -> Any:
     found = ask.state.need(ask.state.versions, ask.key[1], "PipelineVersion")
     if found.pipeline_id != ask.key[0]:
-        raise Refused(404, "PipelineVersion not found")
+        raise RefusedError(404, "PipelineVersion not found")
     return found
 
 
 def _run_list(ask: Any) -> Any:
     state = ask.state
     if state.multi_user and not (ask.query.get("namespace") or ask.query.get("experiment_id")):
-        raise Refused(400, "Invalid input error: a namespace is needed in multi-user mode")
+        raise RefusedError(400, "Invalid input error: a namespace is needed in multi-user mode")
     if not state.multi_user and ask.query.get("namespace"):
-        raise Refused(400, "In single-user mode, ListRuns cannot filter by namespace.")
+        raise RefusedError(400, "In single-user mode, ListRuns cannot filter by namespace.")
     wanted = ask.query.get("experiment_id")
     namespace = ask.query.get("namespace") or None
     runs = {
@@ -266,7 +282,11 @@ def _delete_recurring(ask: Any) -> Any:
 
 _ROUTES: list[tuple[str, str, Callable[[Any], Any]]] = [
     ("GET", "healthz", lambda a: server.V2beta1GetHealthzResponse(multi_user=a.state.multi_user)),
-    ("GET", "pipelines", lambda a: _listed(a, a.state.pipelines, "pipelines", "V2beta1ListPipelinesResponse")),
+    (
+        "GET",
+        "pipelines",
+        lambda a: _listed(a, a.state.pipelines, "pipelines", "V2beta1ListPipelinesResponse"),
+    ),
     ("POST", "pipelines", lambda a: a.state.create_pipeline(_json(a, "V2beta1Pipeline"))),
     ("POST", "pipelines/upload_version", _uploaded),
     (
@@ -280,7 +300,11 @@ _ROUTES: list[tuple[str, str, Callable[[Any], Any]]] = [
         ),
     ),
     ("GET", f"pipelines/{_ID}/versions/{_ID}", _version),
-    ("GET", "experiments", lambda a: _listed(a, a.state.experiments, "experiments", "V2beta1ListExperimentsResponse")),
+    (
+        "GET",
+        "experiments",
+        lambda a: _listed(a, a.state.experiments, "experiments", "V2beta1ListExperimentsResponse"),
+    ),
     ("POST", "experiments", lambda a: a.state.create_experiment(_json(a, "V2beta1Experiment"))),
     ("GET", "runs", _run_list),
     ("POST", "runs", lambda a: a.state.create_run(_json(a, "V2beta1Run"))),

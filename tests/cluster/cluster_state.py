@@ -25,7 +25,7 @@ ENDS = ("SUCCEEDED", "FAILED", "CANCELED", "SKIPPED")
 CRON = re.compile(r"^(@(yearly|annually|monthly|weekly|daily|midnight|hourly)|\S+( \S+){5})$")
 
 
-class Refused(Exception):
+class RefusedError(Exception):
     """An answer that is an error."""
 
     def __init__(self, status: int, message: str) -> None:
@@ -58,17 +58,17 @@ class State:
 
     def need(self, kind: dict[str, Any], key: str, what: str) -> Any:
         if key not in kind:
-            raise Refused(404, f"{what} {key} not found")
+            raise RefusedError(404, f"{what} {key} not found")
         return kind[key]
 
     # Pipelines and versions
 
     def create_pipeline(self, body: Any) -> Any:
         if not (body.name or body.display_name):
-            raise Refused(400, "Pipeline's name is empty")
+            raise RefusedError(400, "Pipeline's name is empty")
         name = body.name or body.display_name
         if any((one.name, one.namespace) == (name, body.namespace) for one in self.pipelines.values()):
-            raise Refused(409, f"The name {name} already exists in namespace")
+            raise RefusedError(409, f"The name {name} already exists in namespace")
         body.pipeline_id, body.created_at, body.name = str(uuid.uuid4()), self.now(), name
         self.pipelines[body.pipeline_id] = body
         return body
@@ -76,19 +76,19 @@ class State:
     def upload_version(self, pipeline_id: str, name: str, description: str, text: str) -> Any:
         self.need(self.pipelines, pipeline_id, "Pipeline")
         if not name or len(name) > 127:
-            raise Refused(400, "PipelineVersion.Name length must be 1 to 127")
+            raise RefusedError(400, "PipelineVersion.Name length must be 1 to 127")
         documents = list(yaml.load_all(text, getattr(yaml, "CSafeLoader", yaml.SafeLoader)))
         try:
             spec = json_format.ParseDict(documents[0], pipeline_spec_pb2.PipelineSpec())
             for one in documents[1:]:
                 json_format.ParseDict(one, pipeline_spec_pb2.PlatformSpec())
         except json_format.Error as error:
-            raise Refused(400, f"invalid v2 pipeline spec: {error}") from None
+            raise RefusedError(400, f"invalid v2 pipeline spec: {error}") from None
         if spec.schema_version != "2.1.0" or not spec.pipeline_info.name or not spec.HasField("root"):
-            raise Refused(400, "KFP only supports schema version 2.1.0 with a name and a root")
+            raise RefusedError(400, "KFP only supports schema version 2.1.0 with a name and a root")
         same = [one for one in self.versions.values() if (one.pipeline_id, one.name) == (pipeline_id, name)]
         if same:
-            raise Refused(409, "Failed to create a pipeline version")
+            raise RefusedError(409, "Failed to create a pipeline version")
         kept: Any = json_format.MessageToDict(spec)
         if len(documents) > 1:
             kept = {"pipeline_spec": kept, "platform_spec": documents[1]}
@@ -108,12 +108,14 @@ class State:
 
     def create_experiment(self, body: Any) -> Any:
         if self.multi_user and not body.namespace:
-            raise Refused(400, "Invalid input error: Experiment's namespace cannot be empty in multi-user mode")
+            raise RefusedError(
+                400, "Invalid input error: Experiment's namespace cannot be empty in multi-user mode"
+            )
         if any(
             (one.display_name, one.namespace) == (body.display_name, body.namespace)
             for one in self.experiments.values()
         ):
-            raise Refused(409, f"Experiment {body.display_name} already exists")
+            raise RefusedError(409, f"Experiment {body.display_name} already exists")
         body.experiment_id, body.created_at = str(uuid.uuid4()), self.now()
         body.storage_state = "AVAILABLE"
         self.experiments[body.experiment_id] = body
@@ -124,10 +126,10 @@ class State:
     def _checked(self, body: Any) -> dict[str, Any]:
         reference = body.pipeline_version_reference
         if not reference or not reference.pipeline_version_id or not reference.pipeline_id:
-            raise Refused(400, "pipeline version reference needs pipeline_id and pipeline_version_id")
+            raise RefusedError(400, "pipeline version reference needs pipeline_id and pipeline_version_id")
         version = self.need(self.versions, reference.pipeline_version_id, "PipelineVersion")
         if version.pipeline_id != reference.pipeline_id:
-            raise Refused(400, "the version belongs to another pipeline")
+            raise RefusedError(400, "the version belongs to another pipeline")
         spec = version.pipeline_spec.get("pipeline_spec", version.pipeline_spec)
         declared = spec["root"].get("inputDefinitions", {}).get("parameters", {})
         given = (body.runtime_config.parameters if body.runtime_config else None) or {}
@@ -141,18 +143,18 @@ class State:
         }
         for name, value in given.items():
             if name not in declared:
-                raise Refused(400, f"parameter(s) provided are not required by pipeline: {name}")
+                raise RefusedError(400, f"parameter(s) provided are not required by pipeline: {name}")
             kind = declared[name]["parameterType"]
             if not isinstance(value, kinds[kind]) or (isinstance(value, bool) and kind != "BOOLEAN"):
-                raise Refused(400, f"input parameter {name} requires type {kind.lower()}")
+                raise RefusedError(400, f"input parameter {name} requires type {kind.lower()}")
         for name, one in declared.items():
             if name not in given and "defaultValue" not in one and not one.get("isOptional"):
-                raise Refused(400, f"parameter {name} is not optional, yet has neither default value")
+                raise RefusedError(400, f"parameter {name} is not optional, yet has neither default value")
         return spec
 
     def create_run(self, body: Any) -> Any:
         if not body.display_name:
-            raise Refused(400, "The run name is empty")
+            raise RefusedError(400, "The run name is empty")
         self.need(self.experiments, body.experiment_id, "Experiment")
         self._checked(body)
         body.run_id, body.created_at = str(uuid.uuid4()), self.now()
@@ -225,13 +227,13 @@ class State:
     def terminate(self, run_id: str) -> None:
         run = self.need(self.runs, run_id, "Run")
         if run.state in ENDS:
-            raise Refused(400, f"Failed to terminate run {run_id}: it has ended")
+            raise RefusedError(400, f"Failed to terminate run {run_id}: it has ended")
         run.state = "CANCELING"
 
     def retry(self, run_id: str) -> None:
         run = self.need(self.runs, run_id, "Run")
         if run.state not in ("FAILED", "CANCELED"):
-            raise Refused(400, f"Failed to retry run {run_id}: state {run.state}")
+            raise RefusedError(400, f"Failed to retry run {run_id}: state {run.state}")
         run.state, run.error, self.looks[run_id], self.endings[run_id] = "RUNNING", None, 1, "SUCCEEDED"
 
     # Recurring runs
@@ -240,16 +242,18 @@ class State:
         self.need(self.experiments, body.experiment_id, "Experiment")
         self._checked(body)
         if not 1 <= int(body.max_concurrency or 0) <= 10:
-            raise Refused(400, "The max concurrency of the recurring run is out of range. Support 1-10.")
+            raise RefusedError(400, "The max concurrency of the recurring run is out of range. Support 1-10.")
         cron, periodic = body.trigger.cron_schedule, body.trigger.periodic_schedule
         if bool(cron) == bool(periodic):
-            raise Refused(400, "one trigger is needed")
+            raise RefusedError(400, "one trigger is needed")
         if cron and not CRON.match(cron.cron or ""):
-            raise Refused(400, "Schedule cron is not a supported format(https://godoc.org/github.com/robfig/cron)")
+            raise RefusedError(
+                400, "Schedule cron is not a supported format(https://godoc.org/github.com/robfig/cron)"
+            )
         if periodic and int(periodic.interval_second or 0) < 1:
-            raise Refused(400, "Found invalid period schedule interval")
+            raise RefusedError(400, "Found invalid period schedule interval")
         if body.mode not in ("ENABLE", "DISABLE"):
-            raise Refused(400, f"no such mode: {body.mode}")
+            raise RefusedError(400, f"no such mode: {body.mode}")
         body.namespace = self.experiments[body.experiment_id].namespace
         body.recurring_run_id, body.created_at = str(uuid.uuid4()), self.now()
         body.status = f"{body.mode}D"

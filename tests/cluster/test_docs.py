@@ -66,13 +66,17 @@ def test_what_is_not_tested_is_marked(name: str) -> None:
     assert "kubectl" not in "".join(blocks(name, "console"))
 
 
-def test_the_python_example_is_the_client(backend: Backend, store: EmbeddedStore, s3_env: dict[str, str]) -> None:
+def test_the_python_example_is_the_client(
+    backend: Backend, store: EmbeddedStore, s3_env: dict[str, str]
+) -> None:
     (block,) = blocks("client", "python")
     if not store.client().bucket_exists("mlpipeline"):
         store.make_bucket("mlpipeline")
     # The last line reads results, which a stand-in's run does not make.
-    lines = block.replace('"https://kubeflow.example/pipeline"', repr(backend.url)).replace(".metrics()", ".state")
-    exec(compile(lines, "client.md", "exec"), {})  # noqa: S102
+    lines = block.replace('"https://kubeflow.example/pipeline"', repr(backend.url)).replace(
+        ".metrics()", ".state"
+    )
+    exec(compile(lines, "client.md", "exec"), {})
     (run,) = backend.state.runs.values()
     assert run.runtime_config.parameters["prompts"] == ["a cat"]
 

@@ -84,7 +84,11 @@ def test_a_reader_may_not_write(
 
 @pytest.mark.parametrize(
     ("uri", "said"),
-    [("s3://no-such-bucket/x", "does not exist"), ("./local", "a folder of this machine"), ("ftp://x", "scheme")],
+    [
+        ("s3://no-such-bucket/x", "does not exist"),
+        ("./local", "a folder of this machine"),
+        ("ftp://x", "scheme"),
+    ],
 )
 def test_wrong_places(client: Client, s3_env: dict[str, str], uri: str, said: str) -> None:
     findings = examine(client, Asked(uri, uri, uri if uri.startswith("s3") else ""))
@@ -170,7 +174,10 @@ class _Kubernetes(BaseHTTPRequestHandler):
             status = 403
         elif self.path.startswith("/api/v1/namespaces/kubeflow/secrets/") and name in secrets:
             data = {key: base64.b64encode(value.encode()).decode() for key, value in secrets[name].items()}
-            status, answer = 200, {"kind": "Secret", "apiVersion": "v1", "metadata": {"name": name}, "data": data}
+            status, answer = (
+                200,
+                {"kind": "Secret", "apiVersion": "v1", "metadata": {"name": name}, "data": data},
+            )
         body = json.dumps(answer).encode()
         self.send_response(status)
         self.send_header("Content-Type", "application/json")
@@ -187,7 +194,9 @@ def kubernetes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None
             "apiVersion": "v1",
             "kind": "Config",
             "current-context": "c",
-            "clusters": [{"name": "c", "cluster": {"server": f"http://127.0.0.1:{server.server_address[1]}"}}],
+            "clusters": [
+                {"name": "c", "cluster": {"server": f"http://127.0.0.1:{server.server_address[1]}"}}
+            ],
             "users": [{"name": "u", "user": {}}],
             "contexts": [{"name": "c", "context": {"cluster": "c", "user": "u"}}],
         }

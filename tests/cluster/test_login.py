@@ -39,7 +39,9 @@ def test_a_token_file_is_read_again_when_it_is_renewed(users: Backend, tmp_path:
     assert client.runs() == []
 
 
-def test_cookies_and_token_from_the_environment(users: Backend, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_cookies_and_token_from_the_environment(
+    users: Backend, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     users.cookies = {"session=abc"}
     monkeypatch.setenv("KFP_ENDPOINT", users.url)
     monkeypatch.setenv("KFP_NAMESPACE", "team-b")
@@ -94,7 +96,7 @@ def test_what_is_no_backend_is_recognized(backend: Backend) -> None:
     with pytest.raises(ClusterError, match="404"):
         Client(backend.url).runs()
     nobody = Client("http://127.0.0.1:9")
-    with pytest.raises(ClusterError, match="127.0.0.1:9 cannot be reached"):
+    with pytest.raises(ClusterError, match=r"127\.0\.0\.1:9 cannot be reached"):
         nobody.api.read(nobody.api.health.healthz_service_get_healthz, patience=0)
 
 
@@ -133,8 +135,24 @@ def certificate(tmp_path: Path) -> Path:
         pytest.skip("needs openssl")
     path = tmp_path / "certificate.pem"
     subprocess.run(
-        ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "1", "-subj", "/CN=localhost"]
-        + ["-addext", "subjectAltName=IP:127.0.0.1", "-keyout", str(path), "-out", f"{path}.crt"],
+        [
+            "openssl",
+            "req",
+            "-x509",
+            "-newkey",
+            "rsa:2048",
+            "-nodes",
+            "-days",
+            "1",
+            "-subj",
+            "/CN=localhost",
+            "-addext",
+            "subjectAltName=IP:127.0.0.1",
+            "-keyout",
+            str(path),
+            "-out",
+            f"{path}.crt",
+        ],
         check=True,
         capture_output=True,
     )
@@ -233,12 +251,14 @@ def test_dex_gives_a_session(dex: Dex) -> None:
 def test_a_wrong_password_is_told_without_it(dex: Dex, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("KFP_DEX_USERNAME", "alice@example.com")
     monkeypatch.setenv("KFP_DEX_PASSWORD", f"{SECRET}-wrong")
-    with pytest.raises(LoginError, match="Dex does not accept alice@example.com") as error:
+    with pytest.raises(LoginError, match=r"Dex does not accept alice@example\.com") as error:
         Client(dex.url)
     assert SECRET not in str(error.value)
 
 
-def test_the_session_of_dex_opens_the_backend(dex: Dex, backend: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_session_of_dex_opens_the_backend(
+    dex: Dex, backend: Backend, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from clipseg_kfp.cluster import dex as module
 
     cookies = module.session_cookies(dex.url, "alice@example.com", SECRET)

@@ -69,7 +69,9 @@ def test_a_run_with_a_name_of_its_own(client: Client, bucket: str, s3_env: dict[
     assert run.metrics()["done"] == 2
 
 
-def test_a_run_without_results_says_why(say: Say, client: Client, bucket: str, s3_env: dict[str, str]) -> None:
+def test_a_run_without_results_says_why(
+    say: Say, client: Client, bucket: str, s3_env: dict[str, str]
+) -> None:
     run = client.run(PACKAGE, {"output_uri": f"s3://{bucket}/out"})
     with pytest.raises(NotFoundError, match="No committed results"):
         run.metrics()

@@ -15,16 +15,20 @@ from pathlib import Path
 
 import pytest
 from cluster_backend import PACKAGE, Backend
-from cluster_state import Refused
+from cluster_state import RefusedError
 from rich.console import Console
 
 from clipseg_kfp import Client
-from clipseg_kfp.cluster.display import following, run_table, schedule_table
 from clipseg_kfp.cluster import ClusterError, NotFoundError, RunError, WaitTimeoutError, waiting
+from clipseg_kfp.cluster.display import following, run_table, schedule_table
 from clipseg_kfp.errors import ParameterError
 
 Say = Callable[..., tuple[int, str, str]]
-GIVEN = {"source_uri": "s3://in/photos", "prompts": ["a cat", {"name": "cup", "texts": ["a mug"]}], "limit": 5}
+GIVEN = {
+    "source_uri": "s3://in/photos",
+    "prompts": ["a cat", {"name": "cup", "texts": ["a mug"]}],
+    "limit": 5,
+}
 
 
 def test_five_lines_of_python(backend: Backend) -> None:
@@ -224,7 +228,7 @@ def test_creating_a_run_is_never_repeated(client: Client, backend: Backend) -> N
 
     def lose(body: object) -> object:
         real(body)
-        raise Refused(504, "gateway timeout")
+        raise RefusedError(504, "gateway timeout")
 
     backend.state.create_run = lose  # type: ignore[method-assign,assignment]
     with pytest.raises(ClusterError, match="504"):
@@ -362,7 +366,13 @@ def test_a_file_with_a_wrong_type_is_mended_by_what_is_said(
 
 def test_objects_lists_and_texts_from_the_command_line(say: Say, client: Client, backend: Backend) -> None:
     client.upload(PACKAGE)
-    words = ['ground_truth_classes={"a cat": "cat"}', "max_quarantined=5%", "full=yes", "formats=", 'prompts=["a"]']
+    words = [
+        'ground_truth_classes={"a cat": "cat"}',
+        "max_quarantined=5%",
+        "full=yes",
+        "formats=",
+        'prompts=["a"]',
+    ]
     assert say("run", *(part for word in words for part in ("--set", word)))[0] == 0
     (run,) = backend.state.runs.values()
     assert run.runtime_config.parameters == {

@@ -51,7 +51,7 @@ def test_the_same_schedule_is_made_once(client: Client, backend: Backend) -> Non
         {"service_account": "runner"},
         {"image": "registry.example/new:2"},
     ],
-    ids=lambda change: " ".join(change),
+    ids=" ".join,
 )
 def test_a_change_leaves_one_schedule(client: Client, backend: Backend, change: dict[str, Any]) -> None:
     given: dict[str, Any] = {"parameters": {"limit": 5}, "cron": "30 2 * * *"}
@@ -108,7 +108,9 @@ def test_a_replacement_that_was_cut_off_is_finished(client: Client, backend: Bac
         with pytest.raises(ClusterError) as error:
             client.schedule("nightly", cron="0 4 * * *")
     if cut == "enable":
-        assert error.value.remedy == f"Enable it: clipseg-kfp schedule enable {only(backend).recurring_run_id}"
+        assert (
+            error.value.remedy == f"Enable it: clipseg-kfp schedule enable {only(backend).recurring_run_id}"
+        )
     setattr(backend.state, method, real)
     assert sum(one.mode == "ENABLE" for one in backend.state.recurring.values()) <= 1, "never two at once"
     applied = client.schedule("nightly", cron="0 4 * * *")
@@ -210,7 +212,9 @@ def test_cron_gets_seconds(given: str, six: str) -> None:
     assert timing.cron(given) == six
 
 
-@pytest.mark.parametrize("wrong", ["60 * * * *", "* * 0 * *", "*/0 * * * *", "5-1 * * * *", "1-2-3 * * * *", "? * * * *"])
+@pytest.mark.parametrize(
+    "wrong", ["60 * * * *", "* * 0 * *", "*/0 * * * *", "5-1 * * * *", "1-2-3 * * * *", "? * * * *"]
+)
 def test_wrong_cron_fields_are_refused(wrong: str) -> None:
     with pytest.raises(ParameterError):
         timing.cron(wrong)

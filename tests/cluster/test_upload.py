@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from cluster_backend import PACKAGE, Backend
-from cluster_state import Refused
+from cluster_state import RefusedError
 
 from clipseg_kfp import Client
 from clipseg_kfp.cli import cluster
@@ -38,9 +38,9 @@ def test_other_content_becomes_a_new_version(client: Client, backend: Backend) -
     assert second.pipeline_id == first.pipeline_id and back.version_id == first.version_id
     images = {
         one["container"]["image"]
-        for one in backend.state.versions[second.version_id].pipeline_spec["pipeline_spec"]["deploymentSpec"][
-            "executors"
-        ].values()
+        for one in backend.state.versions[second.version_id]
+        .pipeline_spec["pipeline_spec"]["deploymentSpec"]["executors"]
+        .values()
     }
     assert images == {"registry.example/clipseg@sha256:" + "1" * 64}
 
@@ -88,7 +88,7 @@ def test_a_lost_answer_makes_no_twin(client: Client, backend: Backend) -> None:
 
     def lose(*arguments: str) -> object:
         real(*arguments)
-        raise Refused(504, "gateway timeout")
+        raise RefusedError(504, "gateway timeout")
 
     backend.state.upload_version = lose  # type: ignore[method-assign]
     with pytest.raises(ClusterError, match="504"):
@@ -132,7 +132,9 @@ def test_a_shared_pipeline_is_found_by_users(alice: Client) -> None:
 
 
 @pytest.mark.parametrize("name", pipeline_names())
-def test_every_pipeline_goes_up_and_runs_with_its_defaults(client: Client, backend: Backend, name: str) -> None:
+def test_every_pipeline_goes_up_and_runs_with_its_defaults(
+    client: Client, backend: Backend, name: str
+) -> None:
     assert client.upload(name, "registry.example/clipseg-kfp:1").action == "new pipeline"
     assert client.run(name).wait().state == "SUCCEEDED"
     (schedule,) = [client.schedule("nightly", name, cron="@daily").schedule]

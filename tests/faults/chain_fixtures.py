@@ -34,7 +34,7 @@ def source(tmp_path: Path) -> str:
 
 
 @pytest.fixture
-def task(request: pytest.FixtureRequest, tmp_path: Path, source: str, tiny_model: Path) -> Task:  # noqa: F811
+def task(request: pytest.FixtureRequest, tmp_path: Path, source: str, tiny_model: Path) -> Task:
     """A run on folders, or on the real store where a test asks for it indirectly."""
     place: Place = FolderPlace(tmp_path / "out")
     if getattr(request, "param", "folder") == "bucket":
@@ -42,5 +42,3 @@ def task(request: pytest.FixtureRequest, tmp_path: Path, source: str, tiny_model
         place = BucketPlace(environment, request.getfixturevalue("bucket"), "out")
     (tmp_path / "work").mkdir()
     return Task(tmp_path / "work", tiny_model, source, place, "first")
-
-

@@ -157,7 +157,9 @@ def hostile_tiff(seed: int) -> bytes:
             278: (4, 1, rng.choice([0, 1, side, 2**32 - 1])), 279: (4, 1, rng.choice([0, 100, 2**32 - 1]))}  # fmt: skip
     victim = rng.choice(list(tags))
     kind, count, value = tags[victim]
-    tags[victim] = rng.choice([(kind, 2**31 - 1, 8), (kind, 0, value), (rng.choice([2, 5, 12, 13, 99]), count, 8)])
+    tags[victim] = rng.choice(
+        [(kind, 2**31 - 1, 8), (kind, 0, value), (rng.choice([2, 5, 12, 13, 99]), count, 8)]
+    )
     tags[rng.choice([34675, 34665, 700, 339, 322])] = (rng.choice([1, 4, 7]), rng.choice([1, 2**30]), 8)
     return tiff([(tag, *tags[tag]) for tag in sorted(tags)], following=rng.choice([0, 8, 8, 2**31]))
 
@@ -233,14 +235,18 @@ def polyglot(seed: int) -> bytes:
     """Another format behind or before an image's bytes."""
     rng = random.Random(seed)
     first, second = sound(seed, KINDS[seed % 6]), sound(seed + 1, rng.choice(KINDS))
-    return rng.choice([first + second, first[:20] + second, b"PK\3\4" + first, b"<html>" + first, first[:2] + second])
+    return rng.choice(
+        [first + second, first[:20] + second, b"PK\3\4" + first, b"<html>" + first, first[:2] + second]
+    )
 
 
 def no_image(seed: int) -> bytes:
     rng = random.Random(seed)
     size = rng.choice([1, 2, 16, 1000])
     magic = rng.choice([b"", b"BM", b"II*\0", b"MM\0*", b"\xff\xd8\xff", b"GIF89a", b"RIFF\0\0\0\0WEBP"])
-    return rng.choice([b"", bytes(size), b"plain text\n" * size, rng.randbytes(size), magic + rng.randbytes(size)])
+    return rng.choice(
+        [b"", bytes(size), b"plain text\n" * size, rng.randbytes(size), magic + rng.randbytes(size)]
+    )
 
 
 MAKERS: dict[str, Callable[[int], bytes]] = {

@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 
 from killed_chain import End, Task, run
-from places import Difference, Objects, Place, committed, compare, done_twice
+from places import Difference, Objects, committed, compare, done_twice
 
 KEPT = {"fetch_model", "encode_prompts"}  # steps that Kubeflow caches: the next run takes their outputs
 
@@ -178,9 +178,7 @@ def _copy_work(task: Task, target: Task) -> None:
         shutil.copyfile(task.record, target.record)
 
 
-def _trial(
-    task: Task, point: Point, end: End, problem: str, difference: Difference, twice: int
-) -> Trial:
+def _trial(task: Task, point: Point, end: End, problem: str, difference: Difference, twice: int) -> Trial:
     shutil.rmtree(task.work)
     task.output.clear()
     return Trial(f"{point.step}: {point.boundary}", end.status == -9, problem, difference, twice)

@@ -17,7 +17,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 from chain_fixtures import IMAGES, build_tiny, pool, source, task, tiny_model  # noqa: F401 - fixtures
-from fixtures import Build, picture
+from fixtures import Build
 from killed_chain import End, Task, run
 from minio.error import S3Error
 from places import BucketPlace, FolderPlace, Objects, committed
@@ -30,7 +30,7 @@ Runs = Callable[..., End]
 
 
 @pytest.fixture
-def runs(pool: ProcessPoolExecutor) -> Runs:  # noqa: F811
+def runs(pool: ProcessPoolExecutor) -> Runs:
     """Runs a task, or a number of its steps, in a process of its own."""
     return lambda task, steps=0: pool.submit(run, replace(task, steps=steps)).result()
 
@@ -55,7 +55,7 @@ def quarantine(objects: Objects) -> dict[str, str]:
     return {row["key"]: row["reason"] for row in pq.read_table(io.BytesIO(table)).to_pylist()}
 
 
-def in_bucket(task: Task) -> tuple[Task, BucketPlace]:  # noqa: F811
+def in_bucket(task: Task) -> tuple[Task, BucketPlace]:
     """Moves the images of a task into its bucket."""
     assert isinstance(task.output, BucketPlace)
     images = task.output.beside("in")
@@ -64,7 +64,7 @@ def in_bucket(task: Task) -> tuple[Task, BucketPlace]:  # noqa: F811
 
 
 @on_a_bucket
-def test_objects_replaced_and_deleted_after_they_were_listed(task: Task, runs: Runs) -> None:  # noqa: F811
+def test_objects_replaced_and_deleted_after_they_were_listed(task: Task, runs: Runs) -> None:
     task, images = in_bucket(task)
     assert runs(task, LISTED).status == 0
     images.fill({"0.png": (images.read())["1.png"], "new.png": images.read()["2.png"]})
@@ -76,7 +76,7 @@ def test_objects_replaced_and_deleted_after_they_were_listed(task: Task, runs: R
 
 
 @on_a_bucket
-def test_a_bucket_emptied_after_it_was_listed(task: Task, runs: Runs) -> None:  # noqa: F811
+def test_a_bucket_emptied_after_it_was_listed(task: Task, runs: Runs) -> None:
     task, images = in_bucket(task)
     assert runs(task, LISTED).status == 0
     remove_all(images)
@@ -95,7 +95,7 @@ def remove_all(place: BucketPlace) -> None:
 
 
 @on_a_bucket
-def test_an_output_bucket_that_is_removed(task: Task, runs: Runs) -> None:  # noqa: F811
+def test_an_output_bucket_that_is_removed(task: Task, runs: Runs) -> None:
     place = task.output
     assert isinstance(place, BucketPlace)
     assert runs(task, SEGMENTED).status == 0
@@ -106,7 +106,7 @@ def test_an_output_bucket_that_is_removed(task: Task, runs: Runs) -> None:  # no
 
 
 @on_a_bucket
-def test_a_change_of_the_listing_between_two_shards(task: Task, runs: Runs) -> None:  # noqa: F811
+def test_a_change_of_the_listing_between_two_shards(task: Task, runs: Runs) -> None:
     task, images = in_bucket(task)
     assert runs(task, SEGMENTED + 1).status == 0
     there = images.read()
@@ -123,7 +123,10 @@ def test_a_change_of_the_listing_between_two_shards(task: Task, runs: Runs) -> N
 
 
 def test_a_model_replaced_where_it_came_from_changes_nothing(
-    task: Task, runs: Runs, build_tiny: Build, tmp_path: Path # noqa: F811
+    task: Task,
+    runs: Runs,
+    build_tiny: Build,
+    tmp_path: Path,
 ) -> None:
     shutil.copytree(task.model, tmp_path / "model")
     task = replace(task, model=tmp_path / "model")
@@ -133,7 +136,7 @@ def test_a_model_replaced_where_it_came_from_changes_nothing(
     assert counts(task.output.read())["done"] == IMAGES - 1
 
 
-def test_a_model_replaced_between_steps(task: Task, runs: Runs, build_tiny: Build) -> None:  # noqa: F811
+def test_a_model_replaced_between_steps(task: Task, runs: Runs, build_tiny: Build) -> None:
     assert runs(task, SEGMENTED - 1).status == 0
     shutil.copytree(build_tiny("simple"), task.work / "model", dirs_exist_ok=True)
     failed(runs(task), "encoded with another model", "Encode them again")
@@ -180,7 +183,9 @@ def worker(store: EmbeddedStore, bucket: str) -> Iterator[Callable[..., dict[str
 
 @on_a_bucket
 def test_credentials_that_end_in_the_middle(
-    task: Task, runs: Runs, worker: Callable[..., dict[str, str]] # noqa: F811
+    task: Task,
+    runs: Runs,
+    worker: Callable[..., dict[str, str]],
 ) -> None:
     assert isinstance(task.output, BucketPlace)
     old = worker("Read", "List", "Write")
@@ -196,7 +201,9 @@ def test_credentials_that_end_in_the_middle(
 
 @on_a_bucket
 def test_an_output_that_may_only_be_read_is_noticed_before_the_inference(
-    task: Task, runs: Runs, worker: Callable[..., dict[str, str]] # noqa: F811
+    task: Task,
+    runs: Runs,
+    worker: Callable[..., dict[str, str]],
 ) -> None:
     assert isinstance(task.output, BucketPlace)
     as_reader = replace(task, output=replace(task.output, environment=worker("Read", "List")))
@@ -214,15 +221,15 @@ def disk(tmp_path: Path) -> Iterator[Callable[[str], Path]]:
 
     def mounted(options: str) -> Path:
         command = ["mount", "-t", "tmpfs", "-o", options, "clipseg-kfp-test", str(folder)]
-        if subprocess.run(command, capture_output=True).returncode:
+        if subprocess.run(command, capture_output=True, check=False).returncode:
             pytest.skip("mounting a small disk needs root")
         return folder
 
     yield mounted
-    subprocess.run(["umount", str(folder)], capture_output=True)
+    subprocess.run(["umount", str(folder)], capture_output=True, check=False)
 
 
-def test_an_output_on_a_full_disk(task: Task, runs: Runs, disk: Callable[[str], Path]) -> None:  # noqa: F811
+def test_an_output_on_a_full_disk(task: Task, runs: Runs, disk: Callable[[str], Path]) -> None:
     small = disk("size=24k")
     task = replace(task, output=FolderPlace(small / "out"))
     failed(runs(task), f"{small}/out/", "No space left on device", "free space")
@@ -234,7 +241,7 @@ def test_an_output_on_a_full_disk(task: Task, runs: Runs, disk: Callable[[str], 
     assert counts(task.output.read())["done"] == IMAGES - 1
 
 
-def test_a_full_disk_under_the_steps(task: Task, runs: Runs, disk: Callable[[str], Path]) -> None:  # noqa: F811
+def test_a_full_disk_under_the_steps(task: Task, runs: Runs, disk: Callable[[str], Path]) -> None:
     size = sum(path.stat().st_size for path in task.model.iterdir())
     small = disk(f"size={size + 64_000}")
     (small / "work").mkdir()
@@ -244,10 +251,8 @@ def test_a_full_disk_under_the_steps(task: Task, runs: Runs, disk: Callable[[str
     assert committed(task.output.read()) == {}
 
 
-def test_a_folder_that_may_only_be_read(task: Task, runs: Runs, disk: Callable[[str], Path]) -> None:  # noqa: F811
+def test_a_folder_that_may_only_be_read(task: Task, runs: Runs, disk: Callable[[str], Path]) -> None:
     task = replace(task, output=FolderPlace(disk("ro") / "out"))
     end = runs(task)
     failed(end, str(task.output.uri), "Read-only file system", "permissions")
     assert end.views == 0
-
-

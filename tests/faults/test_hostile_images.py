@@ -193,7 +193,7 @@ def test_masks_are_decoded_in_workers_too() -> None:
     buffer = io.BytesIO()
     Image.fromarray(mask.view(np.uint8) * np.uint8(255)).save(buffer, "PNG")
     assert np.array_equal(decode_mask(buffer.getvalue(), "a.png"), mask)
-    with pytest.raises(ImageRejectedError, match="^mislabelled: The file is named .png"):
+    with pytest.raises(ImageRejectedError, match=r"^mislabelled: The file is named \.png"):
         decode_mask(b"no picture", "a.png")
     colors = picture(1)
     assert decoding.decode_image(encode(colors, "PNG")).tobytes() == colors.tobytes()

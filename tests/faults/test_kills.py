@@ -8,11 +8,12 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from conftest import Tally
 from chain_fixtures import IMAGES, build_tiny, pool, source, task, tiny_model  # noqa: F401 - fixtures
+from conftest import Tally
 from kill_matrix import Trial, Undisturbed, again, try_all, under_another_name, undisturbed
 from killed_chain import Task, run
 from places import FolderPlace, committed
+
 
 @pytest.fixture
 def whole(task: Task, pool: ProcessPoolExecutor) -> Undisturbed:

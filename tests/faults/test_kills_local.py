@@ -51,7 +51,10 @@ def kill(process: subprocess.Popen[bytes]) -> None:
 
 @pytest.mark.faults
 def test_a_kill_after_a_step(
-    tmp_path: Path, source: str, tiny_model: Path, tally: Tally  # noqa: F811
+    tmp_path: Path,
+    source: str,
+    tiny_model: Path,
+    tally: Tally,
 ) -> None:
     finish(tmp_path / "undisturbed", tiny_model, source)
     whole = FolderPlace(tmp_path / "undisturbed" / "out").read()

@@ -130,9 +130,7 @@ class Calls:
 
 
 @pytest.fixture
-def calls(
-    bucket: str, proxy: faults.FaultProxy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Calls:
+def calls(bucket: str, proxy: faults.FaultProxy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Calls:
     monkeypatch.setattr(s3, "PAGE", 2)  # a listing takes three calls
     return Calls(bucket, proxy, tmp_path)
 

@@ -21,7 +21,8 @@ from clipseg_kfp.errors import StorageError
 from clipseg_kfp.storage.connecting import connect
 
 sys.path.append(str(Path(__file__).parents[1] / "steps"))
-from steps_chain import Chain, picture as encoded_picture  # noqa: E402
+from steps_chain import Chain
+from steps_chain import picture as encoded_picture
 
 IMAGES, SHARD, SEEDS = 6, 4, 5
 RUN = "storm"
@@ -69,7 +70,7 @@ def store_picture(client: Minio, bucket: str, key: str, data: bytes) -> None:
 
 
 @pytest.fixture
-def chain(place: Bucket, tmp_path: Path, tiny_model: Path) -> Chain:  # noqa: F811
+def chain(place: Bucket, tmp_path: Path, tiny_model: Path) -> Chain:
     root = f"s3://{place.name}"
     return Chain(tmp_path / "work", tiny_model, f"{root}/in", f"{root}/out", [])
 

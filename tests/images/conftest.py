@@ -35,6 +35,13 @@ def cpu_image(docker_host: None, tmp_path_factory: pytest.TempPathFactory) -> st
     wheels = timed("wheels", make, "wheels", IMAGES="cpu")
     assert "ERROR" not in wheels, wheels
     if not all(exists(name) for name in BASES.values()):
-        timed("base from Debian", run, ["sh", "images/base/build.sh"], TMPDIR=str(tmp_path_factory.mktemp("base")))
-    timed("CPU image", make, "images", IMAGES="cpu", PIP_ARGS="--no-index", BUILD_ARGS="--network none", **BASES)
+        timed(
+            "base from Debian",
+            run,
+            ["sh", "images/base/build.sh"],
+            TMPDIR=str(tmp_path_factory.mktemp("base")),
+        )
+    timed(
+        "CPU image", make, "images", IMAGES="cpu", PIP_ARGS="--no-index", BUILD_ARGS="--network none", **BASES
+    )
     return DEFAULT_IMAGE

@@ -107,7 +107,9 @@ def timed(what: str, function: Any, *arguments: Any, **variables: str) -> str:
 
 def exists(image: str) -> bool:
     """Whether the engine has an image."""
-    return not subprocess.run(["docker", "image", "inspect", image], capture_output=True, check=False).returncode
+    return not subprocess.run(
+        ["docker", "image", "inspect", image], capture_output=True, check=False
+    ).returncode
 
 
 def inspect(image: str) -> dict[str, Any]:

@@ -54,7 +54,9 @@ def test_it_says_what_it_is_and_runs_as_nobody_in_particular(cpu_image: str) -> 
 
 
 def test_only_its_temporary_folder_can_be_written(cpu_image: str) -> None:
-    done = inside(cpu_image, "sh", "-c", 'id -u; touch "$HOME/a" "$TMPDIR/b" && mkdir -p "$CLIPSEG_KFP_CACHE"')
+    done = inside(
+        cpu_image, "sh", "-c", 'id -u; touch "$HOME/a" "$TMPDIR/b" && mkdir -p "$CLIPSEG_KFP_CACHE"'
+    )
     assert done.returncode == 0 and done.stdout.split() == ["1000"], done.stderr
     for place in ("/opt/clipseg-kfp/x", "/x", "/usr/local/x", "/var/tmp/x"):
         assert inside(cpu_image, "touch", place).returncode != 0, place
@@ -124,7 +126,9 @@ def masks(uri: str) -> dict[str, bytes]:
     """Every picture below a prefix."""
     folder = open_folder(uri)
     return {
-        entry.key: folder.read(entry.key) for entry in folder.entries() if entry.key.endswith((".png", ".jpg"))
+        entry.key: folder.read(entry.key)
+        for entry in folder.entries()
+        if entry.key.endswith((".png", ".jpg"))
     }
 
 

@@ -108,7 +108,9 @@ def test_an_image_gets_what_the_package_asks_for(name: str) -> None:
 def test_a_bill_of_materials_is_its_lock(name: str) -> None:
     bill = json.loads((IMAGES / name / "sbom.cdx.json").read_text("utf-8"))
     assert bill["bomFormat"] == "CycloneDX"
-    assert {item["name"]: item["version"] for item in bill["components"]} == pins(lock(name)), "run `make locks`"
+    assert {item["name"]: item["version"] for item in bill["components"]} == pins(lock(name)), (
+        "run `make locks`"
+    )
     assert bill["metadata"]["component"]["version"] == __version__
 
 
@@ -125,7 +127,12 @@ def test_package_and_image_have_one_version() -> None:
 def test_slimming_removes_what_it_names_and_keeps_the_rest(tmp_path: Path) -> None:
     site = tmp_path / "lib" / "python3.11" / "site-packages"
     gone = ["torch/test/x.py", "pandas/tests/y/z.py", "sympy/a/tests/t.py", "transformers/models/bert/m.py"]
-    kept = ["torch/nn/x.py", "transformers/models/clipseg/m.py", "transformers/models/__init__.py", "pandas/t.py"]
+    kept = [
+        "torch/nn/x.py",
+        "transformers/models/clipseg/m.py",
+        "transformers/models/__init__.py",
+        "pandas/t.py",
+    ]
     for name in gone + kept:
         (site / name).parent.mkdir(parents=True, exist_ok=True)
         (site / name).write_bytes(b"x" * 200_000)

@@ -12,7 +12,9 @@ from typing import Any
 
 import pytest
 
-nbformat = pytest.importorskip("nbformat", reason="needs nbformat and nbclient: pip install 'clipseg-kfp[test]'")
+nbformat = pytest.importorskip(
+    "nbformat", reason="needs nbformat and nbclient: pip install 'clipseg-kfp[test]'"
+)
 
 ROOT = Path(__file__).parents[2]
 NOTEBOOK = ROOT / "examples" / "zero_shot_segmentation.ipynb"
@@ -57,7 +59,7 @@ def test_it_runs_within_two_cpus_and_four_gigabytes(tmp_path: Path) -> None:
     started = subprocess.Popen(
         [sys.executable, "-m", "clipseg_kfp.demo.notebook", NOTEBOOK, "--out", out],
         env=environment | {"CLIPSEG_KFP_CACHE": str(tmp_path / "cache"), "HF_HUB_OFFLINE": "1"},
-        preexec_fn=lambda: os.sched_setaffinity(0, two),
+        preexec_fn=lambda: os.sched_setaffinity(0, two),  # noqa: PLW1509 - before any thread is started here
     )
     peak = 0
 

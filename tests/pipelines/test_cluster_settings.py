@@ -116,7 +116,9 @@ def test_only_inference_gets_the_accelerator_and_its_nodes(full: Any) -> None:
     assert (resources["resourceCpuLimit"], resources["resourceMemoryLimit"]) == ("8", "16Gi")
     toleration = configs["segment_images"].tolerations[0]
     assert (toleration.key, toleration.operator, toleration.value) == ("gpu", "Equal", "yes-please")
-    memory = next(item for item in configs["segment_images"].empty_dir_mounts if item.mount_path == "/dev/shm")
+    memory = next(
+        item for item in configs["segment_images"].empty_dir_mounts if item.mount_path == "/dev/shm"
+    )
     assert (memory.medium, memory.size_limit) == ("Memory", "2Gi")
 
 
@@ -132,8 +134,10 @@ def test_a_cache_is_mounted_where_models_are_kept_and_named_to_the_program(full:
     containers, configs = full
     for name in TASKS:
         keeps = name in ("fetch_model", "encode_prompts", "segment_images")
-        claims = [(item.pvc_name_parameter.runtime_value.constant.string_value, item.mount_path)
-                  for item in configs[name].pvc_mount]
+        claims = [
+            (item.pvc_name_parameter.runtime_value.constant.string_value, item.mount_path)
+            for item in configs[name].pvc_mount
+        ]
         assert claims == ([("models", "/cache")] if keeps else [])
         variables = {item["name"]: item["value"] for item in containers[name].get("env", [])}
         assert (variables.get("CLIPSEG_KFP_CACHE") == "/cache/clipseg-kfp") == keeps
@@ -239,7 +243,9 @@ def command(*words: str) -> int:
     return 0
 
 
-def test_options_win_over_the_file_and_reach_one_task(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_options_win_over_the_file_and_reach_one_task(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     file, package = tmp_path / "cluster.yaml", tmp_path / "out.yaml"
     file.write_text(FULL)
     status = command(

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
 from pycocotools import mask as coco_mask
 
 from clipseg_kfp import cli
@@ -35,7 +34,8 @@ def fill(folder: Path) -> Path:
             if mask.any():
                 encoded = coco_mask.encode(np.asfortranarray(mask.astype(np.uint8)))
                 shape = {"size": [120, 160], "counts": encoded["counts"].decode()}
-                annotations.append({"id": len(annotations) + 1, "image_id": i, "category_id": category, "segmentation": shape, "iscrowd": 1})  # fmt: skip
+                one = {"id": len(annotations) + 1, "image_id": i, "category_id": category}
+                annotations.append({**one, "segmentation": shape, "iscrowd": 1})
     value = {
         "images": images,
         "annotations": annotations,

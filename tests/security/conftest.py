@@ -5,6 +5,6 @@ from pathlib import Path
 
 sys.path.append(str(Path(__file__).parents[1] / "steps"))  # steps_chain
 
-from security_store import guarded, least, marked_run, recorder, tiny_checkpoint  # noqa: E402
+from security_store import guarded, least, marked_run, recorder, tiny_checkpoint
 
 __all__ = ["guarded", "least", "marked_run", "recorder", "tiny_checkpoint"]

@@ -6,6 +6,7 @@ import json
 import resource
 import time
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 
 import pyarrow as pa
@@ -31,7 +32,7 @@ def bounded() -> Iterator[None]:
 
 def chained(first: str, link: str) -> str:
     """A document in which each line stands for ten times the one before."""
-    pairs = zip(LETTERS, LETTERS[1:], strict=False)
+    pairs = pairwise(LETTERS)
     lines = [f"{new}: &{new} {link.format(old=', '.join([f'*{old}'] * 10), new=new)}" for old, new in pairs]
     return "\n".join([f"a: &a {first}", *lines, f"prompts: [*{LETTERS[-1]}]\n"])
 

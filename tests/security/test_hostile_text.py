@@ -27,9 +27,13 @@ from clipseg_kfp.summary import RunSummary, show
 
 SHORT = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 PIECES = [
-    "\x1b[2J", "\x1b]0;title\x07", "\x9b31m", "\x08\x08", "\r", "\n[step] forged", "\u202e", "\ufeff", "\x7f", "\x00",
-    "[bold red]", "[/]", "[link=http://x]", "\\[", "<script>", "]]>", "&lt;", '"', "'", "=1+1", "+1", "-1", "@x", "\t=2",
-    ";=3", "\n=4", "\r\n@5", "\uff1d6", "{{ 7 }}", "{% raw %}", "%00", "a", " ", "ü", "👩\u200d🔬", "\ud800", ",", ";", ":", "#",
+    "\x1b[2J", "\x1b]0;title\x07", "\x9b31m",
+    "\x08\x08", "\r", "\n[step] forged", "\u202e", "\ufeff", "\x7f",
+    "\x00",
+    "[bold red]", "[/]", "[link=http://x]", "\\[", "<script>", "]]>", "&lt;", '"', "'",
+    "=1+1", "+1", "-1", "@x", "\t=2",
+    ";=3", "\n=4", "\r\n@5", "\uff1d6", "{{ 7 }}", "{% raw %}", "%00", "a", " ", "ü", "👩\u200d🔬",
+    "\ud800", ",", ";", ":", "#",
     "- ", "!!python/object/apply:os.system", "&a *a", "\u2028", "\ufffe",
 ]  # fmt: skip
 hostile = st.lists(st.one_of(st.sampled_from(PIECES), st.characters()), max_size=8).map("".join)
@@ -134,7 +138,9 @@ def test_no_cell_begins_like_a_formula_wherever_a_spreadsheet_cuts(delimiter: st
     texts = [text.encode("utf-8", "replace").decode() for text in texts]
     CsvWriter(stream, ["x"]).write([*texts, -1.5, -2, None])
     written = stream.getvalue()
-    cells = [cell for row in csv.reader(io.StringIO(written, newline=""), delimiter=delimiter) for cell in row]
+    cells = [
+        cell for row in csv.reader(io.StringIO(written, newline=""), delimiter=delimiter) for cell in row
+    ]
     if delimiter == ",":
         assert cells[-3:] == ["-1.5", "-2", ""], "numbers stay numbers"
         cells = cells[:-3]

@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from security_store import BUCKET, LEAST, RIGHTS, ROOT, MarkedRun
 from fixtures import picture
 from minio.error import S3Error
 from recording import Call, Recorder
+from security_store import BUCKET, LEAST, RIGHTS, ROOT, MarkedRun
 from steps_chain import Chain
 
 from clipseg_kfp.embedded import EmbeddedStore
@@ -25,7 +25,9 @@ from clipseg_kfp.storage import open_folder
 
 POLICY, SEAWEED = (
     json.loads(block)
-    for block in re.findall(r"```json\n(.*?)```", (ROOT / "docs/permissions.md").read_text("utf-8"), re.DOTALL)
+    for block in re.findall(
+        r"```json\n(.*?)```", (ROOT / "docs/permissions.md").read_text("utf-8"), re.DOTALL
+    )
 )
 
 

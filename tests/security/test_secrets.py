@@ -15,7 +15,16 @@ import marks
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from marks import ACCESS_KEY, FILE_SECRET_KEY, PASSWORD, SECRET_KEY, SESSION_TOKEN, USER, files_with_marks, found_in
+from marks import (
+    ACCESS_KEY,
+    FILE_SECRET_KEY,
+    PASSWORD,
+    SECRET_KEY,
+    SESSION_TOKEN,
+    USER,
+    files_with_marks,
+    found_in,
+)
 from recording import Recorder
 from rich.console import Console
 from security_store import AWS_FILE, BUCKET, ROOT, MarkedRun
@@ -48,7 +57,13 @@ def test_a_run_leaves_no_credentials_behind(marked_run: MarkedRun) -> None:
     names = [path.name for path in marked_run.work.rglob("*") if path.is_file()]
     assert "run.log" in names and "executor_output.json" in names and len(names) > 30
     bucket = (marked_run.work / "bucket" / "names").read_text()
-    for name in ("manifest.json", "report.html", "masks.csv", "annotations.yolo.zip", "annotations.coco.json"):
+    for name in (
+        "manifest.json",
+        "report.html",
+        "masks.csv",
+        "annotations.yolo.zip",
+        "annotations.coco.json",
+    ):
         assert f"/{name}\n" in bucket
     assert files_with_marks(marked_run.work) == {}
 

@@ -44,7 +44,11 @@ def probabilities(run: Run) -> dict[tuple[str, str], NDArray[np.float32]]:
 
 def put_truth_above(chain: Chain, quantiles: dict[str, float]) -> dict[tuple[str, str], NDArray[np.bool_]]:
     """Ground truth that thresholds can find: each map above a quantile of all its values, with some noise."""
-    pictures = {"images/a.png": GOOD["a.png"], "images/b.png": picture(9), "images/c.png": picture(11, 61, 47)}
+    pictures = {
+        "images/a.png": GOOD["a.png"],
+        "images/b.png": picture(9),
+        "images/c.png": picture(11, 61, 47),
+    }
     put(chain, pictures)
     output, chain.output = chain.output, f"{chain.output}-look"
     maps = probabilities(chain(PROMPTS, probability_bits=16))
@@ -91,7 +95,9 @@ def test_the_sweep_is_what_runs_at_those_thresholds_give(chain: Chain) -> None:
         if threshold != 0.46:
             row = metrics(runs[0.5])["sweep"]["at"][str(threshold)]
             assert row == {name: pytest.approx(metrics(run)[name]) for name in row}
-    assert metrics(runs[0.1])["sweep"] == metrics(runs[0.5])["sweep"], "it does not depend on the run's threshold"
+    assert metrics(runs[0.1])["sweep"] == metrics(runs[0.5])["sweep"], (
+        "it does not depend on the run's threshold"
+    )
 
 
 def test_per_image_rows_curves_and_intervals(chain: Chain) -> None:
@@ -102,7 +108,9 @@ def test_per_image_rows_curves_and_intervals(chain: Chain) -> None:
     for row in rows:
         mask = next(m for m in run.masks() if (m["key"], m["prompt"]) == (row["key"], row["prompt"]))
         expected = Confusion()
-        expected.add(decode_rle(mask["rle"], mask["width"], mask["height"]), truths[row["key"], row["prompt"]])
+        expected.add(
+            decode_rle(mask["rle"], mask["width"], mask["height"]), truths[row["key"], row["prompt"]]
+        )
         assert {name: row[name] for name in ("tp", "fp", "fn", "tn")} == {
             name: getattr(expected, name) for name in ("tp", "fp", "fn", "tn")
         }
@@ -113,7 +121,9 @@ def test_per_image_rows_curves_and_intervals(chain: Chain) -> None:
     (table,) = pq.read_table(io.BytesIO(read(run, "evaluation.parquet"))).to_pylist()
     assert table["iou_low"] <= table["iou"] <= table["iou_high"]
     assert table["best_iou_low"] <= table["best_iou"] <= table["best_iou_high"]
-    assert table["boundary_iou"] == pytest.approx(np.mean([row["boundary_iou"] for row in rows if row["boundary_iou"] is not None]))
+    assert table["boundary_iou"] == pytest.approx(
+        np.mean([row["boundary_iou"] for row in rows if row["boundary_iou"] is not None])
+    )
     assert metrics(run)["mean_iou_interval"] == [table["iou_low"], table["iou_high"]]
     curves = json.loads(read(run, "curves.json"))
     assert curves["thresholds"] == THRESHOLDS.tolist()

@@ -55,7 +55,9 @@ def files(kind: str) -> tuple[dict[str, bytes], str]:
         return masks, ""
     if kind == "labels":
         table = b'{"classes": {"8": "cat", "12": "dog"}}'
-        return {"classes.json": table} | {f"{name}.png": png(Image.fromarray(labels_of(name))) for name in found}, ""
+        return {"classes.json": table} | {
+            f"{name}.png": png(Image.fromarray(labels_of(name))) for name in found
+        }, ""
     if kind == "voc":
         pictures = {}
         for name in found:
@@ -68,7 +70,9 @@ def files(kind: str) -> tuple[dict[str, bytes], str]:
         for category, (c, mask) in enumerate(found[name].items(), start=1):
             if not mask.any():
                 continue
-            x, y, w, h = (int(v) for v in coco_mask.toBbox(coco_mask.encode(np.asfortranarray(mask.astype(np.uint8)))))
+            x, y, w, h = (
+                int(v) for v in coco_mask.toBbox(coco_mask.encode(np.asfortranarray(mask.astype(np.uint8))))
+            )
             corners = [[x, y], [x + w, y], [x + w, y + h], [x, y + h]]
             if kind == "coco":
                 flat = [float(v) for point in corners for v in point]
@@ -78,7 +82,9 @@ def files(kind: str) -> tuple[dict[str, bytes], str]:
     if kind == "phrasecut":
         return {"refer.json": json.dumps(shapes).encode()}, "refer.json"
     value = {
-        "images": [{"id": i, "file_name": f"{n}.png", "width": WIDTH, "height": HEIGHT} for i, n in enumerate(found)],
+        "images": [
+            {"id": i, "file_name": f"{n}.png", "width": WIDTH, "height": HEIGHT} for i, n in enumerate(found)
+        ],
         "annotations": shapes,
         "categories": [{"id": 1, "name": "cat"}, {"id": 2, "name": "dog"}],
     }
@@ -124,7 +130,9 @@ def test_every_format_says_the_same_of_the_same_images(chain: Chain, tmp_path: P
             if one["kind"] != "unmatched"
         }
         expected = {
-            (name, {"dog": "a dog"}.get(c, c)): mask for name, masks in truths().items() for c, mask in masks.items()
+            (name, {"dog": "a dog"}.get(c, c)): mask
+            for name, masks in truths().items()
+            for c, mask in masks.items()
         }
         if kind == "phrasecut":  # a phrase that nobody asked of an image says nothing
             del expected["b", "a dog"]
@@ -146,7 +154,9 @@ def test_void_pixels_count_nowhere(chain: Chain) -> None:
     void = chain(PROMPTS, ground_truth_uri=place, ground_truth_classes=CLASSES)
     for name, share in (("cat", 25 / 40), ("a dog", 25 / 40)):
         before, after = plain.evaluation.prompts[name], void.evaluation.prompts[name]
-        assert after.tp + after.fp + after.fn + after.tn == share * (before.tp + before.fp + before.fn + before.tn)
+        assert after.tp + after.fp + after.fn + after.tn == share * (
+            before.tp + before.fp + before.fn + before.tn
+        )
         histogram = void.evaluation.histograms[name]
         assert histogram.positives + histogram.negatives == share * 2 * WIDTH * HEIGHT
         assert histogram.positives == after.tp + after.fn < before.tp + before.fn
@@ -181,7 +191,10 @@ def test_images_that_are_done_are_measured_again_where_that_is_asked_for(chain: 
 
 
 def test_several_sets_are_one_table(chain: Chain, tmp_path: Path) -> None:
-    one, two = PROMPTS, [{"text": "a square", "name": "cat"}, {"name": "none", "logic": "not cat", "threshold": 0.3}]
+    one, two = (
+        PROMPTS,
+        [{"text": "a square", "name": "cat"}, {"name": "none", "logic": "not cat", "threshold": 0.3}],
+    )
     for name, options in (
         ("both", {"sets": {"one": one, "two": two}}),
         ("one", {"prompts": one}),
@@ -191,7 +204,7 @@ def test_several_sets_are_one_table(chain: Chain, tmp_path: Path) -> None:
     assert [(row["name"], row["id"]) for row in both] == [
         ("one/cat", 1), ("one/a dog", 2), ("two/cat", 3), ("two/none", 4),
     ]  # fmt: skip
-    assert both[3]["expression"] == 'not two/cat' and both[3]["threshold"] == 0.3
+    assert both[3]["expression"] == "not two/cat" and both[3]["threshold"] == 0.3
     assert [row["texts"] for row in both[:2]] == [row["texts"] for row in alone]
     assert encode_prompts.classes_of(tmp_path / "both") == {
         "one/cat": "cat", "one/a dog": "a dog", "two/cat": "cat", "two/none": "none",

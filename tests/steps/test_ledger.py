@@ -134,7 +134,9 @@ def test_losses_doubles_and_strangers_are_not_committed(chain: Chain) -> None:
         publish(chain, run, shards=[first])
     with pytest.raises(StorageError, match=r"2\.png of shard-001 came out twice"):
         publish(chain, run, shards=[first, second, second])
-    with pytest.raises(StorageError, match=r"0\.png of shard-000 came out twice; .*2\.png of shard-001 is missing"):
+    with pytest.raises(
+        StorageError, match=r"0\.png of shard-000 came out twice; .*2\.png of shard-001 is missing"
+    ):
         publish(chain, run, shards=[first, first])
     images = second / preprocess_images.IMAGES
     rows = list(records.read_parquet(images))

@@ -29,7 +29,9 @@ def measured(chain: Chain) -> Run:
     box[5:20, 10:30] = True
     put(chain, {f"masks/cat/{name}.png": mask_picture(box) for name in "ab"})
     prompts = [{"name": "cat", "text": "a circle"}, {"name": "dog", "text": "red things"}]
-    return chain(prompts, run_id="first", source=f"{chain.source}/images", ground_truth_uri=f"{chain.source}/masks")
+    return chain(
+        prompts, run_id="first", source=f"{chain.source}/images", ground_truth_uri=f"{chain.source}/masks"
+    )
 
 
 def call(*arguments: str) -> int:
@@ -41,15 +43,23 @@ def call(*arguments: str) -> int:
 
 
 def test_the_report_has_the_layers_that_there_is_data_for(measured: Run, tmp_path: Path) -> None:
-    pictures = [row for s in measured.shards for b in records.read_arrow(s / GALLERY) for row in b.to_pylist()]
+    pictures = [
+        row for s in measured.shards for b in records.read_arrow(s / GALLERY) for row in b.to_pylist()
+    ]
     assert {row["key"] for row in pictures} == {"a.png", "b.png", "c.png"}
     for row in pictures:
         assert row["heat_prompt"] in ("cat", "dog")
         assert Image.open(io.BytesIO(row["heat"])).size == (40, 30)
-    rows = [row for b in records.read_arrow(tmp_path / "work" / "run-1" / "evaluation" / TRUTHS) for row in b.to_pylist()]
+    rows = [
+        row
+        for b in records.read_arrow(tmp_path / "work" / "run-1" / "evaluation" / TRUTHS)
+        for row in b.to_pylist()
+    ]
     assert {row["key"] for row in rows} == {"a.png", "b.png"}
     drawn = np.asarray(Image.open(io.BytesIO(rows[0]["png"])).convert("RGBA"))
-    assert set(map(tuple, np.argwhere(drawn[..., 3]))) == {(y, x) for y in range(5, 20) for x in range(10, 30)}
+    assert set(map(tuple, np.argwhere(drawn[..., 3]))) == {
+        (y, x) for y in range(5, 20) for x in range(10, 30)
+    }
     page = measured.published.report
     assert len(re.findall('<img class="heat"', page)) == 3
     assert len(re.findall('<img class="truth"', page)) == 2
@@ -99,7 +109,9 @@ def test_all_runs_are_exported_together(
     wanted = {row["key"]: row for row in [*measured.masks(), *second.masks()] if row["prompt"] == "cat"}
     for key, row in wanted.items():
         found = coco.loadAnns(coco.getAnnIds(imgIds=[names[key]], catIds=[row["category_id"]]))
-        assert [annotation["segmentation"]["counts"] for annotation in found] == [row["rle"]] * bool(row["area"])
+        assert [annotation["segmentation"]["counts"] for annotation in found] == [row["rle"]] * bool(
+            row["area"]
+        )
     assert call("export", chain.output, "--run", "first", "--all", "--format", "csv", "--out", "x") == 1
     assert "both given" in capsys.readouterr().err
     assert call("export", chain.output, "--format", "voc", "--out", str(path)) == 1

@@ -49,15 +49,27 @@ def ranked(tmp_path: Path, skills: dict[str, float], names: dict[str, str]) -> R
 def test_prompts_and_sets_in_order(tmp_path: Path) -> None:
     skills = {"a/cat": 0.1, "a/dog": 0.2, "b/cat": 0.3, "b/dog": 0.4, "b/none": 0.0}
     found = ranked(tmp_path, skills, {name: name[2:] for name in skills})
-    assert [row["full_name"] for row in found.ranking.prompts] == ["b/dog", "b/cat", "a/dog", "a/cat", "b/none"]
+    assert [row["full_name"] for row in found.ranking.prompts] == [
+        "b/dog",
+        "b/cat",
+        "a/dog",
+        "a/cat",
+        "b/none",
+    ]
     assert [(one.name, one.prompts) for one in found.ranking.sets] == [("b", 2), ("a", 2)]
     best = {row["full_name"]: row["best_iou"] for row in found.ranking.prompts}
     assert found.figures()["best_mean_iou"] == pytest.approx((best["b/dog"] + best["b/cat"]) / 2)
     assert best["b/none"] is None
     with (tmp_path / "out" / "ranking.csv").open() as stream:
         rows = list(csv.DictReader(stream))
-    assert [row["rank"] for row in rows] == list("12345") and rows[0]["set"] == "b" and rows[0]["prompt"] == "dog"
-    assert set(json.loads((tmp_path / "out" / "thresholds.json").read_text())["thresholds"]) == {*skills} - {"b/none"}
+    assert (
+        [row["rank"] for row in rows] == list("12345")
+        and rows[0]["set"] == "b"
+        and rows[0]["prompt"] == "dog"
+    )
+    assert set(json.loads((tmp_path / "out" / "thresholds.json").read_text())["thresholds"]) == {*skills} - {
+        "b/none"
+    }
 
 
 def test_what_kubeflow_shows(tmp_path: Path) -> None:

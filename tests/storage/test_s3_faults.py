@@ -51,7 +51,7 @@ class FaultyHandler(BaseHTTPRequestHandler):
         self.wfile.write(sent[:5] if fault == "cut" else sent)
         self.close_connection = True
 
-    do_PUT = do_HEAD = do_GET  # noqa: N815
+    do_PUT = do_HEAD = do_GET
 
     def log_message(self, *_: object) -> None:
         pass

@@ -43,7 +43,9 @@ def test_hostile_keys(tmp_path: Path, formulas: bool) -> None:
         assert found == keys
         return
     assert not any(key[0] in "=+-@\t\r\n\uff1d" for key in found)
-    assert [safe if safe == key else safe.removeprefix("'") for safe, key in zip(found, keys, strict=True)] == keys
+    assert [
+        safe if safe == key else safe.removeprefix("'") for safe, key in zip(found, keys, strict=True)
+    ] == keys
     assert sum(key != safe for key, safe in zip(keys, found, strict=True)) == 9
     assert len(set(found)) == len(keys)  # "+1" and "'+1" stay two keys
 

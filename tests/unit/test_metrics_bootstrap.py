@@ -14,7 +14,9 @@ def counts_of(images: int, seed: int = 0) -> np.ndarray:
     """tp, fp and fn of images of very different sizes."""
     rng = np.random.default_rng(seed)
     sizes = rng.integers(100, 5000, images)
-    return np.stack([sizes * rng.uniform(0.3, 0.9, images), sizes * 0.2, sizes * rng.uniform(0, 0.4, images)], 1).astype(int)
+    return np.stack(
+        [sizes * rng.uniform(0.3, 0.9, images), sizes * 0.2, sizes * rng.uniform(0, 0.4, images)], 1
+    ).astype(int)
 
 
 def evaluated(counts: np.ndarray, names: list[str] | None = None) -> Evaluation:
@@ -46,7 +48,9 @@ def test_against_scipy() -> None:
 def test_intervals_cover_the_true_value_as_often_as_they_say() -> None:
     """Of many samples of 30 images, about 95 % have an interval with the IoU of the whole population in it."""
     rng = np.random.default_rng(7)
-    population = np.stack([rng.integers(100, 5000, 50_000) * rng.beta(a, b, 50_000) for a, b in ((4, 2), (1, 6), (2, 6))], 1)
+    population = np.stack(
+        [rng.integers(100, 5000, 50_000) * rng.beta(a, b, 50_000) for a, b in ((4, 2), (1, 6), (2, 6))], 1
+    )
     true = population[:, 0].sum() / population.sum()
     samples, hits = 150, 0
     for sample in range(samples):

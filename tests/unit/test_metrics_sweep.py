@@ -25,7 +25,9 @@ def counted(*pairs: tuple[NDArray[np.float32], NDArray[np.bool_]]) -> Histogram:
     return found
 
 
-def drawn(seed: int, share: float = 0.3, size: tuple[int, int] = (60, 80)) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+def drawn(
+    seed: int, share: float = 0.3, size: tuple[int, int] = (60, 80)
+) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
     """Probabilities that say something of the truth, and not all of it."""
     rng = np.random.default_rng(seed)
     truth = rng.random(size) < share
@@ -40,7 +42,9 @@ def test_the_thresholds_are_those_of_the_paper() -> None:
 
 @settings(deadline=None, max_examples=50)
 @given(MAPS, TRUTHS)
-def test_every_threshold_counts_as_masks_are_cut(values: NDArray[np.float32], truth: NDArray[np.bool_]) -> None:
+def test_every_threshold_counts_as_masks_are_cut(
+    values: NDArray[np.float32], truth: NDArray[np.bool_]
+) -> None:
     found = counted((values, truth))
     for index, (threshold, counts) in enumerate(zip(THRESHOLDS, found.curve, strict=True)):
         expected = Confusion()

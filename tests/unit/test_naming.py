@@ -18,7 +18,9 @@ from clipseg_kfp.naming import (
 )
 
 # With any ending, even on a file in a folder.
-WINDOWS_DEVICE = re.compile(r"(CON|PRN|AUX|NUL|COM[0-9\u00b9\u00b2\u00b3]|LPT[0-9\u00b9\u00b2\u00b3])(\.|$)", re.I)
+WINDOWS_DEVICE = re.compile(
+    r"(CON|PRN|AUX|NUL|COM[0-9\u00b9\u00b2\u00b3]|LPT[0-9\u00b9\u00b2\u00b3])(\.|$)", re.I
+)
 SAFE = re.compile(r"[A-Za-z0-9._~-]+")
 
 # Few letters, so that collisions have a chance; the characters with a meaning; and anything at all.
@@ -37,7 +39,9 @@ DEVICES = st.builds(
     st.sampled_from(["", ".", ".png", ".tar.gz", " ", "/x.png", "x"]),
 )
 # One name in both normal forms, and names that a file system may take for one another.
-FORMS = st.sampled_from(["caf\u00e9", "cafe\u0301", "CAF\u00c9", "caf\u00e9.", "caf\u00e9 ", "\u212b", "\u00c5", "A\u030a"])
+FORMS = st.sampled_from(
+    ["caf\u00e9", "cafe\u0301", "CAF\u00c9", "caf\u00e9.", "caf\u00e9 ", "\u212b", "\u00c5", "A\u030a"]
+)
 KEYS = st.one_of(CRAFTED, ANY, LONG, DEVICES, FORMS)
 
 
@@ -97,7 +101,9 @@ def as_file_systems_see(name: str) -> str:
 
 
 @given(st.lists(KEYS, unique=True, max_size=12), st.lists(KEYS, unique=True, min_size=1, max_size=6))
-@example(["caf\u00e9.jpg", "cafe\u0301.jpg", "CAF\u00c9.jpg"], ["con", "CON", "con.", "caf\u00e9", "cafe\u0301"])
+@example(
+    ["caf\u00e9.jpg", "cafe\u0301.jpg", "CAF\u00c9.jpg"], ["con", "CON", "con.", "caf\u00e9", "cafe\u0301"]
+)
 @example(["a", "a.", "a ", "A", "a/", "./a", "../a", "/a"], ["x", "x.", "X"])
 @example(["k" * 1024, "K" * 1024, "k" * 1023 + "."], ["p" * 500, "P" * 500])
 def test_no_two_objects_of_the_results_share_a_name_on_any_file_system(
@@ -117,7 +123,9 @@ def test_no_two_objects_of_the_results_share_a_name_on_any_file_system(
     for name in names:
         assert name.isascii() and len(name) <= 1024 - 256  # room for the output's prefix and configuration
         for segment in name.split("/"):
-            assert segment not in ("", ".", "..") and len(segment) <= 255 and not WINDOWS_DEVICE.match(segment)
+            assert (
+                segment not in ("", ".", "..") and len(segment) <= 255 and not WINDOWS_DEVICE.match(segment)
+            )
 
 
 @given(KEYS)
@@ -138,7 +146,8 @@ def test_image_folders_differ_even_where_case_does_not_count(
         assert image_folder(one, version).lower() != image_folder(other, other_version).lower()
 
 
-@given(st.text(alphabet="abcXYZ0189._-", min_size=1, max_size=MAX_SEGMENT).filter(
+@given(
+    st.text(alphabet="abcXYZ0189._-", min_size=1, max_size=MAX_SEGMENT).filter(
         lambda t: t[0] != "." != t[-1] and not WINDOWS_DEVICE.match(t)
     )
 )

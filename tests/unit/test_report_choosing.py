@@ -25,7 +25,7 @@ def test_with_ground_truth_a_quarter_is_of_each_kind() -> None:
 
 def test_without_ground_truth_half_are_uncertain() -> None:
     chosen = choose({name: i / 200 for i, name in enumerate(NAMES)}, {})
-    assert [kind for kind in chosen.values()] == [UNCERTAIN] * 12 + [RANDOM] * 12
+    assert list(chosen.values()) == [UNCERTAIN] * 12 + [RANDOM] * 12
     assert list(chosen)[:12] == NAMES[:12]
 
 

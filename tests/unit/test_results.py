@@ -67,7 +67,7 @@ def test_the_manifest_is_written_last(tmp_path: Path, monkeypatch: pytest.Monkey
     kind, order = type(folder), []
     for name in ("write", "upload", "create"):
 
-        def spy(self: Any, key: str, *rest: Any, call: Any = getattr(kind, name)) -> Any:
+        def spy(self: Any, key: str, *rest: Any, call: Any = getattr(kind, name)) -> Any:  # noqa: B008
             order.append(key)
             return call(self, key, *rest)
 

@@ -157,8 +157,8 @@ def test_it_tells_what_a_plain_history_does(
     done: dict[tuple[str, str], None] = {}
     quarantined: set[tuple[str, str]] = set()
     mine: set[str] = set()
-    for number, (images, source, what) in enumerate(history):
-        images = list({image[:2]: image for image in images}.values())
+    for number, (drawn, source, what) in enumerate(history):
+        images = list({image[:2]: image for image in drawn}.values())
         write_run(results, f"{number:02d}", images, source, commit=what != "killed", objects=False)
         if what != "killed":
             done |= {image[:2]: None for image in images if image[2] == "done"}
