@@ -593,6 +593,8 @@ def test_two_versions_of_a_key_have_their_own_ground_truth(chain: Chain, tmp_pat
         for row, value in zip(masks, (255, 0), strict=True):
             names = {name: row[name] for name in ("key", "version", "prompt")}
             scores.append({**names, "boxes": [[0, 0, 2, 2]], "maps": bytes([value] * 4)})
+    with records.ArrowWriter(shard / "gallery.arrow", records.GALLERY):
+        pass  # no pictures
     found = evaluate_masks.run(shards=[shard], target=tmp_path / "out").prompts["cat"]
     assert (found.tp, found.tn, found.fp, found.fn, found.images) == (4, 4, 0, 0, 2)
 

@@ -41,6 +41,8 @@ def make_shard(folder: Path, first: int, rng: np.random.Generator) -> Path:
     with records.ArrowWriter(folder / "scores.arrow", records.SCORES, 1, "zstd") as scores:
         for row in rows:
             scores.append(row[2])
+    with records.ArrowWriter(folder / "gallery.arrow", records.GALLERY):
+        pass  # no pictures
     return folder
 
 
