@@ -135,8 +135,25 @@ class Results:
         key = run_key(run, MANIFEST)
         if self.folder.stat(key) is None:
             return None
-        manifest: dict[str, Any] = json.loads(self.folder.read(key))
-        return manifest
+        return self.read_manifest(key)
+
+    def read_manifest(self, key: str) -> dict[str, Any]:
+        """Reads a manifest by its key.
+
+        Raises:
+            ObjectChangedError: there is none (any more).
+            StorageError: it is no manifest of a run.
+        """
+        try:
+            manifest = json.loads(self.folder.read(key))
+            if {"run", "created", "counts", "files"} <= set(manifest):
+                return dict(manifest)
+        except (ValueError, TypeError):
+            pass
+        raise StorageError(
+            f"{self.folder.locate(key)} is no manifest of a run: it is damaged, or something else's.",
+            "Bring it back from a copy, or remove it: the run does not exist then, and its images are done again.",
+        )
 
     def settle(self, run: str) -> None:
         """Asks for a committed manifest once more: refused, it clears what a killed attempt left of it."""
@@ -166,8 +183,14 @@ class Results:
 
     def manifests(self) -> Iterator[dict[str, Any]]:
         """Reads the manifests of all committed runs, several at once."""
+
+        def read(key: str) -> dict[str, Any] | None:
+            with suppress(ObjectChangedError):  # tidied up since it was listed
+                return self.read_manifest(key)
+            return None
+
         keys = (entry.key for entry in self.committed())
-        yield from ordered_map(lambda key: json.loads(self.folder.read(key)), keys, READERS)
+        yield from (found for found in ordered_map(read, keys, READERS) if found is not None)
 
 
 @dataclass

@@ -271,7 +271,7 @@ def _fixed(column: pa.FixedSizeBinaryArray) -> Ids:
 
 def _run(results: Results, key: str, version: str) -> Run | None:
     try:
-        manifest = json.loads(results.folder.read(key))
+        manifest = results.read_manifest(key)
     except ObjectChangedError:  # tidied up since it was listed
         return None
     images = file_key(manifest, IMAGES)

@@ -8,6 +8,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from run_history import write_run
 
+from clipseg_kfp.errors import StorageError
 from clipseg_kfp.results import Results, ledger
 from clipseg_kfp.results.layout import image_id
 from clipseg_kfp.results.ledger import DONE, NEW, QUARANTINED, Ledger, ids_of
@@ -180,3 +181,32 @@ def test_digests_that_end_in_zeros_stay_apart() -> None:
     for i in range(4):
         rest = ledger.np.sort(ids_of(ids[:i] + ids[i + 1 :]))
         assert ledger.among(ids_of(ids), rest).sum() == 3
+
+
+@pytest.mark.parametrize("content", [b"", b'{"run": 1', b"[]", b'{"other": "file"}', b"\xff"])
+def test_a_damaged_manifest_is_named(tmp_path: Path, content: bytes) -> None:
+    results = described(Results(open_folder(str(tmp_path)), "c0"))
+    write_run(results, "a", [("x", "1", "done")], "s3://in", objects=False)
+    (key,) = [entry.key for entry in results.committed()]
+    results.folder.write(key, content)
+    for read in (
+        Ledger.read,
+        lambda results: list(results.manifests()),
+        lambda results: results.manifest("a"),
+    ):
+        with pytest.raises(
+            StorageError, match=r"runs/a/manifest\.json is no manifest of a run.*Bring it back"
+        ):
+            read(results)
+
+
+def test_a_manifest_that_goes_while_all_are_read_is_no_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    results = described(Results(open_folder(str(tmp_path)), "c0"))
+    for name in ("a", "b"):
+        write_run(results, name, [(name, "1", "done")], "s3://in", objects=False)
+    listed = list(results.committed())
+    monkeypatch.setattr(Results, "committed", lambda self: iter(listed))
+    results.folder.delete(listed[0].key)
+    assert [manifest["run"] for manifest in results.manifests()] == ["b"]
