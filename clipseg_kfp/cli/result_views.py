@@ -72,7 +72,8 @@ def export(
     config: Config = "",
     run: Run = "",
     all_: Annotated[
-        bool, typer.Option("--all", help="All runs of the configuration: each image once, as the latest has it.")
+        bool,
+        typer.Option("--all", help="All runs of the configuration: each image once, as the latest has it."),
     ] = False,
     endpoint: Endpoint = "",
 ) -> None:
@@ -106,7 +107,9 @@ def _chosen(output: str, config: str, run: str, endpoint: str) -> list[dict[str,
     """Manifests, the latest first: of that run, or all of the configuration that the latest run has."""
     runs = runs_of(output, config, endpoint)
     if not runs:
-        raise ParameterError(f"There are no committed runs under {output}.", "Check the name; see output_uri.")
+        raise ParameterError(
+            f"There are no committed runs under {output}.", "Check the name; see output_uri."
+        )
     named = [manifest for manifest in runs if manifest["run"] == run]
     if run and not named:
         raise ParameterError(

@@ -57,7 +57,9 @@ app.command("export")(export)
 @app.command("verify")
 def verify(
     output: Output,
-    run: Annotated[str, typer.Option(help="One run, by its ID; without it, each configuration's latest.")] = "",
+    run: Annotated[
+        str, typer.Option(help="One run, by its ID; without it, each configuration's latest.")
+    ] = "",
     all_: Annotated[bool, typer.Option("--all", help="All runs.")] = False,
     config: Config = "",
     json_: AsJson = False,
@@ -112,7 +114,9 @@ def verify(
 @app.command("gc")
 def collect(
     output: Output,
-    delete: Annotated[bool, typer.Option("--delete", help="Remove them; without it, they are listed.")] = False,
+    delete: Annotated[
+        bool, typer.Option("--delete", help="Remove them; without it, they are listed.")
+    ] = False,
     older_than: Annotated[
         float, typer.Option(help="Hours; younger objects stay, since a running pipeline may need them.")
     ] = 24.0,

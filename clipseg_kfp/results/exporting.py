@@ -96,9 +96,7 @@ def _images(results: Results, parts: Sequence[_Part]) -> Iterator[dict[str, Any]
 def _masks(results: Results, parts: Sequence[_Part]) -> Iterator[dict[str, Any]]:
     """Rows of masks; every done image has some, and they lie in the order of images."""
     for part in parts:
-        groups = groupby(
-            _rows(results, part.manifest, MASKS), lambda row: (row["key"], row["version"])
-        )
+        groups = groupby(_rows(results, part.manifest, MASKS), lambda row: (row["key"], row["version"]))
         for (_, group), taken in zip(groups, part.taken, strict=True):
             if taken:
                 yield from group

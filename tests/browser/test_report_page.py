@@ -127,7 +127,9 @@ def sample_report(images: int = 14, ground_truth: bool = True) -> Report:
                 jpeg(overlay),
                 tuple(tiles),
                 reason=(WORST, UNCERTAIN, BEST, RANDOM)[4 * i // images],
-                heat=heat_jpeg(np.asarray(scene.image.convert("L").resize((64, 64)))[None], [(0, 0, *size)], *size),
+                heat=heat_jpeg(
+                    np.asarray(scene.image.convert("L").resize((64, 64)))[None], [(0, 0, *size)], *size
+                ),
                 heat_prompt="red thing",
                 truth=truth_png([(i + 1, scene.mask(q)) for i, q in enumerate(QUERIES.values())])
                 if ground_truth and i % 3
@@ -439,6 +441,17 @@ def test_no_horizontal_overflow(driver: Any, tmp_path: Path, page: str, width: i
     excess, wide = driver.execute_script(OVERFLOW)
     assert wide == []
     assert excess <= 0
+
+
+def test_words_of_buttons_stay_whole_on_a_phone(driver: Any, tmp_path: Path, page: str) -> None:
+    open_framed(driver, tmp_path, page, 360)
+    for button in css(driver, "[data-show]"):
+        lines = driver.execute_script(
+            "const range = document.createRange(); range.selectNodeContents(arguments[0]);"
+            "return range.getClientRects().length",
+            button,
+        )
+        assert lines <= len(button.text.split()), button.text
 
 
 CONTRAST = """

@@ -26,7 +26,9 @@ FIGURES = {"iou": 0.5, "iou_low": 0.25, "iou_high": 0.75, "best_threshold": 0.5,
 
 
 def row(name: str = "cat", **figures: float | None) -> PromptRow:
-    return PromptRow(name, (name,), "#112233", 0.5, 3, 0.1, 0.8, 0.5, agreement=Agreement(3, FIGURES | figures, CURVE))
+    return PromptRow(
+        name, (name,), "#112233", 0.5, 3, 0.1, 0.8, 0.5, agreement=Agreement(3, FIGURES | figures, CURVE)
+    )
 
 
 def report(*rows: PromptRow) -> Report:

@@ -63,7 +63,12 @@ def results(tmp_path: Path) -> Results:
 @pytest.fixture
 def runs(results: Results, tmp_path: Path) -> list[dict[str, Any]]:
     """Two runs, the latest first; the second has a new version of b, and d for the first time."""
-    first = [("a.jpg", "1", "done"), ("b.jpg", "2", "done"), ("bad.jpg", "1", "quarantined"), ("c.jpg", "3", "done")]
+    first = [
+        ("a.jpg", "1", "done"),
+        ("b.jpg", "2", "done"),
+        ("bad.jpg", "1", "quarantined"),
+        ("c.jpg", "3", "done"),
+    ]
     second = [("b.jpg", "4", "done"), ("d.jpg", "5", "done")]
     old = commit(results, tmp_path / "work", "first", first)
     return [commit(results, tmp_path / "work", "second", second), old]
