@@ -119,7 +119,7 @@ def _agreement(prompts: dict[str, Any]) -> Table:
     for name, row in prompts.items():
         spread = "–"
         if row.get("iou_low") is not None:
-            spread = f"{number(row, 'iou_low')}–{number(row, 'iou_high')}"
+            spread = f"{number(row, 'iou_low')} to {number(row, 'iou_high')}"
         figures = [number(row, "iou"), spread, number(row, "precision"), number(row, "recall")]
         best = [number(row, "best_threshold", 2), number(row, "best_iou")]
         table.add_row(_plain(name), *figures, *best, f"{row['images']:,}")

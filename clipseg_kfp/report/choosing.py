@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from itertools import zip_longest
 from typing import Any
 
 from clipseg_kfp.naming import digest
@@ -40,7 +41,7 @@ def choose(
         most: how many.
 
     Returns:
-        Why each was chosen: worst first, then the uncertain, the best, and those taken at random.
+        Why each was chosen: worst, uncertain, best and taken at random in turn.
     """
     measured = sorted((ious[name], name) for name in margins if name in ious)
     kinds: dict[str, Iterable[Name]] = {
@@ -61,8 +62,10 @@ def choose(
             if name not in chosen:
                 chosen[name] = kind
                 left -= 1
-    order = list(kinds)
-    return dict(sorted(chosen.items(), key=lambda item: order.index(item[1])))
+    # One of each kind in turn: a page with no room for all of them still shows all kinds.
+    members = [[name for name in chosen if chosen[name] == kind] for kind in kinds]
+    turns = (name for turn in zip_longest(*members) for name in turn if name is not None)
+    return {name: chosen[name] for name in turns}
 
 
 class Shortlist:

@@ -443,6 +443,17 @@ def test_no_horizontal_overflow(driver: Any, tmp_path: Path, page: str, width: i
     assert excess <= 0
 
 
+def test_words_of_buttons_stay_whole_on_a_phone(driver: Any, tmp_path: Path, page: str) -> None:
+    open_framed(driver, tmp_path, page, 360)
+    for button in css(driver, "[data-show]"):
+        lines = driver.execute_script(
+            "const range = document.createRange(); range.selectNodeContents(arguments[0]);"
+            "return range.getClientRects().length",
+            button,
+        )
+        assert lines <= len(button.text.split()), button.text
+
+
 CONTRAST = """
 const canvas = new OffscreenCanvas(1, 1).getContext('2d', { willReadFrequently: true });
 const over = (under, color) => {

@@ -50,11 +50,8 @@ def test_the_report_has_the_layers_that_there_is_data_for(measured: Run, tmp_pat
     for row in pictures:
         assert row["heat_prompt"] in ("cat", "dog")
         assert Image.open(io.BytesIO(row["heat"])).size == (40, 30)
-    rows = [
-        row
-        for b in records.read_arrow(tmp_path / "work" / "run-1" / "evaluation" / TRUTHS)
-        for row in b.to_pylist()
-    ]
+    drawings = tmp_path / "work" / "run-1" / "evaluation" / TRUTHS
+    rows = [row for batch in records.read_arrow(drawings) for row in batch.to_pylist()]
     assert {row["key"] for row in rows} == {"a.png", "b.png"}
     drawn = np.asarray(Image.open(io.BytesIO(rows[0]["png"])).convert("RGBA"))
     assert set(map(tuple, np.argwhere(drawn[..., 3]))) == {
