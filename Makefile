@@ -66,7 +66,7 @@ types: $(VENV)/.test ## Check types
 	$(BIN)/mypy
 
 compile: $(VENV)/.demo ## Write the pipelines' packages for the Kubeflow UI (IMAGE=registry/name@sha256:…)
-	@for name in batch-segmentation one-shot-segmentation; do \
+	@for name in batch-segmentation one-shot-segmentation prompt-evaluation; do \
 		$(BIN)/clipseg-kfp compile $$name $(if $(IMAGE),--image "$$IMAGE") || exit 1; done
 
 docs: $(VENV)/.demo ## Rewrite component READMEs and committed pipeline packages
@@ -106,4 +106,4 @@ images: ## Build the container images (IMAGES="cpu gpu", REGISTRY=…/, BASE=…
 
 clean: ## Remove what was built or run (the environment stays)
 	rm -rf .demo dist build *.egg-info .pytest_cache .mypy_cache .ruff_cache batch-segmentation.yaml \
-		one-shot-segmentation.yaml clipseg-kfp.log bench.json faults.json
+		one-shot-segmentation.yaml prompt-evaluation.yaml clipseg-kfp.log bench.json faults.json
