@@ -23,6 +23,7 @@ TASKS = (
     "postprocess_masks",
     "evaluate_masks",
     "publish_results",
+    "rank_prompts",
 )
 #: The only task that an accelerator speeds up.
 INFERENCE = "segment_images"

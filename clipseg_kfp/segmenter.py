@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -139,7 +140,7 @@ class Segmenter:
         """Segments one image.
 
         Args:
-            image: path or URI of a file, or a picture in memory.
+            image: path or URI of a file, or a picture in memory, which is taken as it is: upright, 8 bits.
             prompts: as ``encode`` takes, or what it returned. A list is encoded once, as long as the next
                 call has the same.
             tiling: look at overlapping tiles as well as at the whole image.
@@ -182,8 +183,10 @@ class Segmenter:
     def _encoded(self, prompts: Any) -> PromptTable:
         if isinstance(prompts, str | Path):
             return self.encode(prompts)
-        if self._last is None or self._last[0] != prompts:
-            self._last = (prompts if isinstance(prompts, PromptSet) else list(prompts), self.encode(prompts))
+        # A copy: a prompt that is changed in place is another one.
+        wanted = prompts if isinstance(prompts, PromptSet) else copy.deepcopy(list(prompts))
+        if self._last is None or self._last[0] != wanted:
+            self._last = (wanted, self.encode(wanted))
         return self._last[1]
 
     def _read(self, uri: str) -> tuple[bytes, str]:
@@ -192,7 +195,7 @@ class Segmenter:
 
 
 def overlay(image: Image.Image, found: Mapping[str, Segment], long_side: int = 1024) -> Image.Image:
-    """Paints masks over an image, each prompt in the color that the suite's previews give it.
+    """Paints masks over an image, each prompt in a color of the suite's palette, by its place.
 
     Args:
         image: of any mode and size.

@@ -88,7 +88,7 @@ def segment_bucket(
         prompt_sets=prompt_sets or {},
         endpoint=endpoint,
     )
-    settle(encoded, storage_secret, cpu="2", memory="4Gi", caching=False)
+    settle(encoded, storage_secret, cpu="2", memory="4G", reserve="2G", caching=False)
     encoded_prompts = encoded.outputs["encoded_prompts"]
     listing = fetch_dataset(
         source_uri=source_uri,
@@ -126,7 +126,7 @@ def segment_bucket(
             device=device,
             int8_min_iou=int8_min_iou,
         )
-        settle(inference, storage_secret, cpu="2", memory="4Gi", caching=True)
+        settle(inference, storage_secret, cpu="2", memory="4G", reserve="2G", caching=True)
         finished = postprocess_masks(
             views=views.outputs["views"],
             probabilities=inference.outputs["probabilities"],

@@ -39,21 +39,25 @@ def shards_at_once() -> int:
     return _settings.get().parallelism
 
 
-def settle(task: dsl.PipelineTask, secret: str, *, cpu: str, memory: str, caching: bool) -> None:
+def settle(
+    task: dsl.PipelineTask, secret: str, *, cpu: str, memory: str, caching: bool, reserve: str = ""
+) -> None:
     """Gives a task its credentials, its limits, its caching, and what the site sets for it.
 
     Args:
         task: the task.
         secret: name of the storage secret, or the pipeline parameter that has it.
-        cpu: CPU limit, as Kubernetes writes it; the request is half a CPU.
-        memory: memory limit and request.
+        cpu: CPU limit, as Kubernetes writes it; the request is half a CPU, or the limit where that is less.
+        memory: memory limit.
         caching: whether Kubeflow may take the outputs of an earlier run with equal inputs.
+        reserve: memory request, where it is not the limit: a node of 4 GB has less than that to give.
     """
     settings, name = _settings.get(), task.component_spec.name.replace("-", "_")
     own = settings.of(name)
     kubernetes.use_secret_as_env(task, secret, dict(settings.storage_keys), optional=True)
-    limit, reserved = own.memory or memory, own.memory_request or own.memory or memory
-    task.set_cpu_request(own.cpu_request or "500m").set_cpu_limit(own.cpu or cpu)
+    limit, reserved = own.memory or memory, own.memory_request or own.memory or reserve or memory
+    asked = own.cpu_request or ("500m" if _cores(own.cpu or cpu) >= 0.5 else own.cpu)
+    task.set_cpu_request(asked).set_cpu_limit(own.cpu or cpu)
     task.set_memory_request(reserved).set_memory_limit(limit)
     task.set_caching_options(caching)
     if own.image:
@@ -64,6 +68,11 @@ def settle(task: dsl.PipelineTask, secret: str, *, cpu: str, memory: str, cachin
     _share(task, settings)
     if settings.cache and name in CACHING:
         _cache(task, settings)
+
+
+def _cores(quantity: str) -> float:
+    """CPUs of a Kubernetes quantity, such as ``2``, ``0.5`` or ``250m``."""
+    return float(quantity[:-1]) / 1000 if quantity.endswith("m") else float(quantity)
 
 
 def allow_private_models(task: dsl.PipelineTask) -> None:

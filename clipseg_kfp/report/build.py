@@ -23,7 +23,7 @@ from clipseg_kfp.results import Counts
 
 QUARANTINE_ROWS = 200
 REASONS = 50
-CURVES = 200  # prompts whose curves are kept: a plot shows fewer
+NOTES = 20  # of a kind
 _MARGIN = ["key", "version", "threshold", "max_probability"]
 _PRINTED = ["source", "key", "version", "prompt", "width", "height", "area", "coverage", "score"]
 
@@ -54,7 +54,9 @@ class Tables:
         )
         masks = (row for path in self.masks for row in records.read_parquet(path, columns=_MARGIN))
         return choice_of(
-            names, masks, records.read_parquet(self.per_image, columns=["key", "version", "iou"])
+            names,
+            masks,
+            records.read_parquet(self.per_image, columns=["key", "version", "iou", "tp", "fp", "fn"]),
         )
 
     def pictures(self, chosen: dict[Name, str]) -> dict[Name, dict[str, Any]]:
@@ -175,11 +177,13 @@ def build_report(
             for name, reason in chosen.items()
         ),
         notes=(
-            *(
-                f"Ground truth for '{name}' was left out: no prompt has that name."
-                for name in metrics["unmatched_ground_truth"]
+            *_first(
+                [
+                    f"Ground truth for '{name}' was left out: no prompt has that name."
+                    for name in metrics["unmatched_ground_truth"]
+                ]
             ),
-            *(f"Ground truth left out: {text}" for text in metrics["unusable_ground_truth"][:20]),
+            *_first([f"Ground truth left out: {text}" for text in metrics["unusable_ground_truth"]]),
         ),
         reasons=tuple(sorted(reasons.items(), key=lambda item: (-item[1], item[0]))[:REASONS]),
         deleted=body["deleted"],
@@ -204,6 +208,12 @@ def _facts(config: str, body: dict[str, Any]) -> tuple[tuple[str, str], ...]:
     )
 
 
+def _first(notes: list[str]) -> list[str]:
+    """Keeps the first: a file of ground truth may name ten thousand classes."""
+    rest = len(notes) - NOTES
+    return notes[:NOTES] + ([f"… and {rest:,} more of this kind: see metrics.json."] if rest > 0 else [])
+
+
 def _way(number: int, facts: dict[str, Any]) -> tuple[str, str]:
     """How shards were computed: parameters of segment_images, and what it chose."""
     said = ", ".join(f"{name} {value}" for name, value in facts.items() if value not in ("", None))
@@ -218,7 +228,7 @@ def _prompts(
     for prompt in prompts:
         red, green, blue = colors[prompt["id"] - 1]
         total, figures = sums[prompt["name"]], measured.get(prompt["name"])
-        curve = curves.get(prompt["name"]) if len(rows) < CURVES else None
+        curve = curves.get(prompt["name"])
         rows.append(
             PromptRow(
                 name=prompt["name"],

@@ -121,7 +121,7 @@ def choice_of(
     Args:
         galleries: ``key`` and ``version`` of the pictures.
         masks: rows of ``records.MASKS``, at least ``key``, ``version``, ``threshold`` and ``max_probability``.
-        per_image: rows of ``records.PER_IMAGE``, at least ``key``, ``version`` and ``iou``.
+        per_image: rows of ``records.PER_IMAGE``, at least ``key``, ``version``, ``iou``, ``tp``, ``fp`` and ``fn``.
     """
     there = {(row["key"], row["version"]) for row in galleries}
     margins: dict[Name, float] = {}
@@ -132,6 +132,7 @@ def choice_of(
     found: dict[Name, list[float]] = {}
     for row in per_image:
         name = (row["key"], row["version"])
-        if name in margins:
+        # Nothing found where nothing is agrees, but is no picture of how well things are found.
+        if name in margins and row["tp"] + row["fp"] + row["fn"]:
             found.setdefault(name, []).append(row["iou"])
     return choose(margins, {name: sum(ious) / len(ious) for name, ious in found.items()})

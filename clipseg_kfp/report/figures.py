@@ -40,7 +40,12 @@ def figures_of(report: Report) -> list[Figure]:
         best = _figure(row, "best_threshold"), _figure(row, "best_iou")
         mark = None if best[0] is None or best[1] is None else (best[0], best[1])
         overs.append(Line(row.color, list(zip(report.thresholds, curve["iou"], strict=True)), mark))
-        points = [p for p in zip(curve["recall"], curve["precision"], strict=True) if None not in p]
+        # Where nothing is predicted, a precision of 1 is a convention and no measurement.
+        points = [
+            (r, p)
+            for r, p in zip(curve["recall"], curve["precision"], strict=True)
+            if None not in (r, p) and (r > 0 or p < 1)
+        ]
         if points:
             pairs.append(Line(row.color, points))
     figures = [

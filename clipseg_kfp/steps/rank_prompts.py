@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from clipseg_kfp import records
+from clipseg_kfp.formats.tables import plain
 from clipseg_kfp.progress import say
 from clipseg_kfp.report.ranking import Ranking, SetRow, render_html, render_markdown
 from clipseg_kfp.steps.encode_prompts import classes_of
@@ -115,7 +116,7 @@ def run(*, evaluation: Path, prompts: Path, target: Path, title: str = "") -> Ra
     with (target / RANKING).open("w", encoding="utf-8", newline="") as stream:
         writer = csv.DictWriter(stream, COLUMNS, extrasaction="ignore")
         writer.writeheader()
-        writer.writerows(ranking.prompts)
+        writer.writerows({name: plain(value) for name, value in row.items()} for row in ranking.prompts)
     shutil.copyfile(evaluation / THRESHOLDS, target / THRESHOLDS)
     for row in ranking.prompts[:10]:
         if row["best_iou"] is not None:

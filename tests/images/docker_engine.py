@@ -68,13 +68,22 @@ def engine(folder: Path) -> Iterator[str]:
         yield host
     finally:
         process.terminate()
-        process.wait(60)
+        try:
+            process.wait(60)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
         shutil.rmtree(folder / "data", ignore_errors=True)
 
 
 def _answers(host: str | None) -> bool:
     environment = {**os.environ, **({"DOCKER_HOST": host} if host else {})}
-    done = subprocess.run(["docker", "version"], env=environment, capture_output=True, check=False)
+    try:
+        done = subprocess.run(
+            ["docker", "version"], env=environment, capture_output=True, check=False, timeout=10
+        )
+    except subprocess.TimeoutExpired:
+        return False
     return done.returncode == 0
 
 

@@ -181,7 +181,7 @@ def test_failures_tell_no_credentials(
     """Neither the message nor a traceback with all causes, nor any library's log at its most talkative."""
     monkeypatch.setenv("HOME", str(tmp_path))
     caplog.set_level(logging.DEBUG)
-    monkeypatch.setattr("clipseg_kfp.storage.s3.BACKOFF_SECONDS", 0.0)
+    monkeypatch.setenv("CLIPSEG_KFP_S3_BACKOFF", "0")
     monkeypatch.setenv("HF_TOKEN", marks.HUB_TOKEN)
     endpoint = failure(monkeypatch, least, tmp_path)
     connect.cache_clear()
