@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import time
 from collections.abc import Iterator
@@ -22,10 +23,11 @@ def running(step: str) -> Iterator[None]:
         try:
             yield
         except OSError as error:  # of a step's own files: stores report theirs as StorageError
-            if error.filename is None or error.strerror is None:
+            if error.strerror is None or (error.filename is None and error.errno != errno.ENOSPC):
                 raise
+            named = "A file of this step" if error.filename is None else os.fsdecode(error.filename)
             raise StorageError(
-                f"{os.fsdecode(error.filename)}: {error.strerror}.",
+                f"{named}: {error.strerror}.",
                 "Check the permissions and the free space of the folder for intermediate files.",
             ) from error
     say(step, f"took {time.monotonic() - start:.1f} s")

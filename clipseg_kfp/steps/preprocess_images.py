@@ -190,16 +190,20 @@ class _Preparing:
         try:
             # Always in this order, or two threads could wait for each other.
             with self._file_bytes.taken(source["size"]):
-                file.write_bytes(_read(source, self._endpoint, self._max_megabytes))
+                data = _read(source, self._endpoint, self._max_megabytes)
+                with _named(file):
+                    file.write_bytes(data)
+                del data
                 allowed = self._share
                 while True:  # twice, where the header says that it takes more
                     with self._pixel_bytes.taken(allowed):
                         if self._interrupted:  # while it waited
                             raise KeyboardInterrupt
-                        made = guarded(
-                            prepare, file, source["key"], views, self._looks, allowed,
-                            max_pixels=self._looks.max_megapixels * 1e6,
-                        )  # fmt: skip
+                        with _named(views):
+                            made = guarded(
+                                prepare, file, source["key"], views, self._looks, allowed,
+                                max_pixels=self._looks.max_megapixels * 1e6,
+                            )  # fmt: skip
                     if isinstance(made, Prepared):
                         return made
                     allowed = made
@@ -223,6 +227,17 @@ def _check_quarantine(rows: list[dict[str, Any]], dataset: Path) -> None:
     for row in rows:
         quarantine.add(row)
     quarantine.check(summary.max_quarantined, summary.listed, where=" of one shard")
+
+
+@contextmanager
+def _named(file: Path) -> Iterator[None]:
+    """Says which file it was: the error of a disk that is full does not, least of all through a pipe."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is not None or error.strerror is None:
+            raise
+        raise OSError(error.errno, error.strerror, str(file)) from error
 
 
 def _read(source: dict[str, Any], endpoint: str, max_megabytes: float) -> bytes:
