@@ -109,7 +109,7 @@ def show_in_full(run: RunSummary, console: Console) -> None:
 
 def _agreement(prompts: dict[str, Any]) -> Table:
     table = Table()
-    heads = ("prompt", "IoU", "95% interval", "precision", "recall", "best threshold", "IoU there", "images")
+    heads = ("prompt", "IoU", "95 %", "precision", "recall", "best", "images")  # 80 columns hold them
     for name in heads:
         table.add_column(name, justify="left" if name == "prompt" else "right")
 
@@ -119,10 +119,12 @@ def _agreement(prompts: dict[str, Any]) -> Table:
     for name, row in prompts.items():
         spread = "–"
         if row.get("iou_low") is not None:
-            spread = f"{number(row, 'iou_low')} to {number(row, 'iou_high')}"
+            spread = f"{number(row, 'iou_low', 2)}–{number(row, 'iou_high', 2)}"
         figures = [number(row, "iou"), spread, number(row, "precision"), number(row, "recall")]
-        best = [number(row, "best_threshold", 2), number(row, "best_iou")]
-        table.add_row(_plain(name), *figures, *best, f"{row['images']:,}")
+        best = "–"
+        if row.get("best_iou") is not None:
+            best = f"{number(row, 'best_iou')} at {number(row, 'best_threshold', 2)}"
+        table.add_row(_plain(name), *figures, best, f"{row['images']:,}")
     return table
 
 
