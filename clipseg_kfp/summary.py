@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import io
 import json
 from dataclasses import dataclass
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 from rich.console import Console
 from rich.markup import escape
@@ -56,7 +56,8 @@ def read_run(manifest_uri: str, endpoint: str = "") -> RunSummary:
         folder=folder,
         manifest=manifest,
         metrics=json.loads(folder.read(file_name(manifest, "metrics.json"))),
-        quarantine=pq.read_table(io.BytesIO(quarantine)).to_pylist(),
+        # Not through BytesIO: Arrow's threads would call Python, and abort where the program has ended.
+        quarantine=pq.read_table(pa.BufferReader(quarantine)).to_pylist(),
     )
 
 

@@ -7,6 +7,7 @@ import io
 import os
 from pathlib import Path
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image, ImageDraw, ImageFont
 
@@ -31,7 +32,7 @@ def draw(output: Folder, bucket: Folder, config: str, run: str, keys: list[str])
         keys: of the images to show.
     """
     place = output.child(config)
-    table = pq.read_table(io.BytesIO(place.read(f"runs/{run}/masks.parquet"))).to_pylist()
+    table = pq.read_table(pa.BufferReader(place.read(f"runs/{run}/masks.parquet"))).to_pylist()
     names = {row["category_id"]: row["prompt"] for row in table}
     overlays = {entry.key: entry.key for entry in place.entries("overlays/")}
     sheet = Image.new("RGB", (len(keys) * (CELL + GAP) - GAP, 2 * CELL + GAP + LEGEND), PAPER)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-import tempfile
+import shutil
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -112,11 +112,11 @@ def run(
     rows: list[dict[str, Any]] = []
     count = 0
     with (
-        tempfile.TemporaryDirectory(prefix=".images-", dir=target) as spool,
+        _spool(target / ".images") as spool,
         records.ArrowWriter(target / VIEWS, records.VIEWS) as view_file,
         records.ArrowWriter(target / PREVIEWS, records.PREVIEWS) as preview_file,
     ):
-        preparing = _Preparing(Path(spool), looks, max_megabytes, endpoint)
+        preparing = _Preparing(spool, looks, max_megabytes, endpoint)
         # An image cut into hundreds of tiles is large when it is done, too: few of them wait at a time.
         threads, ahead = (2, 0) if looks.tiling.on else (max(4, 2 * cpu_limit()), 2)
         items = ordered_map(preparing, enumerate(sources), threads, ahead)
@@ -227,6 +227,17 @@ def _check_quarantine(rows: list[dict[str, Any]], dataset: Path) -> None:
     for row in rows:
         quarantine.add(row)
     quarantine.check(summary.max_quarantined, summary.listed, where=" of one shard")
+
+
+@contextmanager
+def _spool(folder: Path) -> Iterator[Path]:
+    """A folder for files that workers read and write; what a killed attempt left in it goes first."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 @contextmanager
