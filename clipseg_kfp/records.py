@@ -347,3 +347,12 @@ def _chunks(rows: Iterable[dict[str, Any]], size: int) -> Iterator[list[dict[str
             chunk = []
     if chunk:
         yield chunk
+
+
+def parse_parquet(data: bytes) -> pa.Table:
+    """Reads a small Parquet file from memory.
+
+    In this thread alone: Arrow's own may still hold the bytes when the interpreter ends, and letting go of
+    them then aborts the process ("terminate called without an active exception").
+    """
+    return pq.read_table(pa.BufferReader(data), use_threads=False, pre_buffer=False)

@@ -273,7 +273,7 @@ def _read_parquet(data: io.BytesIO) -> pd.DataFrame:
         return pd.DataFrame(columns=file.schema_arrow.names, index=range(file.metadata.num_rows))
     if file.metadata.num_rows > MAX_MANIFEST_ROWS:
         raise ValueError(f"it has more than {MAX_MANIFEST_ROWS:,} rows")
-    table = pq.read_table(data, columns=names, read_dictionary=names)
+    table = pq.read_table(data, columns=names, read_dictionary=names, use_threads=False, pre_buffer=False)
     longest = 0
     for column in table.columns:
         for chunk in column.chunks:

@@ -6,13 +6,12 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
 from clipseg_kfp.naming import printable
+from clipseg_kfp.records import parse_parquet
 from clipseg_kfp.results import QUARANTINE
 from clipseg_kfp.results.commit import file_name
 from clipseg_kfp.storage import Folder, open_folder
@@ -56,8 +55,7 @@ def read_run(manifest_uri: str, endpoint: str = "") -> RunSummary:
         folder=folder,
         manifest=manifest,
         metrics=json.loads(folder.read(file_name(manifest, "metrics.json"))),
-        # Not through BytesIO: Arrow's threads would call Python, and abort where the program has ended.
-        quarantine=pq.read_table(pa.BufferReader(quarantine)).to_pylist(),
+        quarantine=parse_parquet(quarantine).to_pylist(),
     )
 
 

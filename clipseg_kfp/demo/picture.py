@@ -7,13 +7,12 @@ import io
 import os
 from pathlib import Path
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 from PIL import Image, ImageDraw, ImageFont
 
 from clipseg_kfp.demo.run import BUCKET, OUTPUT
 from clipseg_kfp.embedded import EmbeddedStore
 from clipseg_kfp.masks import palette
+from clipseg_kfp.records import parse_parquet
 from clipseg_kfp.results import Results
 from clipseg_kfp.storage import Folder, open_folder
 
@@ -32,7 +31,7 @@ def draw(output: Folder, bucket: Folder, config: str, run: str, keys: list[str])
         keys: of the images to show.
     """
     place = output.child(config)
-    table = pq.read_table(pa.BufferReader(place.read(f"runs/{run}/masks.parquet"))).to_pylist()
+    table = parse_parquet(place.read(f"runs/{run}/masks.parquet")).to_pylist()
     names = {row["category_id"]: row["prompt"] for row in table}
     overlays = {entry.key: entry.key for entry in place.entries("overlays/")}
     sheet = Image.new("RGB", (len(keys) * (CELL + GAP) - GAP, 2 * CELL + GAP + LEGEND), PAPER)

@@ -28,6 +28,7 @@ from clipseg_kfp.concurrency import ordered_map
 from clipseg_kfp.errors import ObjectChangedError, StorageError
 from clipseg_kfp.naming import digest
 from clipseg_kfp.progress import say
+from clipseg_kfp.records import parse_parquet
 from clipseg_kfp.results.commit import READERS, Results, file_key
 from clipseg_kfp.results.inventory import local_copy
 from clipseg_kfp.results.layout import IMAGES, LEDGER, image_id
@@ -256,7 +257,7 @@ def _snapshot(results: Results, versions: dict[str, str]) -> tuple[list[Run], _R
 def _read_snapshot(data: bytes, key: str) -> tuple[list[Run], _Rows]:
     if key != f"{LEDGER}{digest(data, 32)}.parquet":
         raise ValueError("its content is not what its name says")
-    table = pq.read_table(pa.BufferReader(data))
+    table = parse_parquet(data)
     if table.schema.names != records.LEDGER.names:
         raise ValueError("it is of another version")
     runs = [Run(**run) for run in json.loads(table.schema.metadata[_METADATA])["runs"]]
