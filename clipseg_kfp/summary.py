@@ -108,7 +108,7 @@ def show_in_full(run: RunSummary, console: Console) -> None:
 
 def _agreement(prompts: dict[str, Any]) -> Table:
     table = Table()
-    heads = ("prompt", "IoU", "95 %", "precision", "recall", "best", "images")  # 80 columns hold them
+    heads = ("prompt", "IoU", "95%", "precision", "recall", "best", "images")  # 80 columns hold them
     for name in heads:
         table.add_column(name, justify="left" if name == "prompt" else "right")
 
