@@ -7,6 +7,7 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from PIL import Image
 from clipseg_kfp import masks, model
 from clipseg_kfp.engine import Engine
 from clipseg_kfp.finishing import finish
-from clipseg_kfp.images import decode_image
+from clipseg_kfp.images import decode_image, preview_jpeg
 from clipseg_kfp.prompts import (
     Encoder,
     Files,
@@ -205,10 +206,6 @@ def overlay(image: Image.Image, found: Mapping[str, Segment], long_side: int = 1
     Returns:
         An RGB picture.
     """
-    from io import BytesIO
-
-    from clipseg_kfp.images import preview_jpeg
-
     preview = preview_jpeg(image.convert("RGB"), long_side)
     width, height = Image.open(BytesIO(preview)).size
     layers = [
