@@ -23,6 +23,8 @@ class NoEngineError(Exception):
 
 def missing() -> str:
     """What this machine lacks for building and running images; nothing where it has all."""
+    if not Path(sys.prefix, ".made").exists():  # `make` below would clear an environment that it did not make
+        return "this environment is not the Makefile's: run `make test-images`"
     if not shutil.which("docker"):
         return f"docker, the client, is missing ({PACKAGES})"
     if not shutil.which("mmdebstrap"):
