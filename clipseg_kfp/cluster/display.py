@@ -100,7 +100,8 @@ def following(console: Console, *, live: bool) -> Iterator[Callable[[Run], None]
         yield _Lines()
         return
     with Live(console=console, refresh_per_second=4) as view:
-        yield lambda run: view.update(run_view(run))
+        # drawn at once: the next look may be the last, and the thread that draws may not have come by
+        yield lambda run: view.update(run_view(run), refresh=True)
 
 
 class _Lines:
