@@ -20,7 +20,7 @@ export PIP_EXTRA_INDEX_URL ?=
 export BUILD_ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-faults test-images bench lint types compile docs demo-model picture gallery notebook \
+.PHONY: help demo test test-faults test-images test-gpu bench lint types compile docs demo-model picture gallery notebook \
 	wheel locks wheels images audit sbom clean
 
 help: ## Show this help
@@ -55,6 +55,9 @@ test-faults: $(VENV)/.test ## Run the long matrices of kills, faults and hostile
 
 test-images: $(VENV)/.test ## Build the images with Docker and run a whole pipeline on them (root; some minutes)
 	$(BIN)/python -m pytest tests/images -m images
+
+test-gpu: $(VENV)/.test ## Compare the engine on a CUDA device with the CPU (needs a GPU and a CUDA build of torch)
+	$(BIN)/python -m pytest tests/gpu -m gpu
 
 bench: $(VENV)/.test ## Measure the engine side by side (QUICK=1 ends within five minutes)
 	@$(BIN)/python tests/bench/bench.py

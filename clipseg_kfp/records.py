@@ -8,8 +8,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
 #: Rows that are Python objects at one time; a row of MASKS may hold 100 KB of run lengths.
 ROWS_AT_ONCE = 1024
@@ -67,7 +69,7 @@ PROBABILITIES = pa.schema(
         ("image", pa.int32()),
         ("box", pa.list_(pa.int32(), 4)),
         ("prompt", pa.int16()),  # row in the prompt table
-        ("probability", pa.large_binary()),  # uint8, round(255 p), size x size
+        ("probability", pa.large_binary()),  # uint8, round(255 p), size x size, as ``pack_map`` has it
     ]
 )
 
@@ -263,8 +265,8 @@ class ArrowWriter:
         path: of the file.
         schema: of its rows.
         rows_per_batch: rows that are in memory at one time, here and in a reader.
-        compression: ``zstd`` or ``lz4``, of each column of a batch; readers need not be told. Probability
-            maps are smooth: zstd leaves a fifth of them. Pixels and JPEG files hardly shrink.
+        compression: ``zstd`` or ``lz4``, of each column of a batch, in one thread; readers need not be told.
+            Pixels and JPEG files hardly shrink.
     """
 
     def __init__(
@@ -306,6 +308,26 @@ class ArrowWriter:
         finally:  # after the rename there is nothing of that name
             self._sink.close()
             self._temporary.unlink(missing_ok=True)
+
+
+#: Probability maps are smooth: zstd leaves a fifth of them.
+_MAP_CODEC = "zstd"
+
+
+def pack_map(levels: NDArray[np.uint8]) -> bytes:
+    """Compresses a map, uint8 (S, S); several threads may do so at once, while Arrow's writer uses one."""
+    packed: bytes = pa.Codec(_MAP_CODEC).compress(np.ascontiguousarray(levels), asbytes=True)
+    return packed
+
+
+def unpack_map(packed: pa.Buffer | bytes, side: int) -> NDArray[np.uint8]:
+    """The opposite of ``pack_map``: uint8 (side, side), read-only.
+
+    Raises:
+        OSError: these bytes are no map of that size.
+    """
+    levels = pa.Codec(_MAP_CODEC).decompress(packed, decompressed_size=side**2)
+    return np.frombuffer(levels, np.uint8).reshape(side, side)
 
 
 def read_arrow(path: Path) -> Iterator[pa.RecordBatch]:

@@ -9,7 +9,8 @@ embedding), and where the line runs: whatever does not depend on the prompt is o
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+import math
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -90,6 +91,65 @@ class _DecoderBlock(nn.Module):
         return y
 
 
+class _Enlarge(nn.Module):
+    """A transposed convolution whose stride is its kernel, as a linear layer: its outputs do not overlap.
+
+    From (..., inputs) to (..., side * side * outputs): rows of the kernel, its columns, channels.
+    """
+
+    def __init__(self, layer: nn.ConvTranspose2d) -> None:
+        super().__init__()
+        if layer.kernel_size != layer.stride or layer.padding != (0, 0):
+            raise ModelError("The decoder's transposed convolutions overlap, which CLIPSeg's never do.")
+        inputs, outputs, self.side, _ = layer.weight.shape
+        assert layer.bias is not None  # as transformers builds it
+        weight = layer.weight.detach().permute(2, 3, 1, 0).reshape(-1, inputs)
+        self.linear = _Linear(weight, layer.bias.detach().repeat(self.side**2))
+        self.outputs = outputs
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.linear(x)
+        return y
+
+
+class _Upsample(nn.Module):
+    """Tokens (N, grid * grid, reduced) to logits (N, S, S): the simple or the complex transposed convolution.
+
+    Channels stay last, as the tokens have them, and pixels find their places once, at the end: what
+    convolutions would do with a copy before and after each of them is a matrix product here.
+    """
+
+    def __init__(self, layers: nn.Module, size: Dimensions) -> None:
+        super().__init__()
+        self.side, self.reduced = size.image_size // size.patch, size.reduced
+        self.mix: nn.Module | None = None
+        if isinstance(layers, nn.ConvTranspose2d):
+            self.enlarge = nn.ModuleList([_Enlarge(layers)])
+            return
+        first, _, *others = cast("nn.Sequential", layers)  # convolution, ReLU, transposed, ReLU, transposed
+        self.mix = first
+        self.enlarge = nn.ModuleList(
+            _Enlarge(layer) for layer in others if isinstance(layer, nn.ConvTranspose2d)
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.mix is not None:
+            grid = x.reshape(-1, self.side, self.side, self.reduced).permute(0, 3, 1, 2)
+            x = functional.relu(self.mix(grid)).permute(0, 2, 3, 1)
+        x = x.reshape(-1, self.side, self.side, self.reduced)
+        sides: list[int] = []
+        for i, layer in enumerate(self.enlarge):
+            x = layer(functional.relu(x) if i else x)
+            sides.append(cast("int", layer.side))
+            inside = [side for side in sides for _ in ("row", "column")]
+            x = x.reshape([-1, self.side, self.side, *inside, cast("int", layer.outputs)])
+        # (N, row, column, row in it, column in it, ..., 1): rows first, then columns, coarse to fine
+        axes = list(range(1, x.ndim - 1))
+        x = x.permute(0, *axes[::2], *axes[1::2], x.ndim - 1)
+        whole = self.side * math.prod(sides)
+        return x.reshape(-1, whole, whole)
+
+
 class Encoder(nn.Module):
     """Images to what the decoder reads: as many (B, tokens, reduced) as it has layers from FiLM on.
 
@@ -159,7 +219,7 @@ class Decoder(nn.Module):
         self.layers = nn.ModuleList(
             _DecoderBlock(layer, size.tokens) for layer in decoder.layers[decoder.conditional_layer :]
         )
-        self.upsample = decoder.transposed_convolution
+        self.upsample = _Upsample(decoder.transposed_convolution, size)
 
     def forward(self, embeddings: Tensor, *activations: Tensor) -> tuple[Tensor, Tensor]:
         """Decodes.
@@ -181,9 +241,7 @@ class Decoder(nn.Module):
             if activation is not None:  # (B, 1, tokens, R), added under every prompt
                 x = (x.reshape(activation.shape[0], -1, *shape[1:]) + activation[:, None]).reshape(shape)
             x = layer(x)
-        side = size.image_size // size.patch
-        grid = x[:, 1:].transpose(1, 2).reshape(-1, size.reduced, side, side)  # without the class token
-        logits = self.upsample(grid).float().reshape(-1, size.image_size, size.image_size)
+        logits = self.upsample(x[:, 1:]).float()  # without the class token
         return logits, (logits.sigmoid() * 255).round().to(torch.uint8)
 
 

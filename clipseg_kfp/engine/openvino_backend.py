@@ -35,7 +35,7 @@ from clipseg_kfp.resources import cpu_limit
 import openvino as ov  # isort: skip
 
 #: Raised whenever the converted form changes.
-LAYOUT = 1
+LAYOUT = 2
 #: Largest difference of logits to torch's, as a share of their deviation.
 PARITY = 1e-3
 

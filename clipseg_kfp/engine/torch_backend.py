@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,21 @@ from clipseg_kfp.model import ModelFacts, load_model
 from clipseg_kfp.resources import has_bfloat16
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+
+@dataclass(frozen=True)
+class _Results:
+    """What ``TorchBackend.begin`` started.
+
+    Attributes:
+        levels: uint8 (B, P, S, S) in the host's memory.
+        total: the sum of all logits, there too; a value that is not finite anywhere makes it so.
+        arrived: when both are there; ``None`` where they are already.
+    """
+
+    levels: Tensor
+    total: Tensor
+    arrived: torch.cuda.Event | None = None
 
 
 class TorchBackend:
@@ -51,6 +67,8 @@ class TorchBackend:
         if compiled:
             self._encoder, self._decoder = torch.compile(self._encoder), torch.compile(self._decoder)
         on_gpu = device == "cuda"
+        # Results leave the device on a stream of their own, while the next batch is computed.
+        self._leaving = torch.cuda.Stream(self._device) if on_gpu else None  # type: ignore[no-untyped-call]
         self.batch_size, self.pairs = (32, 256) if on_gpu else (4, 8)
         self.memory_mb = int(torch.cuda.mem_get_info()[0] * 0.5 / 1e6) if on_gpu else 256
 
@@ -77,21 +95,35 @@ class TorchBackend:
         logits: NDArray[np.float32] = self._run(activations, embeddings)[0].cpu().numpy()
         return logits
 
-    def begin(
-        self, activations: tuple[Tensor, ...], embeddings: NDArray[np.float32]
-    ) -> tuple[Tensor, Tensor]:
+    @torch.inference_mode()
+    def begin(self, activations: tuple[Tensor, ...], embeddings: NDArray[np.float32]) -> _Results:
         """See ``Backend``."""
         logits, levels = self._run(activations, embeddings)
-        # One number: a value that is not finite anywhere makes the sum so.
-        return levels, logits.sum()
+        total = logits.sum()
+        if self._leaving is None:
+            return _Results(levels, total)
+        del logits  # the allocator may hand its memory to the next batch
+        self._leaving.wait_stream(torch.cuda.current_stream(self._device))
+        with torch.cuda.stream(self._leaving):
+            found = [_fetched(tensor, self._leaving) for tensor in (levels, total)]
+            return _Results(found[0], found[1], self._leaving.record_event())
 
-    def finish(self, pending: tuple[Tensor, Tensor]) -> NDArray[np.uint8]:
+    def finish(self, pending: _Results) -> NDArray[np.uint8]:
         """See ``Backend``."""
-        levels, total = pending
-        found: NDArray[np.uint8] = levels.cpu().numpy()
-        if not bool(torch.isfinite(total)):
+        if pending.arrived is not None:
+            pending.arrived.synchronize()  # of this batch only: later ones may still be computed
+        if not bool(torch.isfinite(pending.total)):
             raise not_finite(self.precision)
+        found: NDArray[np.uint8] = pending.levels.numpy()
         return found
+
+
+def _fetched(tensor: Tensor, stream: torch.cuda.Stream) -> Tensor:
+    """Begins to copy a device's tensor to page-locked memory, the only kind that a copy need not wait for."""
+    host = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
+    host.copy_(tensor, non_blocking=True)
+    tensor.record_stream(stream)  # or the allocator would reuse it before it has left
+    return host
 
 
 def choose_precision(device: str, precision: str) -> str:

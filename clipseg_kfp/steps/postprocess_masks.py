@@ -214,7 +214,7 @@ def _work(
         boxes: list[Box] = []
         for i, (_, value, box) in enumerate(group):  # the prompts of a view follow each other
             view, prompt = divmod(i, len(base))
-            found[prompt, view] = np.frombuffer(value, np.uint8).reshape(size, size)
+            found[prompt, view] = records.unpack_map(value, size)
             if not prompt:
                 boxes.append(tuple(box))
         yield _Work(rows[image], boxes, dict(zip(base, found, strict=True)), preview.to_pybytes())

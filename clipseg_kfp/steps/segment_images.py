@@ -13,7 +13,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from clipseg_kfp import records
-from clipseg_kfp.concurrency import prefetched
+from clipseg_kfp.concurrency import ordered_map, prefetched
 from clipseg_kfp.engine import Engine, Pending, check_choices, int8
 from clipseg_kfp.errors import ParameterError
 from clipseg_kfp.progress import say, track
@@ -147,13 +147,21 @@ def write_maps(
     Returns:
         The facts and the number of maps.
     """
+
+    def packed(result: tuple[dict[str, Any], NDArray[np.uint8]]) -> Rows:
+        view, probabilities = result
+        return [
+            {**view, "prompt": i, "probability": records.pack_map(levels)}
+            for i, levels in enumerate(probabilities)
+        ]
+
     maps = 0
-    # Smooth maps shrink to a fifth, and they travel from pod to pod.
-    with records.ArrowWriter(target / PROBABILITIES, records.PROBABILITIES, 64, "zstd") as writer:
-        for view, probabilities in results:
-            for i, probability in enumerate(probabilities):
-                writer.append({**view, "prompt": i, "probability": probability.tobytes()})
-            maps += len(probabilities)
+    with records.ArrowWriter(target / PROBABILITIES, records.PROBABILITIES, 64) as writer:
+        # A GPU makes maps several times as fast as one core packs them.
+        for rows in ordered_map(packed, results, workers=cpu_limit()):
+            for row in rows:
+                writer.append(row)
+            maps += len(rows)
     facts = {"maps": maps, **facts}
     (target / ENGINE).write_bytes(json_bytes(facts))
     return facts

@@ -3,6 +3,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -176,6 +177,24 @@ def test_compressed_columns_come_back(tmp_path: Path, compression: str | None) -
     assert [row for part in records.read_arrow(path) for row in part.to_pylist()] == rows
     share = path.stat().st_size / (10 * ramp.size)
     assert share < 0.2 if compression else share > 1
+
+
+def test_maps_come_back_from_any_thread() -> None:
+    ramp = np.add.outer(np.arange(352), np.arange(352)).astype(np.uint8)
+    maps = [ramp + np.uint8(i) for i in range(100)]
+    with ThreadPoolExecutor(8) as pool:
+        packed = list(pool.map(records.pack_map, [*maps, ramp[:, ::-1], ramp.T[::2, ::2]]))
+    assert max(map(len, packed)) < 0.2 * ramp.size
+    for data, levels in zip(packed, maps, strict=False):
+        assert (records.unpack_map(data, 352) == levels).all()
+    assert (records.unpack_map(packed[-2], 352) == ramp[:, ::-1]).all()
+
+
+@pytest.mark.parametrize("side", [175, 177])
+def test_a_map_of_another_size_is_refused(side: int) -> None:
+    packed = records.pack_map(np.zeros((176, 176), np.uint8))
+    with pytest.raises(OSError, match=r"(?i)zstd|decompress"):
+        records.unpack_map(packed, side)
 
 
 def test_an_unknown_compression_leaves_no_file(tmp_path: Path) -> None:
