@@ -175,15 +175,19 @@ class Encoder(nn.Module):
             _DecoderBlock(layer, size.tokens) for layer in decoder.layers[: self.conditional]
         )
         self.norm = vision.pre_layrnorm
-        self.patch = size.patch
+        self.patch, self.side = size.patch, size.image_size // size.patch
         self._fold_pixels(vision.embeddings, facts, size)
 
     def _fold_pixels(self, embeddings: Any, facts: ModelFacts, size: Dimensions) -> None:
-        """Folds (x / 255 - mean) / std into the patch embedding, and all that is added into one table."""
+        """Folds (x / 255 - mean) / std into the patch embedding, and all that is added into one table.
+
+        A convolution whose stride is its kernel is a linear layer over the patches' pixels.
+        """
         weight = embeddings.patch_embedding.weight.detach()  # (hidden, 3, patch, patch); has no bias
         mean, std = torch.tensor(facts.mean), torch.tensor(facts.std)
         shift = (weight * (-mean / std).view(1, 3, 1, 1)).sum((1, 2, 3))
-        self.kernel = nn.Parameter(weight * (1 / (255 * std)).view(1, 3, 1, 1), requires_grad=False)
+        kernel = (weight * (1 / (255 * std)).view(1, 3, 1, 1)).permute(0, 2, 3, 1).flatten(1)
+        self.kernel = nn.Parameter(kernel.contiguous(), requires_grad=False)  # (hidden, patch * patch * 3)
         shape = torch.empty(1, size.tokens, size.hidden)  # only its shape is looked at
         side = size.image_size
         position = embeddings.interpolate_pos_encoding(shape, side, side).detach()
@@ -192,8 +196,9 @@ class Encoder(nn.Module):
 
     def forward(self, pixels: Tensor) -> tuple[Tensor, ...]:
         """Takes uint8 (B, S, S, 3)."""
-        values = pixels.permute(0, 3, 1, 2).to(self.kernel.dtype)  # 0 to 255 are exact in bfloat16 too
-        patches = functional.conv2d(values, self.kernel, stride=self.patch).flatten(2).transpose(1, 2)
+        cut = pixels.reshape(-1, self.side, self.patch, self.side, self.patch, 3).permute(0, 1, 3, 2, 4, 5)
+        values = cut.reshape(-1, self.side**2, self.kernel.shape[1]).to(self.kernel.dtype)
+        patches = functional.linear(values, self.kernel)  # 0 to 255 are exact in bfloat16 too
         hidden = torch.cat([self.start.expand(patches.shape[0], -1, -1), patches + self.table], dim=1)
         hidden = self.norm(hidden)
         extracted: dict[int, Tensor] = {}

@@ -78,14 +78,14 @@ class TorchBackend:
         batch = torch.from_numpy(np.require(pixels, requirements=["C", "W"]))
         if self.device == "cuda":
             batch = batch.pin_memory().to(self._device, non_blocking=True)
-        with torch.backends.cudnn.flags(allow_tf32=False):  # or float32 on a GPU would be less than float32
-            parts: tuple[Tensor, ...] = self._encoder(batch)
+        parts: tuple[Tensor, ...] = self._encoder(batch)
         return parts
 
     @torch.inference_mode()
     def _run(self, activations: tuple[Tensor, ...], embeddings: NDArray[np.float32]) -> tuple[Tensor, Tensor]:
         condition = torch.from_numpy(embeddings).to(self._device, self._dtype)
-        with torch.backends.cudnn.flags(allow_tf32=False):
+        # Or float32 on a GPU would be less than float32; "enabled", too, is off unless it is named.
+        with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
             logits, levels = self._decoder(condition, *activations)
         shape = (len(activations[0]), len(embeddings), *logits.shape[1:])
         return logits.view(shape), levels.view(shape)

@@ -169,32 +169,37 @@ def write_maps(
 
 def _batches(path: Path, size: int) -> Iterator[tuple[Rows, NDArray[np.uint8]]]:
     rows: Rows = []
-    pixels: list[NDArray[np.uint8]] = []
+    parts: list[NDArray[np.uint8]] = []
     for batch in records.read_arrow(path):
-        for row, value in zip(batch.select(["image", "box"]).to_pylist(), batch["pixels"], strict=True):
-            rows.append(row)
-            pixels.append(_pixels(value))
+        found, pixels = batch.select(["image", "box"]).to_pylist(), _pixels(batch["pixels"])
+        while found:
+            wanted = size - len(rows)
+            rows, found = rows + found[:wanted], found[wanted:]
+            parts, pixels = [*parts, pixels[:wanted]], pixels[wanted:]
             if len(rows) == size:
-                yield rows, np.stack(pixels)
-                rows, pixels = [], []
+                yield rows, np.concatenate(parts)
+                rows, parts = [], []
     if rows:
-        yield rows, np.stack(pixels)
+        yield rows, np.concatenate(parts)
 
 
 def _samples(path: Path, total: int) -> tuple[list[NDArray[np.uint8]], list[NDArray[np.uint8]]]:
     """Reads the views that int8 calibrates on, and those that it is compared on."""
-    values = (value for batch in records.read_arrow(path) for value in batch["pixels"])
+    views = (view for batch in records.read_arrow(path) for view in _pixels(batch["pixels"]))
     calibration, held_out = (set(indexes) for indexes in int8.sample(total))
     found: tuple[list[NDArray[np.uint8]], list[NDArray[np.uint8]]] = ([], [])
-    for i, value in enumerate(values):
+    for i, view in enumerate(views):
         if i in calibration:
-            found[0].append(_pixels(value).copy())
+            found[0].append(view.copy())
         elif i in held_out:
-            found[1].append(_pixels(value).copy())
+            found[1].append(view.copy())
     return found
 
 
-def _pixels(value: pa.Scalar) -> NDArray[np.uint8]:
-    flat = np.frombuffer(value.as_buffer(), np.uint8)
-    side = math.isqrt(flat.size // 3)
-    return flat.reshape(side, side, 3)
+def _pixels(column: pa.LargeBinaryArray) -> NDArray[np.uint8]:
+    """All views of a batch, uint8 (B, S, S, 3), as they lie in its memory."""
+    _, offsets, data = column.buffers()
+    ends = np.frombuffer(offsets, np.int64)[column.offset : column.offset + len(column) + 1]
+    flat = np.frombuffer(data, np.uint8)[ends[0] : ends[-1]]
+    side = math.isqrt(flat.size // (3 * len(column)))
+    return flat.reshape(-1, side, side, 3)
