@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import pyarrow as pa
@@ -371,10 +371,23 @@ def _chunks(rows: Iterable[dict[str, Any]], size: int) -> Iterator[list[dict[str
         yield chunk
 
 
-def parse_parquet(data: bytes) -> pa.Table:
-    """Reads a small Parquet file from memory.
+def parse_parquet(
+    data: bytes | BinaryIO, columns: list[str] | None = None, dictionaries: list[str] | None = None
+) -> pa.Table:
+    """Reads a Parquet file from memory, in this thread alone.
 
-    In this thread alone: Arrow's own may still hold the bytes when the interpreter ends, and letting go of
-    them then aborts the process ("terminate called without an active exception").
+    Arrow's own threads may still hold the bytes when the interpreter ends, and letting go of them then aborts
+    the process ("terminate called without an active exception"). ``pq.read_table`` opens files in such a
+    thread whatever it is told.
+
+    Args:
+        data: the file, or its content.
+        columns: to read; all by default.
+        dictionaries: columns to leave in that form.
+
+    Raises:
+        pyarrow.ArrowException: it is none.
     """
-    return pq.read_table(pa.BufferReader(data), use_threads=False, pre_buffer=False)
+    source = pa.BufferReader(data) if isinstance(data, bytes) else data
+    with pq.ParquetFile(source, read_dictionary=dictionaries, pre_buffer=False) as file:
+        return file.read(columns=columns, use_threads=False)

@@ -22,6 +22,7 @@ from clipseg_kfp.errors import ParameterError, StorageError
 from clipseg_kfp.images import IMAGE_SUFFIXES
 from clipseg_kfp.naming import spell_out
 from clipseg_kfp.progress import say
+from clipseg_kfp.records import parse_parquet
 from clipseg_kfp.storage import Entry, Folder, open_folder, open_object
 from clipseg_kfp.truth import GroundTruth
 
@@ -273,7 +274,7 @@ def _read_parquet(data: io.BytesIO) -> pd.DataFrame:
         return pd.DataFrame(columns=file.schema_arrow.names, index=range(file.metadata.num_rows))
     if file.metadata.num_rows > MAX_MANIFEST_ROWS:
         raise ValueError(f"it has more than {MAX_MANIFEST_ROWS:,} rows")
-    table = pq.read_table(data, columns=names, read_dictionary=names, use_threads=False, pre_buffer=False)
+    table = parse_parquet(data, columns=names, dictionaries=names)
     longest = 0
     for column in table.columns:
         for chunk in column.chunks:

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import io
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -177,6 +179,23 @@ def test_compressed_columns_come_back(tmp_path: Path, compression: str | None) -
     assert [row for part in records.read_arrow(path) for row in part.to_pylist()] == rows
     share = path.stat().st_size / (10 * ramp.size)
     assert share < 0.2 if compression else share > 1
+
+
+def test_tables_in_memory_are_read_in_this_thread_alone(tmp_path: Path) -> None:
+    """Another one may let go of the bytes when the interpreter is gone, which aborts the process."""
+    threads = set()
+
+    class Watched(io.BytesIO):
+        def read(self, *size: Any) -> bytes:
+            threads.add(threading.get_ident())
+            return super().read(*size)
+
+    rows = [{"image": i, "jpeg": b"x" * 100} for i in range(5000)]
+    records.write_parquet(tmp_path / "t.parquet", records.PREVIEWS, rows, batch=500)
+    data = (tmp_path / "t.parquet").read_bytes()
+    assert records.parse_parquet(Watched(data)).to_pylist() == rows
+    assert records.parse_parquet(data, columns=["image"]).column_names == ["image"]
+    assert threads == {threading.get_ident()}
 
 
 def test_maps_come_back_from_any_thread() -> None:
