@@ -20,7 +20,7 @@ from timing import alternate
 
 from clipseg_kfp.engine import Engine
 
-COUNTS = (1, 8)
+COUNTS = (1, 8, 20)
 PRECISIONS = ("float32", "bfloat16")
 PAIRS = 64  # (image, prompt) pairs that the documented use takes at once, where inputs are ready
 BATCHES = 4  # of the engine, so that the next one is prepared while the device works

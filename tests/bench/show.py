@@ -103,7 +103,11 @@ def _gpu(found: dict[str, Any]) -> Table | None:
     if "cuda" not in found:
         return None
     rates = found["cuda"]["images_a_second"]
-    table = _table("Images a second on the GPU, by number of prompts", "", *rates)
+    table = _table(
+        "On the GPU: times the documented use at the same precision, by number of prompts", "", *rates
+    )
     for name in next(iter(rates.values())):
-        table.add_row(name, *(f"{values[name]:.1f}" for values in rates.values()))
+        precision = next(word for word in name.replace(",", "").split() if "float" in word)
+        base = f"transformers {precision}"
+        table.add_row(name, *(f"{values[name] / values[base]:.1f} x" for values in rates.values()))
     return table
