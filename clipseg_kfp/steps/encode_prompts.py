@@ -94,7 +94,7 @@ def run(
 
 
 def wanted_prompts(
-    prompts: list[Any],
+    prompts: list[Any] | dict[str, Any],
     prompts_uri: str = "",
     support_uri: str = "",
     engineering: str = "paper",
@@ -103,7 +103,7 @@ def wanted_prompts(
     """Puts together what a run looks for: the list or the prompt file, then the example pictures.
 
     Args:
-        prompts: texts or mappings; ignored where ``prompts_uri`` is given.
+        prompts: texts or mappings, or a whole set as a mapping; ignored where ``prompts_uri`` is given.
         prompts_uri: JSON or YAML prompt file.
         support_uri: example pictures, a folder a thing.
         engineering: ``paper`` or ``none``.
@@ -139,13 +139,16 @@ def wanted_sets(value: dict[str, Any], endpoint: str = "") -> dict[str, tuple[pr
     for name, one in value.items():
         if not name.strip() or "/" in name or not name.isprintable():
             raise ParameterError(f"prompt_sets: {name!r} is no name for a set.", "Use letters, without '/'.")
-        if not isinstance(one, str | list):
+        if not isinstance(one, str | list | dict):
             raise ParameterError(
                 f"prompt_sets: '{name}' is neither a list of prompts nor the URI of a prompt file."
             )
         place = one if isinstance(one, str) else ""
         try:
-            found[name] = (wanted_prompts([] if place else list(one), place, endpoint=endpoint), place)
+            found[name] = (
+                wanted_prompts([] if isinstance(one, str) else one, place, endpoint=endpoint),
+                place,
+            )
         except ParameterError as error:
             raise ParameterError(f"prompt_sets, '{name}': {error.message}", error.remedy) from error
     return found
