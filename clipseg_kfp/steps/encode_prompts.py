@@ -66,16 +66,14 @@ def run(
     facts = read_facts(model)
     encoder = prompt_sets.Encoder(load_model(model), facts, lambda: load_tokenizer(model))
     if wanted is not None:
-        classes: dict[str, str] = {}
-        gathered = list(
-            prompt_sets.gather(wanted, facts, threshold, prompt_sets.Files(prompts_uri, endpoint))
-        )
+        gathered = prompt_sets.gather(wanted, facts, threshold, prompt_sets.Files(prompts_uri, endpoint))
     else:
-        gathered, classes = prompt_sets.combine(
+        gathered = prompt_sets.combine(
             (name, prompt_sets.gather(one, facts, threshold, prompt_sets.Files(place, endpoint)))
             for name, (one, place) in several.items()
         )
-    rows, embeddings = prompt_sets.encode(gathered, encoder)
+    rows, embeddings = prompt_sets.encode(gathered, encoder)  # takes them one by one: pictures are large
+    classes = {one.prompt.name: one.prompt.name.partition("/")[2] for one in rows} if several else {}
     prompt_sets.write_table(target / TABLE, rows, embeddings)
     (target / FACTS).write_bytes(json_bytes(facts.to_json()))
     (target / CLASSES).write_bytes(json_bytes(classes))
