@@ -257,6 +257,7 @@ def json_schema() -> dict[str, Any]:
                 "minItems": 1,
                 "maxItems": MAX_PROMPTS,
             },
+            {"type": "array", "items": {"$ref": "#/$defs/PromptSet"}, "minItems": 1, "maxItems": 1},
         ],
         "$defs": definitions,
     }
