@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from clipseg_kfp.errors import ParameterError
+from clipseg_kfp.errors import ClipsegKfpError, ParameterError
+from clipseg_kfp.prompts.files import Files, support_pairs
 from clipseg_kfp.prompts.parsing import load_prompts, parse_prompts
 from clipseg_kfp.prompts.parts import Calibrated, Threshold
 from clipseg_kfp.prompts.sets import PromptSet
@@ -51,6 +52,26 @@ def _all_of(prompts: PromptSet) -> Iterator[Reference]:
 def _calibration(owner: str, threshold: Threshold | None) -> Iterator[Reference]:
     if isinstance(threshold, Calibrated):
         yield Reference(owner, threshold.calibrated)
+
+
+def check_references(prompts: PromptSet, files: Files) -> None:
+    """Looks whether all that a set refers to is there; nothing is read but lists.
+
+    Raises:
+        ParameterError: a file or folder that does not exist, or a folder without pictures or with one that has
+            no mask; names the prompt.
+        StorageError: the store failed.
+    """
+    for one in references(prompts):
+        try:
+            if one.is_folder:
+                support_pairs(files.folder(one.uri))
+                continue
+            folder, key = files.open(one.uri)
+            if folder.stat(key) is None:
+                raise ParameterError(f"{folder.locate(key)} does not exist.", "Check the URI.")
+        except ClipsegKfpError as error:
+            raise type(error)(f"prompts: {one.owner}: {error.message}", error.remedy) from error
 
 
 def read_prompt_file_inline(path: str | Path) -> list[Any]:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from clipseg_kfp.errors import ParameterError
-from clipseg_kfp.prompts import parse_prompts, read_prompt_file_inline, references
+from clipseg_kfp.prompts import Files, check_references, parse_prompts, read_prompt_file_inline, references
 
 FILE = """
 $schema: ./prompts.schema.json
@@ -50,6 +50,17 @@ def test_a_file_beside_the_prompt_file_does_not_travel(tmp_path: Path) -> None:
     assert "s3://" in error.value.remedy
     with pytest.raises(ParameterError, match=r"missing\.yaml cannot be read: No such file"):
         read_prompt_file_inline(tmp_path / "missing.yaml")
+
+
+def test_what_is_missing_is_told_without_reading(tmp_path: Path) -> None:
+    (tmp_path / "set" / "images").mkdir(parents=True)
+    (tmp_path / "a.jpg").write_bytes(b"not looked at")
+    files = Files(str(tmp_path / "prompts.yaml"))
+    check_references(parse_prompts([{"name": "bolt", "image": "a.jpg"}]), files)
+    with pytest.raises(ParameterError, match=r"prompt 2 \('bolt'\): .*gone\.png does not exist"):
+        check_references(parse_prompts(["a", {"name": "bolt", "image": "a.jpg", "mask": "gone.png"}]), files)
+    with pytest.raises(ParameterError, match=r"prompt 1 \('bolt'\): There are no images in .*set"):
+        check_references(parse_prompts([{"name": "bolt", "images_in": "set"}]), files)
 
 
 def test_all_that_a_set_refers_to_is_told() -> None:
