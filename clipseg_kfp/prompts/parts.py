@@ -298,7 +298,29 @@ class Calibrated(Strict):
     name: Text | None = Field(default=None, description="Its name in the file; the prompt's own by default.")
 
 
+class OtsuFloor(Strict):
+    """What Otsu's method must not go below.
+
+    Attributes:
+        minimum: the least threshold: what is below is noise, of images that do not show the thing.
+    """
+
+    minimum: Share = Field(description="The least threshold; without one, every map is parted in two.")
+
+
+class Otsu(Strict):
+    """Otsu's method with settings.
+
+    Attributes:
+        otsu: its settings.
+    """
+
+    otsu: OtsuFloor = Field(description="Otsu's method on each map, with a floor.")
+
+
 def _threshold_kind(value: Any) -> str | None:
+    if isinstance(value, Otsu) or (isinstance(value, dict) and "otsu" in value):
+        return "<floor>"
     if isinstance(value, dict | Calibrated):
         return "<calibrated>"
     if isinstance(value, str):
@@ -310,9 +332,12 @@ def _threshold_kind(value: Any) -> str | None:
 Threshold = Annotated[
     Annotated[Share, Tag("<number>")]
     | Annotated[Literal["otsu"], Tag("<otsu>")]
+    | Annotated[Otsu, Tag("<floor>")]
     | Annotated[Calibrated, Tag("<calibrated>")],
     Discriminator(
-        _threshold_kind, "threshold", 'give a number between 0 and 1, "otsu", or {"calibrated": "<uri>"}'
+        _threshold_kind,
+        "threshold",
+        'give a number between 0 and 1, "otsu", {"otsu": {"minimum": 0.2}}, or {"calibrated": "<uri>"}',
     ),
 ]
 

@@ -76,6 +76,7 @@ def test_cleaning_otsu_and_instances(chain: Chain) -> None:
             {"text": "a circle", "threshold": 0.47, "cleaning": {"min_area": "2%", "fill_holes": True}},
             {"name": "otsu", "text": "a circle", "threshold": "otsu"},
             {"name": "parts", "text": "a circle", "threshold": 0.55, "instances": True},
+            {"name": "floor", "text": "a circle", "threshold": {"otsu": {"minimum": 0.97}}},
         ],
         formats=["labelstudio"],
     )
@@ -86,6 +87,7 @@ def test_cleaning_otsu_and_instances(chain: Chain) -> None:
     assert rows["a circle"]["area"] == expected.sum()
     assert 0 < rows["otsu"]["threshold"] < 1
     assert rows["otsu"]["threshold"] != 0.5
+    assert rows["floor"]["threshold"] == 0.97 > rows["otsu"]["threshold"]
     found = mask_of(rows["otsu"])
     assert 0 < found.mean() < 1, "Otsu's method parts every map"
     regions = len(list(cleaning.components(mask_of(rows["parts"]))))

@@ -120,6 +120,7 @@ def test_equal_content_is_an_equal_definition(tmp_path: Path) -> None:
         {"image": "a.png", "mask": "m.png", "engineering": {"blur": 2}},
         {"image": "a.png", "mask": "m.png", "threshold": 0.4},
         {"image": "a.png", "mask": "m.png", "threshold": "otsu"},
+        {"image": "a.png", "mask": "m.png", "threshold": {"otsu": {"minimum": 0.2}}},
         {"image": "a.png", "mask": "m.png", "cleaning": {"smooth": 1}},
         {"image": "a.png", "mask": "m.png", "instances": True},
         {"image": "a.png", "mask": "m.png", "id": 7},
