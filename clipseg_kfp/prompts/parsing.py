@@ -11,6 +11,7 @@ import yaml
 from pydantic import ValidationError
 
 from clipseg_kfp.errors import ParameterError
+from clipseg_kfp.naming import spell_out
 from clipseg_kfp.prompts import parts
 from clipseg_kfp.prompts.sets import MAX_PROMPTS, Defaults, MixPart, Prompt, PromptSet
 
@@ -31,6 +32,21 @@ _BELOW: dict[str, set[str]] = {
 }
 _FIELDS = set().union(*_BELOW.values())
 _ONE_OF = {"texts": "text", "images": "image", "mix": "part", "polygons": "polygon"}
+#: What is needed where pydantic finds a value of another kind.
+_NEEDED = {
+    "string_type": "a text",
+    "tuple_type": "a list",
+    "dict_type": "a mapping",
+    "model_type": "a mapping",
+    "float_type": "a number",
+    "float_parsing": "a number",
+    "finite_number": "a finite number",
+    "int_type": "a whole number",
+    "int_parsing": "a whole number",
+    "int_from_float": "a whole number",
+    "bool_type": "true or false",
+    "bool_parsing": "true or false",
+}
 _EXAMPLE = "See docs/prompts.md for an example of each kind."
 
 
@@ -91,7 +107,7 @@ def _is_whole_set(value: Any) -> bool:
 
 def _first_problem(error: ValidationError, value: Any) -> tuple[str, str]:
     problem = error.errors(include_url=False)[0]
-    message = problem["msg"].removeprefix("Value error, ").replace("Tuple", "List").replace("tuple", "list")
+    message = _said(problem)
     unknown = problem["type"] == "extra_forbidden"
     # Without the names of the variants that pydantic tried.
     location = [part for part in problem["loc"][:-1] if isinstance(part, int) or part in _FIELDS]
@@ -111,8 +127,40 @@ def _first_problem(error: ValidationError, value: Any) -> tuple[str, str]:
         message, remedy = "it is needed and missing", f"Add '{location[-1]}'."
     elif problem["type"] == "missing":
         message = "it is missing"
+    elif problem["type"] == "string_too_long" and location[2:] == ["name"]:
+        entry = value["prompts"][location[1]]
+        unnamed = not isinstance(entry, dict) or "name" not in entry
+        remedy = "Give it a shorter 'name' beside the text." if unnamed else "Shorten it."
     words = _place(location, value)
     return (f"{words}: {message}" if words else message), remedy
+
+
+def _said(problem: Any) -> str:
+    """What pydantic found, in the words of people who have never heard of it."""
+    kind, context, found = problem["type"], problem.get("ctx", {}), problem["input"]
+    if kind in _NEEDED:
+        return f"{_NEEDED[kind]} is needed, not {_shown(found)}"
+    match kind:
+        case "string_too_long":
+            return f"at most {context['max_length']:,} characters are allowed, and there are {len(found):,}"
+        case "string_too_short":
+            return f"at least {context['min_length']} character is needed"
+        case "too_short":
+            return f"at least {context['min_length']} are needed, not {context['actual_length']}"
+        case "too_long":
+            return f"at most {context['max_length']:,} are allowed, not {context['actual_length']:,}"
+        case "greater_than" | "greater_than_equal" | "less_than" | "less_than_equal":
+            sign = {"gt": "greater than", "ge": "at least", "lt": "less than", "le": "at most"}
+            ((name, bound),) = ((name, context[name]) for name in sign if name in context)
+            return f"it is {_shown(found)}, and must be {sign[name]} {bound}"
+        case "string_unicode":
+            return "it is no text in Unicode"
+    words = str(problem["msg"]).removeprefix("Value error, ").replace("Input should", "it must")
+    return words.replace("Tuple", "List").replace("tuple", "list")
+
+
+def _shown(value: Any) -> str:
+    return spell_out(str(value)[:40]) if isinstance(value, str | int | float) else f"a {type(value).__name__}"
 
 
 def _place(location: list[int | str], value: Any) -> str:
