@@ -59,7 +59,7 @@ def finish(
             continue
         found = levels[prompt.name]
         field = merger.field(list(found))
-        threshold = _otsu(found, field) if prompt.otsu else prompt.threshold
+        threshold = _otsu(found, field, prompt.otsu_minimum) if prompt.otsu else prompt.threshold
         if threshold is None:
             raise AssertionError(f"prompt '{prompt.name}' has no threshold")
         mask = cut_mask(field, threshold)
@@ -68,6 +68,7 @@ def finish(
         yield Finished(prompt, threshold, mask, masks.measure(mask, sum_up(field, mask)), field, found)
 
 
-def _otsu(maps: NDArray[np.uint8], field: Field) -> float:
+def _otsu(maps: NDArray[np.uint8], field: Field, minimum: float) -> float:
     """One view is its map, stretched; of several only the blended field says what they make together."""
-    return cleaning.otsu(maps if len(maps) == 1 else (values.clip(0, 1) for _, values in field))
+    shown = maps if len(maps) == 1 else (values.clip(0, 1) for _, values in field)
+    return cleaning.otsu(shown, minimum=minimum)

@@ -17,12 +17,12 @@ def check_parameters(parameters: dict[str, Any]) -> None:
 
     Raises:
         ParameterError: names the parameter, and what would do.
-        StorageError: a prompt file or ground truth cannot be read.
+        StorageError: a prompt file, what it names, or ground truth cannot be read.
     """
     from clipseg_kfp.engine import check_choices
     from clipseg_kfp.engine.int8 import check_min_iou
     from clipseg_kfp.model import check_uri
-    from clipseg_kfp.prompts import check_threshold
+    from clipseg_kfp.prompts import Files, check_references, check_threshold
     from clipseg_kfp.results.accounting import most_quarantined
     from clipseg_kfp.settings import Settings
     from clipseg_kfp.sources import check_source
@@ -56,13 +56,13 @@ def check_parameters(parameters: dict[str, Any]) -> None:
     check_min_iou(parameters.get("int8_min_iou", 1.0))
     said = ("prompts_uri", "support_uri", "engineering")
     if "prompt_sets" in parameters:
-        wanted_sets(parameters["prompt_sets"], endpoint)
+        sets = list(wanted_sets(parameters["prompt_sets"], endpoint).values())
     else:
-        wanted_prompts(
-            parameters.get("prompts", []),
-            **{name: parameters[name] for name in said if name in parameters},
-            endpoint=endpoint,
-        )
+        given = {name: parameters[name] for name in said if name in parameters}
+        prompts = wanted_prompts(parameters.get("prompts", []), **given, endpoint=endpoint)
+        sets = [(prompts, parameters.get("prompts_uri", ""))]
+    for one, place in sets:
+        check_references(one, Files(place, endpoint))
     if parameters.get("ground_truth_uri"):
         open_truth(parameters["ground_truth_uri"], parameters.get("ground_truth_format", "auto"), endpoint)
     open_folder(parameters["output_uri"], endpoint)

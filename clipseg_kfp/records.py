@@ -84,6 +84,7 @@ PROMPTS = pa.schema(
         ("sources", pa.list_(pa.string())),  # URIs that were read, as written in the prompt set
         ("threshold", pa.float64()),  # null: Otsu's method, or hidden
         ("otsu", pa.bool_()),
+        ("otsu_minimum", pa.float64()),  # the least threshold that Otsu's method may choose
         ("expression", pa.string()),  # of kind logic
         ("hidden", pa.bool_()),  # for use in logic only: no masks
         ("cleaning", pa.string()),  # JSON: clipseg_kfp.prompts.Cleaning

@@ -17,8 +17,10 @@ from PIL import Image
 
 from clipseg_kfp import masks, model
 from clipseg_kfp.engine import Engine
+from clipseg_kfp.errors import ParameterError
 from clipseg_kfp.finishing import finish
-from clipseg_kfp.images import decode_image, preview_jpeg
+from clipseg_kfp.image_colors import to_rgb
+from clipseg_kfp.images import decode_image, open_image, preview_jpeg
 from clipseg_kfp.prompts import (
     Encoder,
     Files,
@@ -33,7 +35,8 @@ from clipseg_kfp.prompts import (
     write_table,
 )
 from clipseg_kfp.storage import open_object
-from clipseg_kfp.views import Tiling, cut
+from clipseg_kfp.views import Tiling, averaged_with_flip, cut, mirrored
+from clipseg_kfp.views.resolution import meters_per_pixel as resolution_of
 
 VIEWS_AT_ONCE = 16
 
@@ -110,11 +113,14 @@ class Segmenter:
         """Encodes prompts; loaded for the first of them."""
         return Encoder(model.load_model(self.folder), self.facts, lambda: model.load_tokenizer(self.folder))
 
-    def encode(self, prompts: str | Path | PromptSet | Sequence[Any], where: str = "") -> PromptTable:
+    def encode(
+        self, prompts: str | Path | PromptSet | Sequence[Any] | Mapping[str, Any], where: str = ""
+    ) -> PromptTable:
         """Encodes prompts, to segment many images by them.
 
         Args:
-            prompts: texts and mappings as in prompt files, or the path or URI of a JSON or YAML prompt file.
+            prompts: texts and mappings as in prompt files, a mapping with ``defaults`` and ``prompts``, or the
+                path or URI of a JSON or YAML prompt file.
             where: file at whose folder relative names in the prompts start; a prompt file's own by default.
 
         Raises:
@@ -122,10 +128,14 @@ class Segmenter:
         """
         if isinstance(prompts, str | Path):
             folder, key = open_object(str(prompts), self._endpoint)
+            if folder.stat(key) is None:
+                raise ParameterError(
+                    f"There is no prompt file '{prompts}'.", f"For a text, give a list: [{str(prompts)!r}]."
+                )
             where = where or str(prompts)
             prompts = read_prompts(folder.read(key), str(prompts))
         elif not isinstance(prompts, PromptSet):
-            prompts = parse_prompts(list(prompts))
+            prompts = parse_prompts(prompts if isinstance(prompts, Mapping) else list(prompts))
         gathered = gather(prompts, self.facts, self.threshold, Files(where, self._endpoint))
         rows, embeddings = encode(gathered, self.encoder)
         with tempfile.TemporaryDirectory() as work:
@@ -135,16 +145,22 @@ class Segmenter:
     def __call__(
         self,
         image: str | Path | Image.Image,
-        prompts: str | Path | PromptSet | PromptTable | Sequence[Any],
+        prompts: str | Path | PromptSet | PromptTable | Sequence[Any] | Mapping[str, Any],
         tiling: Tiling | None = None,
+        *,
+        flip: bool = False,
+        meters_per_pixel: float = 0.0,
     ) -> dict[str, Segment]:
         """Segments one image.
 
         Args:
-            image: path or URI of a file, or a picture in memory, which is taken as it is: upright, 8 bits.
+            image: path or URI of a file, or an upright picture in memory; the colors of either are converted in
+                the same way.
             prompts: as ``encode`` takes, or what it returned. A list is encoded once, as long as the next
                 call has the same.
             tiling: look at overlapping tiles as well as at the whole image.
+            flip: average the maps of every view with those of its mirror image.
+            meters_per_pixel: ground resolution of the image, for a tiling by that; 0 takes what the file says.
 
         Returns:
             What each prompt found, by its name, in order; hidden prompts are left out.
@@ -155,15 +171,22 @@ class Segmenter:
             StorageError: the file cannot be read.
         """
         table = prompts if isinstance(prompts, PromptTable) else self._encoded(prompts)
-        picture = (
-            image.convert("RGB") if isinstance(image, Image.Image) else decode_image(*self._read(str(image)))
-        )
+        if isinstance(image, Image.Image):
+            picture = _colors_of(image)
+        else:
+            data, key = self._read(str(image))
+            picture = decode_image(data, key)
+            meters_per_pixel = meters_per_pixel or resolution_of(open_image(data, key).header)
         size = self.facts.image_size
-        boxes = (tiling or Tiling()).plan(*picture.size, size)
+        boxes = (tiling or Tiling()).plan(*picture.size, size, meters_per_pixel)
         maps: list[NDArray[np.uint8]] = []
         for start in range(0, len(boxes), VIEWS_AT_ONCE):
             views = np.stack([cut(picture, box, size) for box in boxes[start : start + VIEWS_AT_ONCE]])
-            maps += self.engine.probabilities(views, table.embeddings)
+            shown = self.engine.probabilities(views, table.embeddings)
+            if flip:
+                other = self.engine.probabilities(mirrored(views), table.embeddings)
+                shown = (averaged_with_flip(*pair) for pair in zip(list(shown), other, strict=True))
+            maps += shown
         stacked = np.stack(maps)
         levels = {row.name: stacked[:, i] for i, row in enumerate(table.base)}
         found: dict[str, Segment] = {}
@@ -185,7 +208,7 @@ class Segmenter:
         if isinstance(prompts, str | Path):
             return self.encode(prompts)
         # A copy: a prompt that is changed in place is another one.
-        wanted = prompts if isinstance(prompts, PromptSet) else copy.deepcopy(list(prompts))
+        wanted = prompts if isinstance(prompts, PromptSet) else copy.deepcopy(prompts)
         if self._last is None or self._last[0] != wanted:
             self._last = (wanted, self.encode(wanted))
         return self._last[1]
@@ -193,6 +216,12 @@ class Segmenter:
     def _read(self, uri: str) -> tuple[bytes, str]:
         folder, key = open_object(uri, self._endpoint)
         return folder.read(key), key
+
+
+def _colors_of(image: Image.Image) -> Image.Image:
+    """What a file of this picture would be read as; the picture stays as it is."""
+    image.load()
+    return to_rgb([image.copy() if image.mode == "RGB" else image])  # that of RGB shares its pixels
 
 
 def overlay(image: Image.Image, found: Mapping[str, Segment], long_side: int = 1024) -> Image.Image:
@@ -206,7 +235,7 @@ def overlay(image: Image.Image, found: Mapping[str, Segment], long_side: int = 1
     Returns:
         An RGB picture.
     """
-    preview = preview_jpeg(image.convert("RGB"), long_side)
+    preview = preview_jpeg(_colors_of(image), long_side)
     width, height = Image.open(BytesIO(preview)).size
     layers = [
         (masks.shrink(one.mask, width, height), color)

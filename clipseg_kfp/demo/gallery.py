@@ -53,7 +53,7 @@ SEED, SUPPORT_SEED = 5000, 6000  # where the search for scenes begins; training 
 THRESHOLD = 0.5
 COLOR = masks.palette(5)[4]  # one that no drawn thing has
 #: Longest sides in pixels, so that no picture is wider than 1000.
-CELL, SUPPORT_CELL = 148, 184
+CELL, KINDS_CELL, SUPPORT_CELL = 148, 132, 184
 TILE, LARGE, CROP = 96, (1200, 800), (360, 180, 840, 620)
 
 
@@ -116,10 +116,11 @@ def draw_kinds(suite: Segmenter, table: PromptTable, shown: Mapping[Query, Scene
     rows = []
     for thing, [(_, scene)] in chosen.items():
         found = next(segment(suite, table, [scene.image]))
-        support = painted(shown[thing].image, [(shown[thing].mask(thing), COLOR)], CELL)
-        cells = [Cell(support, thing.noun), Cell(painted(scene.image, [], CELL))]
-        rows.append([*cells, *(_found(scene, found, f"{thing.noun} {kind}", CELL) for kind in KINDS)])
-    return sheet(rows, ["support, mask", "scene", "text", "image", "mix", "stored embedding"])
+        side = KINDS_CELL
+        support = painted(shown[thing].image, [(shown[thing].mask(thing), COLOR)], side)
+        cells = [Cell(support, thing.noun), Cell(painted(scene.image, [], side))]
+        rows.append([*cells, *(_found(scene, found, f"{thing.noun} {kind}", side) for kind in KINDS)])
+    return sheet(rows, ["support, mask", "scene", *KINDS[:-1], "stored embedding"])
 
 
 def draw_logic(suite: Segmenter, table: PromptTable) -> Image.Image:
@@ -214,7 +215,9 @@ def write_gallery(page: Path, each: int = 6, large: int = 2) -> dict[str, float]
     ):
         save(picture, folder / f"{name}.jpg")
     norms = dict(zip((row.name for row in table.base), np.linalg.norm(table.embeddings, axis=1), strict=True))
-    lengths = {kind: float(np.mean([norms[f"{t.noun} {kind}"] for t in THINGS])) for kind in KINDS}
+    lengths = {
+        kind: float(np.mean([norms[f"{t.noun} {kind}"] for t in THINGS])) for kind in KINDS if kind != "logic"
+    }
     lengths |= {"circle": float(norms["circle"]), "common": suite.encoder.text_length}
     return write_page(
         page,

@@ -24,12 +24,12 @@ finds weigh more and IoU is lower, most of all for images. The threshold is 0.5 
 
 ## Kinds of prompts
 
-![Six things, each shown and found in a scene by four kinds of prompts, with the IoU of every mask](\
+![Six things, each shown and found in a scene by five kinds of prompts, with the IoU of every mask](\
 {folder}/kinds.jpg)
 
-Each row asks for one thing: by a text; by a picture with a mask (the first column); by a mix of the two; by
-a stored embedding. Its scene is the first one that shows the thing and, to tell it from, another of its
-shape or its color.
+Each row asks for one thing in one scene: by a text; by a picture with a mask (the first column); by a mix
+of the two; by logic, its color *and* its shape; by a stored embedding. The scene is the first one that
+shows the thing and, to tell it from, another of its shape or its color.
 
 | IoU | {things} | mean |
 |{rules}
@@ -45,6 +45,7 @@ The prompt set ([prompts.yaml]({folder}/prompts.yaml), beside the pictures and v
 - In the **mix**, both count alike: this model's embeddings are {image_length:.1f} long for these pictures and
   {text_length:.1f} for these texts. Where lengths differ (`a circle` is {circle_length:.1f} long), weights
   make up for it.
+- **Logic** asks for two things apart, such as `the red things` and `a circle`, and keeps what is both.
 - The **stored** vectors are those of the texts, scaled to length 1 as most stores keep them, and back to
   about what they were by `norm`. (`norm: text` is for models that know common things; this one knows none,
   and its embeddings of their names are {common_length:.1f} long.)

@@ -5,7 +5,7 @@ Scenes are chosen by what they show, before any model looks at them: the first o
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from itertools import count
 from typing import TypeVar
 
@@ -21,7 +21,7 @@ Key = TypeVar("Key", bound=Hashable)
 
 #: The i-th shape in the i-th color.
 THINGS = tuple(Query(shape, color) for shape, color in zip(SHAPES, COLORS, strict=False))
-KINDS = ("text", "image", "mix", "embedding")
+KINDS = ("text", "image", "mix", "logic", "embedding")
 LOGIC = ("red", "ring", "red and not ring", "cleaned", "star or circle")
 #: How a support image is prepared, step by step: each adds to the one before.
 STAGES: dict[str, str | dict[str, float]] = {
@@ -41,13 +41,12 @@ _ENTRIES = """\
     mix:
       - {{text: {words}}}
       - {{image: {file}.jpg, mask: {file}.png}}
+  - {{name: {name} logic, logic: {color} and {shape}}}
   - {{name: {name} embedding, embedding: {{uri: vectors.npy, row: {row}, normalized: true, norm: {norm}}}}}
 """
 _LOGIC = """\
   - {name: red, text: the red things}
   - {name: ring, texts: [a ring, the rings]}
-  - {name: star, text: a star, hidden: true}
-  - {name: circle, text: a circle, hidden: true}
   - {name: red and not ring, logic: red and not ring}
   - {name: cleaned, logic: '"red and not ring"', cleaning: {min_area: 1%, smooth: 2}}
   - {name: star or circle, logic: star or circle}
@@ -64,14 +63,32 @@ def words_of(thing: Query) -> str:
     return f"{'an' if thing.noun[0] in 'aeiou' else 'a'} {thing.noun}"
 
 
+def _parts() -> Iterator[str]:
+    """What only logic uses: the colors and shapes of all things, but for those that the page shows."""
+    words = {thing.color: f"the {thing.color} things" for thing in THINGS}
+    words |= {thing.shape: f"a {thing.shape}" for thing in THINGS}
+    for name, text in words.items():
+        if name not in LOGIC:
+            yield f"  - {{name: {name}, text: {text}, hidden: true}}\n"
+
+
 #: The prompt file, as it is read and as the page shows it.
 PROMPTS = (
     "prompts:\n"
     + "".join(
-        _ENTRIES.format(name=thing.noun, words=words_of(thing), file=file_of(thing), row=row, norm=NORM)
+        _ENTRIES.format(
+            name=thing.noun,
+            words=words_of(thing),
+            file=file_of(thing),
+            color=thing.color,
+            shape=thing.shape,
+            row=row,
+            norm=NORM,
+        )
         for row, thing in enumerate(THINGS)
     )
     + _LOGIC
+    + "".join(_parts())
 )
 
 

@@ -18,7 +18,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from clipseg_kfp.cleaning import Mask
+from clipseg_kfp.cleaning import Instance, Mask
 
 _CHANNELS = 4
 _WORD = 8
@@ -42,10 +42,35 @@ def encode_brush(mask: Mask) -> list[int]:
     Raises:
         ValueError: the mask is too large for the format, or has no pixel.
     """
-    if not 0 < mask.size < 1 << 30:
-        raise ValueError(f"the format holds masks of 1 to 2^30 - 1 pixels, not of {mask.size:,}")
-    lengths, values = _runs(mask.ravel())
-    header = mask.size * _CHANNELS
+    _check(mask.size)
+    flat = mask.ravel()
+    return _packed(np.append(np.flatnonzero(flat[1:] != flat[:-1]) + 1, flat.size), bool(flat[0]))
+
+
+def encode_region(part: Instance, width: int, height: int) -> list[int]:
+    """``encode_brush`` of a region, from its box: an image of many regions would be filled for each of them."""
+    _check(width * height)
+    x, y, w, h = part.bbox
+    edges = np.diff(np.pad(part.mask.astype(np.int8), ((0, 0), (1, 1))), axis=1)
+    offset = (y + np.arange(h))[:, None] * width + x + np.arange(w + 1)
+    starts, ends = offset[edges == 1], offset[edges == -1]
+    apart = starts[1:] != ends[:-1]  # a run to a row's end goes on in the next one
+    starts, ends = starts[np.r_[True, apart]], ends[np.r_[apart, True]]
+    changes = np.append(np.stack([starts, ends], axis=1).ravel(), width * height)
+    first = changes[0] == 0  # in the first pixel there is no background before it
+    last = changes[-2] == changes[-1]
+    return _packed(changes[int(first) : -1 if last else None], bool(first))
+
+
+def _check(size: int) -> None:
+    if not 0 < size < 1 << 30:
+        raise ValueError(f"the format holds masks of 1 to 2^30 - 1 pixels, not of {size:,}")
+
+
+def _packed(ends: NDArray[np.int64], foreground: bool) -> list[int]:
+    """The bytes of runs that end before these pixels; the first is of the foreground or not."""
+    lengths, values = _runs(ends, foreground)
+    header = int(ends[-1]) * _CHANNELS
     for width, value in ((5, _WORD - 1), *((4, int(size) - 1) for size in _SIZES)):
         header = header << width | value
     shift = -_HEADER_BITS % 8
@@ -56,11 +81,10 @@ def encode_brush(mask: Mask) -> list[int]:
     return packed
 
 
-def _runs(pixels: NDArray[np.bool_]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def _runs(ends: NDArray[np.int64], foreground: bool) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Lengths in pixels, none over ``_LONGEST``, and whether they are foreground."""
-    ends = np.append(np.flatnonzero(pixels[1:] != pixels[:-1]) + 1, len(pixels))
     lengths = np.diff(ends, prepend=0)
-    values = pixels[ends - 1].astype(np.int64)
+    values = (np.arange(len(ends)) + foreground) % 2
     pieces = -(-lengths // _LONGEST)
     if pieces.max() > 1:
         last = np.cumsum(pieces) - 1

@@ -14,7 +14,7 @@ from xml.sax.saxutils import quoteattr
 
 from clipseg_kfp.cleaning import components
 from clipseg_kfp.errors import ParameterError
-from clipseg_kfp.formats.brush import encode_brush
+from clipseg_kfp.formats.brush import encode_brush, encode_region
 from clipseg_kfp.formats.polygons import polygons
 from clipseg_kfp.formats.rows import (
     Categories,
@@ -167,9 +167,11 @@ def _results(row: Row, label: str, kind: Kind, instances: bool, tolerance: float
 
 def _brushes(mask: Mask, instances: bool) -> Iterator[dict[str, Any]]:
     height, width = mask.shape
-    regions = (part.full(width, height) for part in components(mask)) if instances else iter([mask])
-    for region in regions:
-        yield {"format": "rle", "rle": encode_brush(region)}
+    if not instances:
+        yield {"format": "rle", "rle": encode_brush(mask)}
+        return
+    for part in components(mask):
+        yield {"format": "rle", "rle": encode_region(part, width, height)}
 
 
 def _outlines(mask: Mask, tolerance: float) -> Iterator[dict[str, Any]]:

@@ -18,11 +18,14 @@ from clipseg_kfp.errors import ClipsegKfpError, ParameterError
 from clipseg_kfp.model import ModelFacts
 from clipseg_kfp.prompts.files import Files, calibrated_threshold, mask_like, picture, pictures_in
 from clipseg_kfp.prompts.logic import Expression
-from clipseg_kfp.prompts.parts import Calibrated, Cleaning, Engineering, StoredEmbedding, SupportImage
+from clipseg_kfp.prompts.parts import Calibrated, Cleaning, Engineering, Otsu, StoredEmbedding, SupportImage
 from clipseg_kfp.prompts.sets import MAX_IMAGES, Defaults, Prompt, PromptSet, Source
 from clipseg_kfp.prompts.stored import read_vector
 from clipseg_kfp.prompts.support import engineer, region_of
 from clipseg_kfp.prompts.templates import filled, sentences
+
+#: A mask over more than this share of its image may be one that marks nothing.
+MUCH = 0.95
 
 
 @dataclass(frozen=True)
@@ -54,6 +57,7 @@ class Gathered:
         definition: JSON value that is equal where the masks are; digests stand for the content of files.
         ingredients: none for logic prompts.
         threshold: resolved; ``None`` for Otsu's method and for hidden prompts.
+        otsu_minimum: the least threshold that Otsu's method may choose.
         cleaning: with the defaults of the set.
         instances: the same.
         expression: canonical text of a logic prompt.
@@ -71,6 +75,7 @@ class Gathered:
     expression: str | None
     sources: tuple[str, ...] = ()
     notes: tuple[str, ...] = field(default=())
+    otsu_minimum: float = 0.0
 
     @property
     def otsu(self) -> bool:
@@ -142,12 +147,13 @@ class _Gathering:
         else:
             said, ingredients = self._source(prompt, 1.0)
             definition |= said
-        threshold = None if prompt.hidden else self._threshold(prompt, run_threshold)
+        threshold, minimum = (None, 0.0) if prompt.hidden else self._threshold(prompt, run_threshold)
         cleaning = Cleaning() if prompt.hidden else prompts.cleaning_of(prompt)
         wanted = self._defaults.instances if prompt.instances is None else prompt.instances
         instances = wanted and not prompt.hidden
         if not prompt.hidden:
-            definition["threshold"] = "otsu" if threshold is None else threshold
+            otsu = {"otsu": {"minimum": minimum}} if minimum else "otsu"
+            definition["threshold"] = otsu if threshold is None else threshold
         # What is as usual is left out, so that sets of plain texts keep their digests.
         if prompt.hidden:
             definition["hidden"] = True
@@ -168,15 +174,19 @@ class _Gathering:
             None if expression is None else str(expression),
             tuple(self._sources),
             tuple(self._notes),
+            minimum,
         )
 
-    def _threshold(self, prompt: Prompt, run_threshold: float) -> float | None:
+    def _threshold(self, prompt: Prompt, run_threshold: float) -> tuple[float | None, float]:
+        """The threshold, or ``None`` and the least that Otsu's method may choose."""
         wanted = prompt.threshold or self._defaults.threshold or run_threshold
         if isinstance(wanted, Calibrated):
             self._sources.append(wanted.calibrated)
             data = self._files.read(wanted.calibrated)
-            return calibrated_threshold(data, wanted.calibrated, wanted.name or prompt.name)
-        return None if wanted == "otsu" else float(wanted)
+            return calibrated_threshold(data, wanted.calibrated, wanted.name or prompt.name), 0.0
+        if isinstance(wanted, Otsu):
+            return None, wanted.otsu.minimum
+        return (None, 0.0) if wanted == "otsu" else (float(wanted), 0.0)
 
     def _source(self, source: Source, weight: float) -> tuple[dict[str, Any], list[Ingredient]]:
         """What a source is, for the digest, and what it is made of; ``weight`` is shared out."""
@@ -255,6 +265,11 @@ class _Gathering:
         if mask is not None:
             region = mask_like(mask, str(mask_name), image)
             said["mask"] = _sha256(mask)
+            if (share := float(region.mean())) > MUCH:
+                self._notes.append(
+                    f"the mask '{mask_name}' covers {share:.0%} of its image; the thing should be its bright or "
+                    "opaque part"
+                )
         elif support is not None and support.has_region:
             region = region_of(support, image.width, image.height)
             drawn = {"box": support.box, "polygons": support.polygons, "units": support.units}

@@ -11,6 +11,7 @@ import yaml
 from pydantic import ValidationError
 
 from clipseg_kfp.errors import ParameterError
+from clipseg_kfp.naming import spell_out
 from clipseg_kfp.prompts import parts
 from clipseg_kfp.prompts.sets import MAX_PROMPTS, Defaults, MixPart, Prompt, PromptSet
 
@@ -21,7 +22,8 @@ _BELOW: dict[str, set[str]] = {
     "cleaning": set(parts.Cleaning.model_fields),
     "embedding": set(parts.StoredEmbedding.model_fields),
     "engineering": set(parts.Engineering.model_fields),
-    "threshold": set(parts.Calibrated.model_fields),
+    "threshold": {*parts.Calibrated.model_fields, *parts.Otsu.model_fields},
+    "otsu": set(parts.OtsuFloor.model_fields),
     "images": {*parts.SupportImage.model_fields, "polygon"},
     "mix": {*MixPart.model_fields, *_SHORT},
     "defaults": set(Defaults.model_fields),
@@ -30,11 +32,28 @@ _BELOW: dict[str, set[str]] = {
 }
 _FIELDS = set().union(*_BELOW.values())
 _ONE_OF = {"texts": "text", "images": "image", "mix": "part", "polygons": "polygon"}
+#: What is needed where pydantic finds a value of another kind.
+_NEEDED = {
+    "string_type": "a text",
+    "tuple_type": "a list",
+    "dict_type": "a mapping",
+    "model_type": "a mapping",
+    "float_type": "a number",
+    "float_parsing": "a number",
+    "finite_number": "a finite number",
+    "int_type": "a whole number",
+    "int_parsing": "a whole number",
+    "int_from_float": "a whole number",
+    "bool_type": "true or false",
+    "bool_parsing": "true or false",
+}
 _EXAMPLE = "See docs/prompts.md for an example of each kind."
 
 
 def parse_prompts(value: Any, where: str = "prompts", more: Sequence[Any] = ()) -> PromptSet:
     """Checks a list of prompts (texts or mappings), or a mapping with a ``prompts`` list.
+
+    The mapping may stand in a list, alone: parameters of pipelines are lists.
 
     Args:
         value: parsed JSON or YAML.
@@ -46,6 +65,13 @@ def parse_prompts(value: Any, where: str = "prompts", more: Sequence[Any] = ()) 
     """
     if isinstance(value, str) and value:
         value = [value]
+    if isinstance(value, list | tuple) and any(map(_is_whole_set, value)):
+        if len(value) > 1:
+            raise ParameterError(
+                f"{where}: a mapping with 'prompts' is a whole prompt set, and stands beside others.",
+                "Let it be the only entry of the list; what else there is to look for belongs into its prompts.",
+            )
+        value = value[0]
     if isinstance(value, list | tuple):
         value = {"prompts": value}
     if more and (value in (None, "") or isinstance(value, dict)):
@@ -71,9 +97,17 @@ def parse_prompts(value: Any, where: str = "prompts", more: Sequence[Any] = ()) 
         raise ParameterError(f"{where}: {error.message}", error.remedy) from error
 
 
+def _is_whole_set(value: Any) -> bool:
+    return (
+        isinstance(value, dict)
+        and "prompts" in value
+        and value.keys() <= {*PromptSet.model_fields, "$schema"}
+    )
+
+
 def _first_problem(error: ValidationError, value: Any) -> tuple[str, str]:
     problem = error.errors(include_url=False)[0]
-    message = problem["msg"].removeprefix("Value error, ").replace("Tuple", "List").replace("tuple", "list")
+    message = _said(problem)
     unknown = problem["type"] == "extra_forbidden"
     # Without the names of the variants that pydantic tried.
     location = [part for part in problem["loc"][:-1] if isinstance(part, int) or part in _FIELDS]
@@ -93,8 +127,40 @@ def _first_problem(error: ValidationError, value: Any) -> tuple[str, str]:
         message, remedy = "it is needed and missing", f"Add '{location[-1]}'."
     elif problem["type"] == "missing":
         message = "it is missing"
+    elif problem["type"] == "string_too_long" and location[2:] == ["name"]:
+        entry = value["prompts"][location[1]]
+        unnamed = not isinstance(entry, dict) or "name" not in entry
+        remedy = "Give it a shorter 'name' beside the text." if unnamed else "Shorten it."
     words = _place(location, value)
     return (f"{words}: {message}" if words else message), remedy
+
+
+def _said(problem: Any) -> str:
+    """What pydantic found, in the words of people who have never heard of it."""
+    kind, context, found = problem["type"], problem.get("ctx", {}), problem["input"]
+    if kind in _NEEDED:
+        return f"{_NEEDED[kind]} is needed, not {_shown(found)}"
+    match kind:
+        case "string_too_long":
+            return f"at most {context['max_length']:,} characters are allowed, and there are {len(found):,}"
+        case "string_too_short":
+            return f"at least {context['min_length']} character is needed"
+        case "too_short":
+            return f"at least {context['min_length']} are needed, not {context['actual_length']}"
+        case "too_long":
+            return f"at most {context['max_length']:,} are allowed, not {context['actual_length']:,}"
+        case "greater_than" | "greater_than_equal" | "less_than" | "less_than_equal":
+            sign = {"gt": "greater than", "ge": "at least", "lt": "less than", "le": "at most"}
+            ((name, bound),) = ((name, context[name]) for name in sign if name in context)
+            return f"it is {_shown(found)}, and must be {sign[name]} {bound}"
+        case "string_unicode":
+            return "it is no text in Unicode"
+    words = str(problem["msg"]).removeprefix("Value error, ").replace("Input should", "it must")
+    return words.replace("Tuple", "List").replace("tuple", "list")
+
+
+def _shown(value: Any) -> str:
+    return spell_out(str(value)[:40]) if isinstance(value, str | int | float) else f"a {type(value).__name__}"
 
 
 def _place(location: list[int | str], value: Any) -> str:
@@ -135,12 +201,20 @@ def read_prompts(data: bytes, where: str, more: Sequence[Any] = ()) -> PromptSet
     Raises:
         ParameterError: not JSON or YAML, or not a prompt set; names the file.
     """
+    return parse_prompts(load_prompts(data, where), where, more)
+
+
+def load_prompts(data: bytes, where: str) -> Any:
+    """Parses JSON or YAML; what it says is not checked.
+
+    Raises:
+        ParameterError: it is neither; names the file.
+    """
     try:
-        value = _parse(data.decode("utf-8-sig"))
+        return _parse(data.decode("utf-8-sig"))
     except Exception as error:  # yaml's own errors, and what its constructors pass on of odd scalars
         reason = " ".join(str(error).split()) or type(error).__name__
         raise ParameterError(f"{where} is neither JSON nor YAML: {reason}.") from error
-    return parse_prompts(value, where, more)
 
 
 def _parse(text: str) -> Any:
@@ -232,6 +306,7 @@ def json_schema() -> dict[str, Any]:
                 "minItems": 1,
                 "maxItems": MAX_PROMPTS,
             },
+            {"type": "array", "items": {"$ref": "#/$defs/PromptSet"}, "minItems": 1, "maxItems": 1},
         ],
         "$defs": definitions,
     }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from itertools import combinations
 from typing import Annotated, Any, Literal
 
 from pydantic import (
@@ -82,6 +83,19 @@ Polygon = Annotated[
 ]
 
 
+def _said(name: str) -> dict[str, Any]:
+    """A field that says something: not null, and no empty list."""
+    return {"required": [name], "properties": {name: {"not": {"enum": [None, []]}}}}
+
+
+_REGIONS = ("mask", "box", "polygon", "polygons")
+#: In the JSON Schema: one way at most to say where the thing is, and units for what has them.
+ONE_REGION: list[dict[str, Any]] = [
+    *({"not": {"allOf": [_said(first), _said(second)]}} for first, second in combinations(_REGIONS, 2)),
+    {"if": {"required": ["units"]}, "then": {"anyOf": [_said(name) for name in _REGIONS[1:]]}},
+]
+
+
 class SupportImage(Strict):
     """A picture of what to look for, and where in it.
 
@@ -144,6 +158,7 @@ class SupportImage(Strict):
         reference = handler(schema)
         definition = handler.resolve_ref_schema(reference)
         definition["properties"]["polygon"] = {"anyOf": [_POINTS, _FLAT]}
+        definition["allOf"] = ONE_REGION
         full = dict(definition)
         definition.clear()
         definition["anyOf"] = [{"type": "string", "minLength": 1}, full]
@@ -248,6 +263,22 @@ class StoredEmbedding(Strict):
             raise ValueError("'norm' belongs to normalized vectors; others are taken as they are")
         return self
 
+    @classmethod
+    def __get_pydantic_json_schema__(
+        cls, schema: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> dict[str, Any]:
+        reference = handler(schema)
+        definition = handler.resolve_ref_schema(reference)
+        definition["allOf"] = [
+            {
+                "if": {"required": ["normalized"], "properties": {"normalized": {"const": True}}},
+                "then": _said("norm"),
+                "else": {"not": _said("norm")},
+            },
+            {"not": {"allOf": [_said("row"), _said("where")]}},
+        ]
+        return reference
+
     @property
     def file_kind(self) -> str:
         """``npy``, ``safetensors`` or ``parquet``, by the name's ending; empty for others."""
@@ -267,7 +298,29 @@ class Calibrated(Strict):
     name: Text | None = Field(default=None, description="Its name in the file; the prompt's own by default.")
 
 
+class OtsuFloor(Strict):
+    """What Otsu's method must not go below.
+
+    Attributes:
+        minimum: the least threshold: what is below is noise, of images that do not show the thing.
+    """
+
+    minimum: Share = Field(description="The least threshold; without one, every map is parted in two.")
+
+
+class Otsu(Strict):
+    """Otsu's method with settings.
+
+    Attributes:
+        otsu: its settings.
+    """
+
+    otsu: OtsuFloor = Field(description="Otsu's method on each map, with a floor.")
+
+
 def _threshold_kind(value: Any) -> str | None:
+    if isinstance(value, Otsu) or (isinstance(value, dict) and "otsu" in value):
+        return "<floor>"
     if isinstance(value, dict | Calibrated):
         return "<calibrated>"
     if isinstance(value, str):
@@ -279,9 +332,12 @@ def _threshold_kind(value: Any) -> str | None:
 Threshold = Annotated[
     Annotated[Share, Tag("<number>")]
     | Annotated[Literal["otsu"], Tag("<otsu>")]
+    | Annotated[Otsu, Tag("<floor>")]
     | Annotated[Calibrated, Tag("<calibrated>")],
     Discriminator(
-        _threshold_kind, "threshold", 'give a number between 0 and 1, "otsu", or {"calibrated": "<uri>"}'
+        _threshold_kind,
+        "threshold",
+        'give a number between 0 and 1, "otsu", {"otsu": {"minimum": 0.2}}, or {"calibrated": "<uri>"}',
     ),
 ]
 

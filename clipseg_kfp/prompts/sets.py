@@ -11,6 +11,7 @@ from pydantic_core import CoreSchema
 from clipseg_kfp.errors import ParameterError
 from clipseg_kfp.prompts.logic import Expression, check_names, logic_order, names_in, parse_logic
 from clipseg_kfp.prompts.parts import (
+    ONE_REGION,
     Cleaning,
     Engineering,
     StoredEmbedding,
@@ -27,6 +28,7 @@ MAX_IMAGES = 100  # support images of one prompt
 MAX_ID = 65_535  # what a 16-bit label map can hold
 
 _ONE_IMAGE = ("mask", "box", "polygon", "polygons", "units")
+_KINDS = ("text", "texts", "image", "images", "images_in", "embedding", "mix", "logic")
 _TEXTS = {"type": "string", "minLength": 1, "maxLength": 1000}
 
 
@@ -67,6 +69,10 @@ class Source(Strict):
 
     @classmethod
     def _expanded(cls, value: dict[str, Any]) -> dict[str, Any]:
+        known = {*cls.model_fields, "text", "image"}
+        given = [kind for kind in _KINDS if kind in known and value.get(kind) not in (None, (), [])]
+        if len({kind.removesuffix("s") for kind in given}) > 1:  # said in the words that were written
+            raise ValueError(cls._choice(f"'{given[0]}' and '{given[-1]}' exclude each other"))
         if "text" in value:
             if "texts" in value:
                 raise ValueError("give 'text' or 'texts', not both")
@@ -91,16 +97,18 @@ class Source(Strict):
     def _one_source(self) -> Source:
         kinds = ["texts", "images", "images_in", "embedding", "mix", "logic"]
         given = [kind for kind in kinds if getattr(self, kind, None) not in (None, ())]
-        if len(given) != 1:
-            choice = "a text, an image, images_in, an embedding"
-            more = ", a mix or logic" if hasattr(self, "mix") else ""
-            found = f"'{given[0]}' and '{given[1]}' exclude each other" if given else "nothing to look for"
-            raise ValueError(f"{found}; give {choice}{more}: one of them")
+        if not given:
+            raise ValueError(self._choice("nothing to look for"))
         if self.templates is not None and given != ["texts"]:
             raise ValueError("'templates' belong to texts")
         if self.engineering is not None and given[0] not in ("images", "images_in"):
             raise ValueError("'engineering' belongs to images")
         return self
+
+    @classmethod
+    def _choice(cls, problem: str) -> str:
+        more = ", a mix or logic" if "mix" in cls.model_fields else ""
+        return f"{problem}; give a text, an image, images_in, an embedding{more}: one of them"
 
     @classmethod
     def __get_pydantic_json_schema__(
@@ -122,8 +130,11 @@ class Source(Strict):
         fields |= {name: one[name] for name in _ONE_IMAGE}
         # Names of text prompts default to the text.
         definition["required"] = [name for name in definition.get("required", []) if name != "name"]
-        kinds = ["text", "texts", "image", "images", "images_in", "embedding", "mix", "logic"]
-        definition["oneOf"] = [{"required": [kind]} for kind in kinds if kind in fields]
+        definition["oneOf"] = [{"required": [kind]} for kind in _KINDS if kind in fields]
+        definition["allOf"] = ONE_REGION
+        definition["dependentRequired"] = {name: ["image"] for name in _ONE_IMAGE}
+        if "name" in fields:
+            definition["anyOf"] = [{"required": [source]} for source in ("text", "texts", "name")]
         full = dict(definition)
         definition.clear()
         definition["anyOf"] = [_TEXTS, full]

@@ -30,6 +30,7 @@ class Row:
         threshold: probability from which a pixel belongs to the mask; ``None`` for Otsu's method and hidden
             prompts.
         otsu: Otsu's method chooses the threshold of each map.
+        otsu_minimum: the least that it may choose.
         expression: of a logic prompt.
         hidden: no masks of its own.
         cleaning: what is done to its masks.
@@ -49,13 +50,17 @@ class Row:
     cleaning: Cleaning
     instances: bool
     definition: dict[str, Any]
+    otsu_minimum: float = 0.0
 
     def to_json(self) -> dict[str, Any]:
         """For manifests and the configuration file: equal for equal configurations."""
         return {
             **{name: getattr(self, name) for name in ("name", "id", "kind", "description")},
             "texts": list(self.texts),
-            **{name: getattr(self, name) for name in ("threshold", "otsu", "expression", "hidden")},
+            **{
+                name: getattr(self, name)
+                for name in ("threshold", "otsu", "otsu_minimum", "expression", "hidden")
+            },
             "cleaning": self.cleaning.model_dump(),
             "instances": self.instances,
             "definition": self.definition,
@@ -132,6 +137,7 @@ def write_table(path: Path, prompts: Iterable[Gathered], embeddings: NDArray[np.
                 "sources": list(one.sources),
                 "threshold": one.threshold,
                 "otsu": one.otsu,
+                "otsu_minimum": one.otsu_minimum,
                 "expression": one.expression,
                 "hidden": one.prompt.hidden,
                 "cleaning": json.dumps(one.cleaning.model_dump()),

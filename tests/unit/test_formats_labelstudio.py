@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from clipseg_kfp.cleaning import components
 from clipseg_kfp.errors import ParameterError
 from clipseg_kfp.formats import export_labelstudio
-from clipseg_kfp.formats.brush import encode_brush
+from clipseg_kfp.formats.brush import encode_brush, encode_region
 from clipseg_kfp.formats.labelstudio import labeling_config
 
 Mask = NDArray[np.bool_]
@@ -58,6 +58,9 @@ def decode(data: list[int], height: int, width: int) -> Mask:
 def test_brushes_come_back(mask: Mask) -> None:
     assert (decode(encode_brush(mask), *mask.shape) == mask).all()
     assert encode_brush(np.asfortranarray(mask)) == encode_brush(mask)
+    height, width = mask.shape
+    for part in components(mask):
+        assert encode_region(part, width, height) == encode_brush(part.full(width, height))
 
 
 @pytest.mark.parametrize("run", [1, 2, 4, 5, 63, 64, 65, 16_383, 16_384, 16_385, 32_768, 40_000])

@@ -227,12 +227,15 @@ def test_an_empty_list_is_refused(empty: Any) -> None:
         (["a", {"name": "b"}], "prompt 2 .'b'.: nothing to look for; give a text, an image"),
         (["a", {"name": "b", "texts": []}], "prompt 2 .'b'., field 'texts': .*at least 1"),
         (["a", {"name": "b", "texts": ["c", " "]}], "prompt 2 .'b'., text 2: .*at least 1"),
-        (["a", {"name": "b", "texts": ["c", 5]}], "prompt 2 .'b'., text 2: .*string"),
-        (["a", {"name": "b", "text": "x" * 1001}], "prompt 2 .'b'., text 1: .*at most 1000"),
-        (["a", {"texts": 5}], "prompt 2, field 'texts': .*valid list"),
-        (["a", {"texts": {"b": 1}}], "prompt 2, field 'texts': .*valid list"),
+        (["a", {"name": "b", "texts": ["c", 5]}], "prompt 2 .'b'., text 2: a text is needed, not 5"),
+        (
+            ["a", {"name": "b", "text": "x" * 1001}],
+            "prompt 2 .'b'., text 1: at most 1,000 characters are allowed, and there are 1,001",
+        ),
+        (["a", {"texts": 5}], "prompt 2, field 'texts': a list is needed, not 5"),
+        (["a", {"texts": {"b": 1}}], "prompt 2, field 'texts': a list is needed, not a dict"),
         (["a", {"text": "b", "texts": ["c"]}], "prompt 2 .'b'.: give 'text' or 'texts', not both"),
-        (["a", "x" * 101], "prompt 2 .'x{40}…'., field 'name': .*at most 100"),
+        (["a", "x" * 101], "prompt 2 .'x{40}…'., field 'name': at most 100 characters"),
         (["a", {"name": "b\x07", "text": "c"}], "prompt 2, field 'name': the name has control characters"),
         (["a", {"name": "b\nc", "text": "c"}], "prompt 2, field 'name': the name has control characters"),
         (["a", "b\u202ec"], "prompt 2, field 'name': the name has control characters"),
@@ -244,6 +247,10 @@ def test_an_empty_list_is_refused(empty: Any) -> None:
         (
             ["a", {"name": "b", "image": "x", "mask": "y", "box": [1, 2, 3, 4]}],
             "prompt 2 .'b'., image 1: 'mask' and 'box'",
+        ),
+        (
+            ["a", {"name": "b", "image": "x", "box": [5, 5, 1, 4], "units": "cm"}],
+            "prompt 2 .*field 'units': it must be 'pixels' or 'fractions'",
         ),
         (["a", {"name": "b", "image": "x", "box": [5, 5, 0, 4]}], "prompt 2 .'b'., image 1: 'box' is "),
         (
@@ -264,7 +271,7 @@ def test_an_empty_list_is_refused(empty: Any) -> None:
         ),
         (["a", {"image": "x.jpg"}], "prompt 2, field 'name': it is needed and missing"),
         (["a", {"text": "b", "mask": "x.png"}], "prompt 2 .'b'.: 'mask' belongs to an 'image'"),
-        (["a", {"text": "b", "image": "x.png"}], "prompt 2 .'b'.: 'texts' and 'images' exclude each other"),
+        (["a", {"text": "b", "image": "x.png"}], "prompt 2 .'b'.: 'text' and 'image' exclude each other"),
         (
             ["a", {"text": "b", "templates": "shufle"}],
             "prompt 2 .'b'., field 'templates': 'shufle' is none of",
@@ -295,7 +302,7 @@ def test_an_empty_list_is_refused(empty: Any) -> None:
         (["a", {"name": "b", "mix": [{"text": "a"}]}], "prompt 2 .'b'., field 'mix': .*at least 2"),
         (
             ["a", {"name": "b", "mix": ["a", {"text": "c", "weight": 0}]}],
-            "prompt 2 .'b'., part 2, field 'weight': .*greater",
+            "prompt 2 .'b'., part 2, field 'weight': it is 0, and must be greater than 0",
         ),
         (
             ["a", {"name": "b", "mix": ["a", {"logic": "a"}]}],
@@ -341,6 +348,15 @@ def test_messages_name_the_entry_and_the_field(value: Any, message: str) -> None
     with pytest.raises(ParameterError, match=rf"^prompts\.yaml: {message}") as caught:
         parse_prompts(value, "prompts.yaml")
     assert len(caught.value.message) < 300
+    for raw in ("Input should", "should have", "should be", "pydantic", "tuple"):
+        assert raw not in caught.value.message
+
+
+def test_a_long_text_is_told_to_take_a_name() -> None:
+    for entry in ("x" * 101, {"text": "x" * 101}):
+        with pytest.raises(ParameterError) as caught:
+            parse_prompts([entry])
+        assert caught.value.remedy == "Give it a shorter 'name' beside the text."
 
 
 @pytest.mark.parametrize("threshold", [0, 1, -0.1, 1.5, float("nan"), float("inf"), True, "high", []])

@@ -9,12 +9,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
 
 import clipseg_kfp
 from clipseg_kfp import Segmenter
 from clipseg_kfp.demo.scenes import draw_scene
 from clipseg_kfp.errors import ModelError, ParameterError
+from clipseg_kfp.image_formats import ImageRejectedError
 from clipseg_kfp.segmenter import overlay
 from clipseg_kfp.views import Tiling
 
@@ -69,6 +70,38 @@ def test_a_prompt_file_with_a_picture_beside_it(segmenter: Segmenter, tmp_path: 
     draw_scene(3, (64, 64)).image.save(tmp_path / "bolt.png")
     (tmp_path / "prompts.yaml").write_text("prompts: [{name: bolt, image: bolt.png}]")
     assert list(segmenter(tmp_path / "bolt.png", tmp_path / "prompts.yaml")) == ["bolt"]
+    whole = {"defaults": {"threshold": 0.3}, "prompts": ["red"]}
+    assert segmenter(tmp_path / "bolt.png", whole)["red"].threshold == 0.3
+
+
+@pytest.mark.parametrize("mode", ["I;16", "LA", "RGBA", "P"])
+def test_pictures_in_memory_have_the_colors_of_their_files(
+    segmenter: Segmenter, tmp_path: Path, mode: str
+) -> None:
+    scene = draw_scene(3, (90, 60)).image
+    if mode == "I;16":
+        picture = Image.fromarray(np.asarray(scene.convert("L")).astype(np.uint16) * 257)
+    else:
+        scene.putalpha(Image.linear_gradient("L").resize(scene.size))
+        picture = scene.convert(mode)
+    picture.save(tmp_path / "scene.png")
+    by_file, in_memory = (segmenter(one, ["red"])["red"] for one in (tmp_path / "scene.png", picture))
+    np.testing.assert_array_equal(by_file.probability, in_memory.probability)
+
+
+def test_flips_and_ground_resolution(segmenter: Segmenter) -> None:
+    image = draw_scene(3, (200, 150)).image
+    straight = segmenter(image, ["red"])["red"].probability
+    mirror = segmenter(ImageOps.mirror(image), ["red"])["red"].probability[:, ::-1]
+    both = segmenter(image, ["red"], flip=True)["red"].probability
+    np.testing.assert_allclose(both, (straight + mirror) / 2, atol=0.03)
+    assert np.abs(both - straight).max() > 0.03
+    side = segmenter.facts.image_size
+    by_ground = segmenter(image, ["red"], Tiling(ground_resolution=80 / side), meters_per_pixel=1.0)
+    by_size = segmenter(image, ["red"], Tiling(80))
+    np.testing.assert_array_equal(by_ground["red"].probability, by_size["red"].probability)
+    with pytest.raises(ImageRejectedError, match="meters_per_pixel can say it"):
+        segmenter(image, ["red"], Tiling(ground_resolution=0.5))
 
 
 def test_overlay_paints_what_was_found(segmenter: Segmenter) -> None:
@@ -88,6 +121,9 @@ def test_mistakes_are_named(segmenter: Segmenter, tmp_path: Path) -> None:
         Segmenter("no/such")
     with pytest.raises(ParameterError, match="threshold is 2"):
         Segmenter(MODEL, threshold=2)
+    with pytest.raises(ParameterError, match="no prompt file 'a cat'") as caught:
+        segmenter(Image.new("RGB", (9, 9)), "a cat")
+    assert caught.value.remedy == "For a text, give a list: ['a cat']."
     with pytest.raises(ParameterError, match="cup"):
         segmenter(Image.new("RGB", (9, 9)), ["a", {"name": "b", "logic": "cup"}])
 
