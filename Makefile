@@ -92,7 +92,7 @@ wheel: $(VENV)/.test ## Build the wheel into dist/
 	rm -rf build dist
 	$(BIN)/python -m pip --disable-pip-version-check wheel -q --no-deps --no-build-isolation -w dist .
 
-locks: $(VENV)/.test ## Resolve the locks anew
+locks: $(VENV)/.test ## Resolve the locks anew (UPGRADE=1: newest versions; UPGRADE="-P pillow": of one package)
 	sh locks/resolve.sh $(BIN)
 
 audit: $(VENV)/.test ## Ask the advisory services about every package of the locks
