@@ -109,5 +109,5 @@ images: ## Build the container images (IMAGES="cpu gpu", REGISTRY=…/, BASE=…
 	@PIP_ARGS="$(PIP_ARGS)" sh images/build.sh $(IMAGES)
 
 clean: ## Remove what was built or run (the environment stays)
-	rm -rf .demo dist build *.egg-info .pytest_cache .mypy_cache .ruff_cache batch-segmentation.yaml \
-		one-shot-segmentation.yaml prompt-evaluation.yaml clipseg-kfp.log bench.json faults.json
+	rm -rf .demo dist build *.egg-info .pytest_cache .mypy_cache .ruff_cache batch-segmentation*.yaml \
+		one-shot-segmentation*.yaml prompt-evaluation*.yaml clipseg-kfp.log bench.json faults.json

@@ -11,6 +11,8 @@ from contextvars import ContextVar
 from kfp import dsl, kubernetes
 
 from clipseg_kfp.cluster_settings import INFERENCE, ClusterSettings, TaskSettings
+from clipseg_kfp.errors import ParameterError
+from clipseg_kfp.kubernetes_values import cores, size
 
 DEFAULT_MODEL = "hf://CIDAS/clipseg-rd64-refined"
 #: The store that Kubeflow brings along (SeaweedFS since 2.16).
@@ -51,13 +53,21 @@ def settle(
         memory: memory limit.
         caching: whether Kubeflow may take the outputs of an earlier run with equal inputs.
         reserve: memory request, where it is not the limit: a node of 4 GB has less than that to give.
+
+    Raises:
+        ParameterError: a request that the site sets is above the limit; Kubernetes would refuse the pod.
     """
     settings, name = _settings.get(), task.component_spec.name.replace("-", "_")
     own = settings.of(name)
     kubernetes.use_secret_as_env(task, secret, dict(settings.storage_keys), optional=True)
     limit, reserved = own.memory or memory, own.memory_request or own.memory or reserve or memory
-    asked = own.cpu_request or ("500m" if _cores(own.cpu or cpu) >= 0.5 else own.cpu)
-    task.set_cpu_request(asked).set_cpu_limit(own.cpu or cpu)
+    most = own.cpu or cpu
+    asked = own.cpu_request or ("500m" if cores(most) >= 0.5 else most)
+    if cores(asked) > cores(most):
+        raise _above(name, "cpu", asked, most)
+    if size(reserved) > size(limit):
+        raise _above(name, "memory", reserved, limit)
+    task.set_cpu_request(asked).set_cpu_limit(most)
     task.set_memory_request(reserved).set_memory_limit(limit)
     task.set_caching_options(caching)
     if own.image:
@@ -70,9 +80,11 @@ def settle(
         _cache(task, settings)
 
 
-def _cores(quantity: str) -> float:
-    """CPUs of a Kubernetes quantity, such as ``2``, ``0.5`` or ``250m``."""
-    return float(quantity[:-1]) / 1000 if quantity.endswith("m") else float(quantity)
+def _above(task: str, what: str, request: str, limit: str) -> ParameterError:
+    return ParameterError(
+        f"tasks.{task}.{what}_request: {request} is above the task's limit of {limit}.",
+        f"Raise tasks.{task}.{what}, or lower tasks.{task}.{what}_request.",
+    )
 
 
 def allow_private_models(task: dsl.PipelineTask) -> None:
@@ -115,9 +127,11 @@ def _cache(task: dsl.PipelineTask, settings: ClusterSettings) -> None:
         return
     if cache.claim:
         kubernetes.mount_pvc(task, cache.claim, CACHE)
-    elif cache.size:
+    elif cache.size and cache.storage_class:
         kubernetes.add_ephemeral_volume(
             task, "cache", CACHE, ["ReadWriteOnce"], cache.size, storage_class_name=cache.storage_class
         )
+    else:  # a new volume is often root's, and nothing here can set fsGroup; an empty folder is everybody's
+        kubernetes.empty_dir_mount(task, "cache", CACHE, size_limit=cache.size)
     task.set_env_variable("CLIPSEG_KFP_CACHE", f"{CACHE}/clipseg-kfp")
     task.set_env_variable("HF_HOME", f"{CACHE}/huggingface")

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from clipseg_kfp.cli.compile import GpuImage, SettingsOption, Variant, warn_of_images
 from clipseg_kfp.cli.connecting import connected
 from clipseg_kfp.cluster import Client
 from clipseg_kfp.cluster.packages import spec_of
@@ -22,7 +23,15 @@ Settings = Annotated[
     typer.Option("--set", "-p", help="A parameter as name=value; repeat for more, or for more of a list."),
 ]
 SettingsFile = Annotated[str, typer.Option("--parameters", "-f", help="YAML or JSON file of parameters.")]
-Image = Annotated[str, typer.Option(help="Container image: the named pipeline is uploaded with it first.")]
+Image = Annotated[
+    str,
+    typer.Option(
+        help="Container image: the named pipeline is uploaded with it first, and with --settings of your site."
+    ),
+]
+VariantOption = Annotated[
+    Variant | None, typer.Option(help="cpu, or gpu: the named pipeline is uploaded so first.")
+]
 Version = Annotated[
     str, typer.Option("--pipeline-version", help="Version of the pipeline; empty takes the newest.")
 ]
@@ -45,6 +54,9 @@ def upload(
         typer.Argument(help="batch-segmentation, one-shot-segmentation, prompt-evaluation, or a YAML file."),
     ] = DEFAULT_PIPELINE,
     image: Annotated[str, typer.Option(help="Container image of all components, for a name.")] = "",
+    gpu_image: GpuImage = "",
+    variant: Annotated[Variant | None, typer.Option(help="cpu, or gpu: inference on one GPU.")] = None,
+    site: SettingsOption = None,
     name: Annotated[str, typer.Option(help="Name on the cluster; empty takes the package's.")] = "",
     version_name: Annotated[
         str, typer.Option(help="Name of the version; empty derives it from the content.")
@@ -55,9 +67,22 @@ def upload(
 
     Examples:
         clipseg-kfp upload batch-segmentation --image registry.example/clipseg-kfp@sha256:…
+
+        clipseg-kfp upload batch-segmentation --settings cluster.yaml
+
         clipseg-kfp upload batch-segmentation.yaml --namespace team-a
     """
-    done = client.upload(source, image, pipeline_name=name, version_name=version_name, shared=shared)
+    done = client.upload(
+        source,
+        image,
+        settings=site,
+        variant=variant or "",
+        gpu_image=gpu_image,
+        pipeline_name=name,
+        version_name=version_name,
+        shared=shared,
+    )
+    warn_of_images(done.images)
     print(f"{done.action}: {done.pipeline}, version {done.version}")
     print(f"  {done.url}")
     if not done.newest:
@@ -71,6 +96,9 @@ def run(
     settings: Settings = None,
     parameters: SettingsFile = "",
     image: Image = "",
+    gpu_image: GpuImage = "",
+    variant: VariantOption = None,
+    site: SettingsOption = None,
     version: Version = "",
     experiment: Experiment = DEFAULT_EXPERIMENT,
     name: Annotated[str, typer.Option(help="Name of the run; empty takes the pipeline's and the time.")] = "",
@@ -86,13 +114,21 @@ def run(
 
     Examples:
         clipseg-kfp run batch-segmentation --set source_uri=s3://mlpipeline/shared/photos --set prompts="a cat"
+
         clipseg-kfp run batch-segmentation.yaml --parameters parameters.yaml --wait --timeout 6h
     """
     from clipseg_kfp.cli.runs import follow
 
     limit = seconds(timeout, "--timeout") if timeout else None
     # Read once, so that the parameters are checked against the version that is run.
-    found = client.version(pipeline, image=image, version=version)
+    found = client.version(
+        pipeline,
+        image=image,
+        version=version,
+        settings=site,
+        variant=variant or "",
+        gpu_image=gpu_image,
+    )
     started = client.run_version(
         found,
         given_parameters(found, settings, parameters),
@@ -130,6 +166,7 @@ def doctor(
 
     Examples:
         clipseg-kfp doctor
+
         clipseg-kfp doctor --source-uri s3://mlpipeline/shared/images --output-uri s3://mlpipeline/shared/masks
     """
     from clipseg_kfp.cluster.doctor import Asked, examine, table

@@ -16,11 +16,11 @@ from clipseg_kfp.cluster.packages import spec_of
 from clipseg_kfp.cluster.parameters import declared
 from clipseg_kfp.cluster.secret_checks import lent, storage_secret
 from clipseg_kfp.cluster.storage_checks import has_credentials, has_endpoint, storage
+from clipseg_kfp.container import has_registry, is_pinned, without_registry
 from clipseg_kfp.errors import ClipsegKfpError
 
 OLDEST = (2, 0)
 DEFAULT_SECRET = "mlpipeline-minio-artifact"
-_DIGEST = re.compile(r"@sha256:[0-9a-f]{64}$")
 _MARKS = {"ok": "[green]ok[/]", "warn": "[yellow]warn[/]", "fail": "[bold red]fail[/]"}
 
 
@@ -166,16 +166,9 @@ def _images(version: Any) -> Iterator[Finding]:
 
 def image_finding(image: str) -> Finding:
     """What the form of an image reference tells; whether it can be pulled shows only a node of the cluster."""
-    first, slash, _ = image.partition("/")
-    has_registry = bool(slash) and ("." in first or ":" in first or first == "localhost")
-    if not has_registry:
-        return Finding(
-            "image",
-            "warn",
-            f"{image} names no registry: nodes look at docker.io, unless it was loaded onto them. Upload with "
-            "--image registry/name@sha256:….",
-        )
-    if _DIGEST.search(image):
+    if not has_registry(image):
+        return Finding("image", "warn", without_registry(image))
+    if is_pinned(image):
         return Finding("image", "ok", f"{image} (pinned; whether nodes may pull it shows only a run)")
     tag = image.rpartition("/")[2].partition(":")[2]
     if tag in ("", "latest"):

@@ -36,6 +36,7 @@ def test_commands_work(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     Path("parameters.yaml").write_text("threshold: 0.3\nprompts: [a cat]\n", "utf-8")
+    Path("cluster.yaml").write_text("parallelism: 4\n", "utf-8")
     if not store.client().bucket_exists("mlpipeline"):
         store.make_bucket("mlpipeline")
     image = "registry.example/clipseg-kfp@sha256:" + "1" * 64
