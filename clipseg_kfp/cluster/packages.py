@@ -144,3 +144,17 @@ def spec_of(version: Any) -> dict[str, Any]:
     spec: dict[str, Any] = version.pipeline_spec or {}
     inner = spec.get("pipeline_spec")
     return inner if isinstance(inner, dict) else spec
+
+
+def storage_keys_of(version: Any) -> dict[str, str]:
+    """The keys that a version takes from its storage secret, by the variable that each becomes."""
+    spec: dict[str, Any] = version.pipeline_spec or {}
+    platforms = (spec.get("platform_spec") or {}).get("platforms", {})
+    executors = platforms.get("kubernetes", {}).get("deploymentSpec", {}).get("executors", {})
+    for executor in executors.values():
+        for secret in executor.get("secretAsEnv", ())[
+            :1
+        ]:  # of all tasks the first; another may have the Hub's token
+            pairs = secret.get("keyToEnv", ())
+            return {str(one["envVar"]): str(one["secretKey"]) for one in pairs}
+    return {}
