@@ -177,7 +177,7 @@ def _traced(name: str, image: str, settings: ClusterSettings | None) -> tuple[An
     from kfp import dsl
 
     from clipseg_kfp.pipelines import ALL
-    from clipseg_kfp.pipelines.settings import using
+    from clipseg_kfp.pipelines.settings import inference_defaults, using
 
     known = ALL.get(name.replace("-", "_"))
     if known is None:
@@ -200,7 +200,8 @@ def _traced(name: str, image: str, settings: ClusterSettings | None) -> tuple[An
         warnings.simplefilter("ignore")  # kfp says of settings what only its local runner ignores
         pipeline = trace(known.pipeline_func)
     replaced = {"endpoint": settings.endpoint, "storage_secret": settings.storage_secret}
-    return pipeline, {key: value for key, value in replaced.items() if value is not None}
+    named = {key: value for key, value in replaced.items() if value is not None}
+    return pipeline, {**named, **inference_defaults(settings)}
 
 
 def _written(write: Callable[[str], None]) -> str:

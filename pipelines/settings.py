@@ -7,6 +7,7 @@ The defaults of parameters that name a place are here as well.
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from typing import Any
 
 from kfp import dsl, kubernetes
 
@@ -19,6 +20,8 @@ DEFAULT_MODEL = "hf://CIDAS/clipseg-rd64-refined"
 CLUSTER_ENDPOINT = "http://seaweedfs.kubeflow:9000"
 #: The secret that Kubeflow makes in every namespace for its own object store.
 STORAGE_SECRET = "mlpipeline-minio-artifact"
+#: Memory limit of inference.
+INFERENCE_MEMORY = "4G"
 #: Where tasks that keep models find the cache, if the site has one.
 CACHE = "/cache"
 CACHING = ("fetch_model", "encode_prompts", INFERENCE)
@@ -72,12 +75,42 @@ def settle(
     task.set_caching_options(caching)
     if own.image:
         task.set_container_image(own.image)
-    if settings.accelerator and name == INFERENCE:
-        task.set_accelerator_type(settings.accelerator.type).set_accelerator_limit(settings.accelerator.count)
     _place(task, own)
     _share(task, settings)
     if settings.cache and name in CACHING:
         _cache(task, settings)
+
+
+def settle_inference(task: dsl.PipelineTask, memory: Any, accelerator: Any, count: Any) -> None:
+    """Takes what inference runs on from parameters of the pipeline, after ``settle``.
+
+    A site's settings are these parameters' defaults. The request for memory stays below the limit: it is the
+    limit where the site sets that and no request.
+
+    Args:
+        task: of inference.
+        memory: the parameter with the memory limit.
+        accelerator: the parameter with the resource's name; Kubeflow asks for none where it is empty.
+        count: the parameter that says how many.
+    """
+    own = _settings.get().of(INFERENCE)
+    task.set_memory_limit(memory)
+    if own.memory and not own.memory_request:
+        task.set_memory_request(memory)
+    task.set_accelerator_type(accelerator).set_accelerator_limit(count)
+    # These setters do not tell kfp (2.17) that the task reads the parameters: a loop would not be handed them.
+    task.register_pipeline_channels([memory, accelerator, count])
+
+
+def inference_defaults(settings: ClusterSettings) -> dict[str, str]:
+    """What a site's settings make the defaults of the parameters of inference."""
+    found = {"inference_memory": settings.of(INFERENCE).memory}
+    if settings.accelerator:
+        found |= {
+            "accelerator_type": settings.accelerator.type,
+            "accelerator_count": str(settings.accelerator.count),
+        }
+    return {name: value for name, value in found.items() if value}
 
 
 def _above(task: str, what: str, request: str, limit: str) -> ParameterError:

@@ -116,10 +116,7 @@ def test_only_inference_gets_the_accelerator_and_its_nodes(full: Any) -> None:
         assert ("pool" in config.node_selector.labels) == special
         assert bool(config.tolerations) == special
         assert any(item.mount_path == "/dev/shm" for item in config.empty_dir_mounts) == special
-    resources = containers["segment_images"]["resources"]
-    assert resources["accelerator"]["resourceType"] == "amd.com/gpu"
-    assert resources["accelerator"]["resourceCount"] == "2"
-    assert (resources["resourceCpuLimit"], resources["resourceMemoryLimit"]) == ("8", "16Gi")
+    assert containers["segment_images"]["resources"]["resourceCpuLimit"] == "8"
     toleration = configs["segment_images"].tolerations[0]
     assert (toleration.key, toleration.operator, toleration.value) == ("gpu", "Equal", "yes-please")
     memory = next(
@@ -183,9 +180,44 @@ def test_inference_fits_two_cpus_and_four_gigabytes_unless_told_otherwise(name: 
     spec = yaml.safe_load(compile_pipeline(name).split("\n---\n")[0])
     for key, executor in spec["deploymentSpec"]["executors"].items():
         resources = executor["container"]["resources"]
+        inference = key == "exec-segment-images"
         assert float(resources["cpuLimit"]) <= 2, key
-        assert float(resources["memoryLimit"]) <= 4 * 1.0737419, key
-        assert "accelerator" not in resources
+        assert inference or float(resources["memoryLimit"]) <= 4 * 1.0737419, key
+        assert inference or "accelerator" not in resources
+    assert default(spec, "inference_memory") == "4G" and default(spec, "accelerator_type") == ""
+
+
+def default(spec: dict[str, Any], name: str) -> Any:
+    """The default of a pipeline's parameter."""
+    return spec["root"]["inputDefinitions"]["parameters"][name]["defaultValue"]
+
+
+def test_what_inference_runs_on_can_be_said_by_a_run_and_reaches_the_loop() -> None:
+    spec, _ = compiled(**yaml.safe_load(FULL))
+    assert default(spec, "inference_memory") == "16Gi"
+    assert default(spec, "accelerator_type") == "amd.com/gpu" and default(spec, "accelerator_count") == "2"
+    resources = spec["deploymentSpec"]["executors"]["exec-segment-images"]["container"]["resources"]
+    asked = {
+        "inference_memory": resources["resourceMemoryLimit"],
+        "accelerator_type": resources["accelerator"]["resourceType"],
+        "accelerator_count": resources["accelerator"]["resourceCount"],
+    }
+    loop = spec["root"]["dag"]["tasks"]["for-loop-1"]["inputs"]["parameters"]
+    inside = spec["components"]["comp-for-loop-1"]["dag"]["tasks"]["segment-images"]["inputs"]["parameters"]
+    for name, value in asked.items():
+        assert value == f"{{{{$.inputs.parameters['pipelinechannel--{name}']}}}}"
+        assert loop[f"pipelinechannel--{name}"] == {"componentInputParameter": name}
+        assert inside[f"pipelinechannel--{name}"] == {"componentInputParameter": f"pipelinechannel--{name}"}
+
+
+def test_memory_without_a_request_of_its_own_is_asked_for_as_a_whole() -> None:
+    def request(**settings: Any) -> str:
+        spec, _ = compiled(tasks={"segment_images": settings})
+        executor = spec["deploymentSpec"]["executors"]["exec-segment-images"]
+        return str(executor["container"]["resources"]["resourceMemoryRequest"])
+
+    assert request() == "2G" and request(memory="8Gi", memory_request="3Gi") == "3Gi"
+    assert "inference_memory" in request(memory="8Gi")
 
 
 def test_tracing_anew_leaves_the_pipelines_as_they_were() -> None:
