@@ -248,3 +248,11 @@ def test_locks_take_newer_versions_where_they_are_asked_to(tmp_path: Path, given
     assert len(calls) == 6
     for call in calls:
         assert f"-c locks/constraints.txt {passed}-" in call, call
+
+
+def test_the_notebook_proves_that_its_demo_and_client_are_there() -> None:
+    """Its environment is the image's /opt/clipseg-kfp, so the examples lie where sys.prefix says."""
+    stage = final_stage(RECIPES[1])
+    assert "COPY examples /opt/clipseg-kfp/examples" in stage
+    smoke = stage.partition("COPY examples")[2]
+    assert "python /opt/clipseg-kfp/smoke.py" in smoke and "clipseg_kfp.demo.run" in smoke
