@@ -43,7 +43,8 @@ Cpu = Annotated[
     str, _matching(r"(?=.*[1-9])(\d+(\.\d+)?|\d+m)", "no number of CPUs such as 2 or 500m, above 0")
 ]
 #: Without decimals and ``K``: kfp refuses the ones, Kubernetes the other.
-Bytes = Annotated[str, _matching(r"[1-9]\d*([EPTGM]i?|Ki)?", "no size such as 4Gi or 1536Mi, in whole units")]
+_SIZE = r"[1-9]\d*([EPTGM]i?|Ki)?"
+Bytes = Annotated[str, _matching(_SIZE, "no size such as 4Gi or 1536Mi, in whole units")]
 LabelKey = Annotated[
     str,
     _matching(
@@ -54,7 +55,8 @@ LabelValue = Annotated[
     str,
     _matching(rf"({_WORD})?", "no label value: at most 63 letters, digits, '-', '_' and '.'"),
 ]
-Resource = Annotated[str, _matching(rf"{_DNS}/{_WORD}", "no resource of a node, such as nvidia.com/gpu")]
+_RESOURCE = rf"{_DNS}/{_WORD}"
+Resource = Annotated[str, _matching(_RESOURCE, "no resource of a node, such as nvidia.com/gpu")]
 SecretKey = Annotated[str, _matching(r"[-._a-zA-Z0-9]{1,253}", "no key of a secret")]
 Variable = Annotated[str, _matching(r"[A-Za-z_][A-Za-z0-9_]*", "no name of an environment variable")]
 
@@ -62,6 +64,16 @@ Variable = Annotated[str, _matching(r"[A-Za-z_][A-Za-z0-9_]*", "no name of an en
 def is_namespace(text: str) -> bool:
     """Whether a namespace can have this name."""
     return bool(re.fullmatch(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?", text))
+
+
+def is_size(text: str) -> bool:
+    """Whether this is a size of memory."""
+    return bool(re.fullmatch(_SIZE, text))
+
+
+def is_resource(text: str) -> bool:
+    """Whether a resource of nodes can have this name."""
+    return bool(re.fullmatch(_RESOURCE, text))
 
 
 def cores(quantity: str) -> float:

@@ -9,10 +9,10 @@ from typing import Any
 from clipseg_kfp.cluster.api import named
 from clipseg_kfp.cluster.errors import NotFoundError
 from clipseg_kfp.cluster.packages import spec_of
-from clipseg_kfp.cluster.parameters import check, declared
 from clipseg_kfp.cluster.runs import Run, experiment_id, find_experiment, start
 from clipseg_kfp.cluster.scheduling import Scheduling
 from clipseg_kfp.cluster.session import DEFAULT_EXPERIMENT, DEFAULT_PIPELINE, SiteSettings
+from clipseg_kfp.cluster.values import checked_values
 
 
 class Client(Scheduling):
@@ -100,7 +100,7 @@ class Client(Scheduling):
     ) -> Run:
         """Starts a run of what :meth:`version` returned; arguments as for :meth:`run`."""
         spec = spec_of(version)
-        values = check(declared(spec), parameters or {})
+        values = checked_values(version, parameters or {})
         title = spec.get("pipelineInfo", {}).get("name", "run")
         return start(
             self.api,

@@ -8,8 +8,6 @@ from typing import Any
 
 from clipseg_kfp.cluster import schedules
 from clipseg_kfp.cluster.errors import NotFoundError
-from clipseg_kfp.cluster.packages import spec_of
-from clipseg_kfp.cluster.parameters import check, declared
 from clipseg_kfp.cluster.runs import experiment_id
 from clipseg_kfp.cluster.schedule_forms import changed, check_times, form
 from clipseg_kfp.cluster.schedules import Applied, Schedule
@@ -17,6 +15,7 @@ from clipseg_kfp.cluster.session import DEFAULT_EXPERIMENT, DEFAULT_PIPELINE, Se
 from clipseg_kfp.cluster.timing import cron as six_fields
 from clipseg_kfp.cluster.timing import seconds
 from clipseg_kfp.cluster.uploading import named_version
+from clipseg_kfp.cluster.values import checked_values
 from clipseg_kfp.errors import ParameterError
 
 
@@ -109,7 +108,7 @@ class Scheduling(Session):
         """Schedules what :meth:`version` returned; arguments as for :meth:`schedule`."""
         interval = seconds(str(every), "every") if every else 0
         when = six_fields(cron) if cron else ""
-        values = check(declared(spec_of(version)), _repeatable(parameters))
+        values = checked_values(version, _repeatable(parameters))
         check_times(cron=when, every=interval, **more)
         wanted = form(
             name,
@@ -155,7 +154,7 @@ class Scheduling(Session):
         """
         old = self.get_schedule(name)
         version = version or self.scheduled_version(old)
-        values = check(declared(spec_of(version)), {**old.parameters, **_repeatable(parameters)})
+        values = checked_values(version, {**old.parameters, **_repeatable(parameters)})
         wanted = changed(
             old.data,
             version=version,
