@@ -98,6 +98,24 @@ class OpenedImage:
             rgb.info.clear()  # or a later save would embed a profile that no longer applies
             return rgb
 
+    def opacity(self) -> Image.Image | None:
+        """Decodes the transparency alone, instead of the pixels.
+
+        Returns:
+            The upright 8-bit alpha channel; ``None`` where the file has no transparency.
+
+        Raises:
+            ImageRejectedError: for whatever is wrong with the bytes; nothing else is raised.
+        """
+        image, self._image = self.header, None
+        with rejecting(self._data, self._kind, self._name):
+            if not image.has_transparency_data:
+                return None
+            image.load()
+            method = _UPRIGHT.get(_orientation(image))
+            alpha = image.convert("RGBA").getchannel("A")
+            return alpha.transpose(method) if method is not None else alpha
+
 
 def open_image(data: bytes, name: str = "") -> OpenedImage:
     """Reads the header of an image; see ``decode_image``.
@@ -171,7 +189,8 @@ def decode_mask(data: bytes, name: str = "") -> NDArray[np.bool_]:
     """Decodes a ground-truth mask, however it marks the foreground.
 
     Foreground is what lies above half of the largest value: 255 of 0/255 files, 1 of 0/1 files, and no
-    compression noise of a JPEG.
+    compression noise of a JPEG. Where pixels differ in transparency, as in a cut-out, their opacity is the
+    value that counts; their colors are not looked at.
 
     Args:
         data: content of the file, in one of the formats that ``decode_image`` takes.
@@ -183,7 +202,10 @@ def decode_mask(data: bytes, name: str = "") -> NDArray[np.bool_]:
     Raises:
         ImageRejectedError: for the reasons of ``decode_image``.
     """
-    gray = np.asarray(decode_image(data, name).convert("L"))
+    picture = decode_image(data, name)
+    opacity = open_image(data, name).opacity()
+    varied = opacity is not None and opacity.getextrema()[0] != opacity.getextrema()[1]
+    gray = np.asarray(opacity if varied else picture.convert("L"))
     return np.asarray(gray > gray.max() / 2) if gray.max() else np.zeros(gray.shape, bool)
 
 

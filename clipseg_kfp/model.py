@@ -236,13 +236,24 @@ def digest_of(folder: Path) -> str:
     return total.hexdigest()[:32]
 
 
+def text_length(folder: Path) -> int:
+    """How many tokens of a text a checkpoint reads."""
+    settings = _json(folder / "config.json").get("text_config") or {}
+    return int(settings.get("max_position_embeddings", 77))
+
+
 def read_facts(folder: Path) -> ModelFacts:
     """Reads what a checkpoint expects of its input, from its configuration files alone.
 
     Raises:
         ModelError: not a CLIPSeg, or preprocessing that this suite does not do.
     """
-    config = _json(folder / "config.json")
+    path = folder / "config.json"
+    if not path.is_file():
+        raise ModelError(
+            f"There is no checkpoint at {folder}.", "Check the path; config.json must lie right there."
+        )
+    config = _json(path)
     if config.get("model_type") != "clipseg":
         raise ModelError(
             f"{folder} holds a model of type '{config.get('model_type')}', not a CLIPSeg.",

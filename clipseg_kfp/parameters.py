@@ -19,10 +19,11 @@ def check_parameters(parameters: dict[str, Any]) -> None:
 
     Raises:
         ParameterError: names the parameter, and what would do.
-        StorageError: a prompt file or ground truth cannot be read.
+        StorageError: a prompt file, what it names, or ground truth cannot be read.
     """
     from clipseg_kfp.engine import check_choices
     from clipseg_kfp.model import check_uri
+    from clipseg_kfp.prompts import Files, check_references
     from clipseg_kfp.sources import check_source
     from clipseg_kfp.steps.encode_prompts import wanted_prompts, wanted_sets
     from clipseg_kfp.truth import open_truth
@@ -37,13 +38,13 @@ def check_parameters(parameters: dict[str, Any]) -> None:
     check_choices(**{name: parameters[name] for name in CHOICES if name in parameters})
     said = ("prompts_uri", "support_uri", "engineering")
     if "prompt_sets" in parameters:
-        wanted_sets(parameters["prompt_sets"], endpoint)
+        sets = list(wanted_sets(parameters["prompt_sets"], endpoint).values())
     else:
-        wanted_prompts(
-            parameters.get("prompts", []),
-            **{name: parameters[name] for name in said if name in parameters},
-            endpoint=endpoint,
-        )
+        given = {name: parameters[name] for name in said if name in parameters}
+        prompts = wanted_prompts(parameters.get("prompts", []), **given, endpoint=endpoint)
+        sets = [(prompts, parameters.get("prompts_uri", ""))]
+    for one, place in sets:
+        check_references(one, Files(place, endpoint))
     if parameters.get("ground_truth_uri"):
         open_truth(parameters["ground_truth_uri"], parameters.get("ground_truth_format", "auto"), endpoint)
     open_folder(parameters["output_uri"], endpoint)

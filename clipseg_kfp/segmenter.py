@@ -110,11 +110,14 @@ class Segmenter:
         """Encodes prompts; loaded for the first of them."""
         return Encoder(model.load_model(self.folder), self.facts, lambda: model.load_tokenizer(self.folder))
 
-    def encode(self, prompts: str | Path | PromptSet | Sequence[Any], where: str = "") -> PromptTable:
+    def encode(
+        self, prompts: str | Path | PromptSet | Sequence[Any] | Mapping[str, Any], where: str = ""
+    ) -> PromptTable:
         """Encodes prompts, to segment many images by them.
 
         Args:
-            prompts: texts and mappings as in prompt files, or the path or URI of a JSON or YAML prompt file.
+            prompts: texts and mappings as in prompt files, a mapping with ``defaults`` and ``prompts``, or the
+                path or URI of a JSON or YAML prompt file.
             where: file at whose folder relative names in the prompts start; a prompt file's own by default.
 
         Raises:
@@ -125,7 +128,7 @@ class Segmenter:
             where = where or str(prompts)
             prompts = read_prompts(folder.read(key), str(prompts))
         elif not isinstance(prompts, PromptSet):
-            prompts = parse_prompts(list(prompts))
+            prompts = parse_prompts(prompts if isinstance(prompts, Mapping) else list(prompts))
         gathered = gather(prompts, self.facts, self.threshold, Files(where, self._endpoint))
         rows, embeddings = encode(gathered, self.encoder)
         with tempfile.TemporaryDirectory() as work:
@@ -135,7 +138,7 @@ class Segmenter:
     def __call__(
         self,
         image: str | Path | Image.Image,
-        prompts: str | Path | PromptSet | PromptTable | Sequence[Any],
+        prompts: str | Path | PromptSet | PromptTable | Sequence[Any] | Mapping[str, Any],
         tiling: Tiling | None = None,
     ) -> dict[str, Segment]:
         """Segments one image.
@@ -185,7 +188,7 @@ class Segmenter:
         if isinstance(prompts, str | Path):
             return self.encode(prompts)
         # A copy: a prompt that is changed in place is another one.
-        wanted = prompts if isinstance(prompts, PromptSet) else copy.deepcopy(list(prompts))
+        wanted = prompts if isinstance(prompts, PromptSet) else copy.deepcopy(prompts)
         if self._last is None or self._last[0] != wanted:
             self._last = (wanted, self.encode(wanted))
         return self._last[1]

@@ -79,7 +79,11 @@ def local_run(
         int, typer.Option(help="8 or 16 writes probability maps as well; 0 does not.")
     ] = 0,
     formats: Annotated[
-        list[str] | None, typer.Option("--format", help="Also write yolo, labelstudio or csv; repeat.")
+        list[str] | None,
+        typer.Option(
+            "--format",
+            help="Also write coco-polygons, yolo, labelstudio, labelstudio-polygons or csv; repeat.",
+        ),
     ] = None,
     run_id: Annotated[str, typer.Option(help="Name of the run in the results; empty takes the time.")] = "",
     endpoint: Endpoint = "",

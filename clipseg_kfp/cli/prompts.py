@@ -19,29 +19,34 @@ app = group("Work with prompt files.")
 def prompts_check(
     file: Annotated[str, typer.Argument(help="JSON or YAML prompt file: a path or s3:// URI.")],
     model: Annotated[
-        Path | None, typer.Option(help="Checkpoint folder: check the files that prompts name, too.")
+        Path | None,
+        typer.Option(help="Checkpoint folder: read the files that prompts name, and count tokens."),
     ] = None,
     endpoint: Endpoint = "",
 ) -> None:
     """Checks a prompt file and prints it in full form; a line a prompt goes to standard error.
 
-    With --model, the files that it names are read and checked, too.
+    The files that it names must be there. With --model they are read and checked as well, and texts must not
+    be longer than the model reads.
 
     Examples:
         clipseg-kfp prompts check prompts.yaml
 
         clipseg-kfp prompts check s3://bucket/prompts.yaml --model ./clipseg
     """
-    from clipseg_kfp.prompts import read_prompts
+    from clipseg_kfp.prompts import Files, check_references, check_texts, gather, read_prompts
     from clipseg_kfp.storage import open_object
 
     folder, key = open_object(file, endpoint)
     prompts = read_prompts(folder.read(key), file)
+    files = Files(file, endpoint)
+    check_references(prompts, files)
     if model:
         from clipseg_kfp.model import read_facts
-        from clipseg_kfp.prompts import Files, gather
 
-        for one in gather(prompts, read_facts(model), 0.5, Files(file, endpoint)):
+        facts = read_facts(model)
+        check_texts(prompts, model)
+        for one in gather(prompts, facts, 0.5, files):
             for note in one.notes:
                 print(printable(f"note: prompt '{one.prompt.name}': {note}"), file=sys.stderr)
     for number, prompt in prompts.numbered():

@@ -67,7 +67,10 @@ def show(
 
 def export(
     output: Output,
-    format_: Annotated[str, typer.Option("--format", help="coco, yolo, csv or labelstudio.")],
+    format_: Annotated[
+        str,
+        typer.Option("--format", help="coco, coco-polygons, yolo, csv, labelstudio or labelstudio-polygons."),
+    ],
     out: Annotated[Path, typer.Option(help="The file to write; with yolo a new folder, or a file *.zip.")],
     config: Config = "",
     run: Run = "",
@@ -75,6 +78,13 @@ def export(
         bool,
         typer.Option("--all", help="All runs of the configuration: each image once, as the latest has it."),
     ] = False,
+    tolerance: Annotated[
+        float | None,
+        typer.Option(help="Pixels that polygons may deviate, to save points: 1 by default; 0 is exact."),
+    ] = None,
+    image_url_prefix: Annotated[
+        str, typer.Option(help="With labelstudio: where its browser finds the images, before their keys.")
+    ] = "",
     endpoint: Endpoint = "",
 ) -> None:
     """Writes the masks of a run, or of all runs of a configuration, in another format.
@@ -96,7 +106,9 @@ def export(
     runs = runs if all_ else runs[:1]
     results = Results(open_folder(output, endpoint), runs[0]["config"])
     try:
-        images, older = export_runs(results, runs, format_, out)
+        images, older = export_runs(
+            results, runs, format_, out, tolerance=tolerance, image_url_prefix=image_url_prefix
+        )
     except OSError as error:
         raise ParameterError(f"{out} cannot be written: {error.strerror}.", "Name another --out.") from error
     told = f"{images:,} images of {len(runs):,} run{'' if len(runs) == 1 else 's'} in {out}"

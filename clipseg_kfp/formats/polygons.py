@@ -20,6 +20,8 @@ Mask = NDArray[np.bool_]
 Points = NDArray[np.float64]
 _Ints = NDArray[np.int64]
 
+#: How far polygons of a run's files may deviate from the masks, in pixels.
+TOLERANCE = 1.0
 #: Distance in pixels from the edge to the outline's place inside the border pixels, with ``inset``.
 INSET = 0.25
 

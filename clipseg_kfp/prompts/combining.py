@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
 from clipseg_kfp.errors import ParameterError
@@ -11,41 +11,37 @@ from clipseg_kfp.prompts.logic import And, Expression, Name, Not, Or, parse_logi
 from clipseg_kfp.prompts.sets import MAX_PROMPTS
 
 
-def combine(sets: Iterable[tuple[str, Iterable[Gathered]]]) -> tuple[list[Gathered], dict[str, str]]:
+def combine(sets: Iterable[tuple[str, Iterable[Gathered]]]) -> Iterator[Gathered]:
     """Joins prompt sets; their prompts are called ``<set>/<name>`` and numbered anew.
 
     Args:
-        sets: names and prompts of each.
+        sets: names, without a slash, and prompts of each.
 
-    Returns:
-        All prompts, and what each is called in its own set.
+    Yields:
+        All prompts, as they are asked for.
 
     Raises:
         ParameterError: more prompts than a run takes.
     """
-    found: list[Gathered] = []
-    names: dict[str, str] = {}
+    count = 0
     for place, gathered in sets:
         for one in gathered:
+            count += 1
+            if count > MAX_PROMPTS:
+                raise ParameterError(f"The prompt sets have more than {MAX_PROMPTS:,} prompts together.")
             name = f"{place}/{one.prompt.name}"
-            names[name] = one.prompt.name
             definition = {key: value for key, value in one.definition.items() if key != "id"} | {"name": name}
             expression = one.expression
             if expression is not None:
                 expression = str(_renamed(parse_logic(expression), place))
                 definition["logic"] = expression
-            found.append(
-                replace(
-                    one,
-                    id=len(found) + 1,
-                    prompt=one.prompt.model_copy(update={"name": name, "id": None}),
-                    definition=definition,
-                    expression=expression,
-                )
+            yield replace(
+                one,
+                id=count,
+                prompt=one.prompt.model_copy(update={"name": name, "id": None}),
+                definition=definition,
+                expression=expression,
             )
-    if len(found) > MAX_PROMPTS:
-        raise ParameterError(f"The prompt sets have {len(found):,} prompts; {MAX_PROMPTS:,} are allowed.")
-    return found, names
 
 
 def _renamed(expression: Expression, place: str) -> Expression:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -55,9 +56,7 @@ class Encoder:
 
     def check(self, text: str) -> None:
         """Raises ``ParameterError`` for a text longer than the model reads."""
-        count = len(self._tokenizer(text)["input_ids"])
-        if count > self._limit:
-            raise ParameterError(f"a text has {count} tokens; this model reads {self._limit}.", "Shorten it.")
+        _check_length(text, self._tokenizer, self._limit)
 
     def texts(self, texts: list[str]) -> NDArray[np.float32]:
         """Text projections, not normalized: float32 (N, D)."""
@@ -92,6 +91,29 @@ class Encoder:
     def text_length(self) -> float:
         """The mean length of the model's embeddings of some common things."""
         return float(np.linalg.norm(self.texts(list(COMMON_THINGS)), axis=1).mean())
+
+
+def _check_length(text: str, tokenizer: CLIPTokenizer, limit: int) -> None:
+    count = len(tokenizer(text)["input_ids"])
+    if count > limit:
+        raise ParameterError(f"a text has {count} tokens; this model reads {limit}.", "Shorten it.")
+
+
+def check_texts(prompts: PromptSet, checkpoint: Path) -> None:
+    """Counts the tokens of all texts, in all their sentences; only the tokenizer is loaded.
+
+    Raises:
+        ModelError: the checkpoint's tokenizer cannot be loaded.
+        ParameterError: a text longer than the model reads; names the prompt.
+    """
+    from clipseg_kfp.model import load_tokenizer, text_length
+
+    tokenizer, limit = load_tokenizer(checkpoint), text_length(checkpoint)
+    for place, prompt in enumerate(prompts.prompts, start=1):
+        with about(place, prompt):
+            for source in (prompt, *(prompt.mix or ())):
+                for text in filled(source.texts, source.templates or prompts.defaults.templates):
+                    _check_length(text, tokenizer, limit)
 
 
 class _Sums:

@@ -24,6 +24,9 @@ from clipseg_kfp.prompts.stored import read_vector
 from clipseg_kfp.prompts.support import engineer, region_of
 from clipseg_kfp.prompts.templates import filled, sentences
 
+#: A mask over more than this share of its image may be one that marks nothing.
+MUCH = 0.95
+
 
 @dataclass(frozen=True)
 class Ingredient:
@@ -255,6 +258,11 @@ class _Gathering:
         if mask is not None:
             region = mask_like(mask, str(mask_name), image)
             said["mask"] = _sha256(mask)
+            if (share := float(region.mean())) > MUCH:
+                self._notes.append(
+                    f"the mask '{mask_name}' covers {share:.0%} of its image; the thing should be its bright or "
+                    "opaque part"
+                )
         elif support is not None and support.has_region:
             region = region_of(support, image.width, image.height)
             drawn = {"box": support.box, "polygons": support.polygons, "units": support.units}

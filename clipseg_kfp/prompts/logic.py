@@ -20,8 +20,6 @@ from numpy.typing import NDArray
 
 from clipseg_kfp.errors import ParameterError
 
-MAX_LENGTH = 1000  # characters of an expression
-
 _GRAMMAR = r"""
 ?start: either
 ?either: both (_OR both)*
@@ -124,13 +122,12 @@ def parse_logic(text: str) -> Expression:
 
     ``not`` binds closest, then ``and``, then ``or``; the words may be in capitals. Names with spaces, quotes,
     brackets or ``& | ! ~`` in them, or equal to one of the words, stand in quotes; a backslash there takes
-    the next character as it is.
+    the next character as it is. How long a text may be is the prompt set's to say: the canonical text of an
+    expression has more brackets than people write, and is read again by later steps.
 
     Raises:
         ParameterError: says where the mistake is, with the line and a caret below it.
     """
-    if len(text) > MAX_LENGTH:
-        raise ParameterError(f"the expression has {len(text):,} characters; {MAX_LENGTH:,} are allowed.")
     try:
         tree: Any = _parser().parse(text)
     except UnexpectedInput as error:

@@ -36,6 +36,8 @@ _EXAMPLE = "See docs/prompts.md for an example of each kind."
 def parse_prompts(value: Any, where: str = "prompts", more: Sequence[Any] = ()) -> PromptSet:
     """Checks a list of prompts (texts or mappings), or a mapping with a ``prompts`` list.
 
+    The mapping may stand in a list, alone: parameters of pipelines are lists.
+
     Args:
         value: parsed JSON or YAML.
         where: what to call it in messages: a parameter or a file.
@@ -46,6 +48,13 @@ def parse_prompts(value: Any, where: str = "prompts", more: Sequence[Any] = ()) 
     """
     if isinstance(value, str) and value:
         value = [value]
+    if isinstance(value, list | tuple) and any(map(_is_whole_set, value)):
+        if len(value) > 1:
+            raise ParameterError(
+                f"{where}: a mapping with 'prompts' is a whole prompt set, and stands beside others.",
+                "Let it be the only entry of the list; what else there is to look for belongs into its prompts.",
+            )
+        value = value[0]
     if isinstance(value, list | tuple):
         value = {"prompts": value}
     if more and (value in (None, "") or isinstance(value, dict)):
@@ -69,6 +78,14 @@ def parse_prompts(value: Any, where: str = "prompts", more: Sequence[Any] = ()) 
         raise ParameterError(f"{where}: {problem}.", remedy) from error
     except ParameterError as error:
         raise ParameterError(f"{where}: {error.message}", error.remedy) from error
+
+
+def _is_whole_set(value: Any) -> bool:
+    return (
+        isinstance(value, dict)
+        and "prompts" in value
+        and value.keys() <= {*PromptSet.model_fields, "$schema"}
+    )
 
 
 def _first_problem(error: ValidationError, value: Any) -> tuple[str, str]:
@@ -135,12 +152,20 @@ def read_prompts(data: bytes, where: str, more: Sequence[Any] = ()) -> PromptSet
     Raises:
         ParameterError: not JSON or YAML, or not a prompt set; names the file.
     """
+    return parse_prompts(load_prompts(data, where), where, more)
+
+
+def load_prompts(data: bytes, where: str) -> Any:
+    """Parses JSON or YAML; what it says is not checked.
+
+    Raises:
+        ParameterError: it is neither; names the file.
+    """
     try:
-        value = _parse(data.decode("utf-8-sig"))
+        return _parse(data.decode("utf-8-sig"))
     except Exception as error:  # yaml's own errors, and what its constructors pass on of odd scalars
         reason = " ".join(str(error).split()) or type(error).__name__
         raise ParameterError(f"{where} is neither JSON nor YAML: {reason}.") from error
-    return parse_prompts(value, where, more)
 
 
 def _parse(text: str) -> Any:
@@ -232,6 +257,7 @@ def json_schema() -> dict[str, Any]:
                 "minItems": 1,
                 "maxItems": MAX_PROMPTS,
             },
+            {"type": "array", "items": {"$ref": "#/$defs/PromptSet"}, "minItems": 1, "maxItems": 1},
         ],
         "$defs": definitions,
     }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from itertools import combinations
 from typing import Annotated, Any, Literal
 
 from pydantic import (
@@ -82,6 +83,19 @@ Polygon = Annotated[
 ]
 
 
+def _said(name: str) -> dict[str, Any]:
+    """A field that says something: not null, and no empty list."""
+    return {"required": [name], "properties": {name: {"not": {"enum": [None, []]}}}}
+
+
+_REGIONS = ("mask", "box", "polygon", "polygons")
+#: In the JSON Schema: one way at most to say where the thing is, and units for what has them.
+ONE_REGION: list[dict[str, Any]] = [
+    *({"not": {"allOf": [_said(first), _said(second)]}} for first, second in combinations(_REGIONS, 2)),
+    {"if": {"required": ["units"]}, "then": {"anyOf": [_said(name) for name in _REGIONS[1:]]}},
+]
+
+
 class SupportImage(Strict):
     """A picture of what to look for, and where in it.
 
@@ -144,6 +158,7 @@ class SupportImage(Strict):
         reference = handler(schema)
         definition = handler.resolve_ref_schema(reference)
         definition["properties"]["polygon"] = {"anyOf": [_POINTS, _FLAT]}
+        definition["allOf"] = ONE_REGION
         full = dict(definition)
         definition.clear()
         definition["anyOf"] = [{"type": "string", "minLength": 1}, full]
@@ -247,6 +262,22 @@ class StoredEmbedding(Strict):
         if not self.normalized and self.norm is not None:
             raise ValueError("'norm' belongs to normalized vectors; others are taken as they are")
         return self
+
+    @classmethod
+    def __get_pydantic_json_schema__(
+        cls, schema: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> dict[str, Any]:
+        reference = handler(schema)
+        definition = handler.resolve_ref_schema(reference)
+        definition["allOf"] = [
+            {
+                "if": {"required": ["normalized"], "properties": {"normalized": {"const": True}}},
+                "then": _said("norm"),
+                "else": {"not": _said("norm")},
+            },
+            {"not": {"allOf": [_said("row"), _said("where")]}},
+        ]
+        return reference
 
     @property
     def file_kind(self) -> str:

@@ -11,6 +11,7 @@ from pydantic_core import CoreSchema
 from clipseg_kfp.errors import ParameterError
 from clipseg_kfp.prompts.logic import Expression, check_names, logic_order, names_in, parse_logic
 from clipseg_kfp.prompts.parts import (
+    ONE_REGION,
     Cleaning,
     Engineering,
     StoredEmbedding,
@@ -124,6 +125,10 @@ class Source(Strict):
         definition["required"] = [name for name in definition.get("required", []) if name != "name"]
         kinds = ["text", "texts", "image", "images", "images_in", "embedding", "mix", "logic"]
         definition["oneOf"] = [{"required": [kind]} for kind in kinds if kind in fields]
+        definition["allOf"] = ONE_REGION
+        definition["dependentRequired"] = {name: ["image"] for name in _ONE_IMAGE}
+        if "name" in fields:
+            definition["anyOf"] = [{"required": [source]} for source in ("text", "texts", "name")]
         full = dict(definition)
         definition.clear()
         definition["anyOf"] = [_TEXTS, full]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator, Field, WithJsonSchema
 
 from clipseg_kfp.naming import spell_out
 
@@ -46,12 +46,26 @@ def _checked(value: Any) -> Any:
     return value
 
 
+_SENTENCE = {
+    "type": "string",
+    "maxLength": 1000,
+    "pattern": r"^(?:(?!\{\})[\s\S])*\{\}(?:(?!\{\})[\s\S])*$",  # exactly one {}
+}
 Sentence = Annotated[str, Field(min_length=2, max_length=1000, pattern=r"\{\}")]
 #: A named set, or sentences with exactly one ``{}`` each.
 Templates = Annotated[
     Literal["plain", "fixed", "shuffle", "shuffle+"]
     | Annotated[tuple[Sentence, ...], Field(min_length=1, max_length=100)],
     BeforeValidator(_checked),
+    WithJsonSchema(
+        {
+            "anyOf": [
+                {"enum": list(NAMED)},
+                _SENTENCE,
+                {"type": "array", "items": _SENTENCE, "minItems": 1, "maxItems": 100},
+            ]
+        }
+    ),
 ]
 
 

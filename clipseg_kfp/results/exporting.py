@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
+from urllib.parse import quote
 
 from clipseg_kfp import records
 from clipseg_kfp.errors import ParameterError
-from clipseg_kfp.formats import export_coco, export_csv, export_labelstudio, export_yolo
+from clipseg_kfp.formats import TOLERANCE, export_coco, export_csv, export_labelstudio, export_yolo
 from clipseg_kfp.results.commit import Results, file_key
 from clipseg_kfp.results.inventory import local_copy
 from clipseg_kfp.results.layout import IMAGES, MASKS, image_id
 
-FORMATS = ("coco", "yolo", "csv", "labelstudio")
+FORMATS = ("coco", "coco-polygons", "yolo", "csv", "labelstudio", "labelstudio-polygons")
 
 
 @dataclass(frozen=True)
@@ -27,7 +29,13 @@ class _Part:
 
 
 def export_runs(
-    results: Results, manifests: Sequence[dict[str, Any]], format_name: str, target: Path
+    results: Results,
+    manifests: Sequence[dict[str, Any]],
+    format_name: str,
+    target: Path,
+    *,
+    tolerance: float | None = None,
+    image_url_prefix: str = "",
 ) -> tuple[int, int]:
     """Writes runs of one configuration together.
 
@@ -39,16 +47,25 @@ def export_runs(
         manifests: of the runs, the latest first.
         format_name: one of ``FORMATS``.
         target: the file to write; of YOLO a folder, or a file ``*.zip``.
+        tolerance: how far polygons may deviate, in pixels; ``None`` is ``TOLERANCE``.
+        image_url_prefix: of Label Studio's images, before their keys; empty takes the images' URIs.
 
     Returns:
         How many images were written, and how many older versions left out.
 
     Raises:
-        ParameterError: the format is unknown, or the target cannot be used.
+        ParameterError: the format is unknown or has no use for an option, or the target cannot be used.
         StorageError: a table cannot be read.
     """
     if format_name not in FORMATS:
         raise ParameterError(f"There is no format '{format_name}'.", f"Take one of {', '.join(FORMATS)}.")
+    polygons, studio = format_name.endswith("-polygons"), format_name.startswith("labelstudio")
+    if tolerance is not None and not polygons:
+        raise ParameterError(f"A tolerance is for polygons, and '{format_name}' has none.", "Leave it out.")
+    if tolerance is not None and not 0 <= tolerance < math.inf:
+        raise ParameterError(f"The tolerance is {tolerance}.", "Give pixels, 0 or more; 0 is exact.")
+    if image_url_prefix and not studio:
+        raise ParameterError(f"'{format_name}' names no URLs of images.", "Leave out the prefix.")
     if target.is_dir() and format_name != "yolo":
         raise ParameterError(f"{target} is a folder.", "Name a file: --out masks.json.")
     parts, older = _take(results, manifests)
@@ -56,15 +73,24 @@ def export_runs(
     prompts = {prompt["id"]: prompt for manifest in manifests for prompt in manifest["prompts"]}
     categories = [(number, prompt["name"]) for number, prompt in sorted(prompts.items())]
     instances = {number for number, prompt in prompts.items() if prompt.get("instances")}
-    if format_name == "coco":
-        export_coco(target, images, masks, categories, instances=instances)
+    reach = TOLERANCE if tolerance is None else tolerance
+    if format_name in ("coco", "coco-polygons"):
+        shape: Literal["rle", "polygons"] = "polygons" if polygons else "rle"
+        export_coco(
+            target, images, masks, categories, segmentation=shape, instances=instances, tolerance=reach
+        )
     elif format_name == "yolo":
         export_yolo(target, images, masks, categories)
     elif format_name == "csv":
         export_csv(target, masks)
     else:
+
+        def url(row: dict[str, Any]) -> str:
+            return image_url_prefix + quote(row["key"]) if image_url_prefix else str(row["source"])
+
+        kind: Literal["brush", "polygon"] = "polygon" if polygons else "brush"
         export_labelstudio(
-            target, images, masks, categories, instances=instances, url=lambda row: str(row["source"])
+            target, images, masks, categories, kind=kind, instances=instances, tolerance=reach, url=url
         )
     return sum(sum(part.taken) for part in parts), older
 

@@ -66,16 +66,14 @@ def run(
     facts = read_facts(model)
     encoder = prompt_sets.Encoder(load_model(model), facts, lambda: load_tokenizer(model))
     if wanted is not None:
-        classes: dict[str, str] = {}
-        gathered = list(
-            prompt_sets.gather(wanted, facts, threshold, prompt_sets.Files(prompts_uri, endpoint))
-        )
+        gathered = prompt_sets.gather(wanted, facts, threshold, prompt_sets.Files(prompts_uri, endpoint))
     else:
-        gathered, classes = prompt_sets.combine(
+        gathered = prompt_sets.combine(
             (name, prompt_sets.gather(one, facts, threshold, prompt_sets.Files(place, endpoint)))
             for name, (one, place) in several.items()
         )
-    rows, embeddings = prompt_sets.encode(gathered, encoder)
+    rows, embeddings = prompt_sets.encode(gathered, encoder)  # takes them one by one: pictures are large
+    classes = {one.prompt.name: one.prompt.name.partition("/")[2] for one in rows} if several else {}
     prompt_sets.write_table(target / TABLE, rows, embeddings)
     (target / FACTS).write_bytes(json_bytes(facts.to_json()))
     (target / CLASSES).write_bytes(json_bytes(classes))
@@ -94,7 +92,7 @@ def run(
 
 
 def wanted_prompts(
-    prompts: list[Any],
+    prompts: list[Any] | dict[str, Any],
     prompts_uri: str = "",
     support_uri: str = "",
     engineering: str = "paper",
@@ -103,7 +101,7 @@ def wanted_prompts(
     """Puts together what a run looks for: the list or the prompt file, then the example pictures.
 
     Args:
-        prompts: texts or mappings; ignored where ``prompts_uri`` is given.
+        prompts: texts or mappings, or a whole set as a mapping; ignored where ``prompts_uri`` is given.
         prompts_uri: JSON or YAML prompt file.
         support_uri: example pictures, a folder a thing.
         engineering: ``paper`` or ``none``.
@@ -139,13 +137,16 @@ def wanted_sets(value: dict[str, Any], endpoint: str = "") -> dict[str, tuple[pr
     for name, one in value.items():
         if not name.strip() or "/" in name or not name.isprintable():
             raise ParameterError(f"prompt_sets: {name!r} is no name for a set.", "Use letters, without '/'.")
-        if not isinstance(one, str | list):
+        if not isinstance(one, str | list | dict):
             raise ParameterError(
                 f"prompt_sets: '{name}' is neither a list of prompts nor the URI of a prompt file."
             )
         place = one if isinstance(one, str) else ""
         try:
-            found[name] = (wanted_prompts([] if place else list(one), place, endpoint=endpoint), place)
+            found[name] = (
+                wanted_prompts([] if isinstance(one, str) else one, place, endpoint=endpoint),
+                place,
+            )
         except ParameterError as error:
             raise ParameterError(f"prompt_sets, '{name}': {error.message}", error.remedy) from error
     return found

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from itertools import groupby, pairwise, repeat
 from operator import itemgetter
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import cv2
 import numpy as np
@@ -21,7 +21,7 @@ from clipseg_kfp import masks, records
 from clipseg_kfp.concurrency import ordered_map
 from clipseg_kfp.errors import ParameterError
 from clipseg_kfp.finishing import Finished, finish
-from clipseg_kfp.formats.probability import encode_probability
+from clipseg_kfp.formats.probability import encode_levels, to_levels
 from clipseg_kfp.naming import digest, distinct_segments, image_folder
 from clipseg_kfp.progress import say, track
 from clipseg_kfp.prompts import Row, read_rows
@@ -262,9 +262,10 @@ def _finish(work: _Work, results: Results, prompts: Sequence[Row], options: _Opt
             layers.append((masks.shrink(done.mask, *small_size), options.colors[prompt.id]))
         probability: dict[str, Any] = {"probability": ""}
         if options.probability_bits:
-            picture = _picture(done.field, options.probability_bits)
             stem = f"probabilities/{options.probability_bits}-bit/{place}/{name}"
-            probability = _written(results, "probability", stem, picture, ".png")
+            probability = _written(
+                results, "probability", stem, _picture(done.field, options.probability_bits), ".png"
+            )
         if prompt.name in measured:
             about = {"key": row["key"], "version": row["version"], "prompt": prompt.name}
             scores.append({**about, "boxes": work.boxes, "maps": done.maps.tobytes()})
@@ -317,8 +318,9 @@ def _label_map(field: Field, count: int) -> masks.LabelMap:
 
 
 def _picture(field: Field, bits: int) -> bytes:
-    """The whole map as a PNG; the one place where all of it exists at once."""
-    whole = np.empty((field.height, field.width), np.float32)
+    """The map as a PNG; its levels are all that exists of it at once."""
+    depth: Literal[8, 16] = 8 if bits == 8 else 16
+    levels = np.empty((field.height, field.width), np.uint8 if depth == 8 else np.uint16)
     for columns, values in field:
-        whole[:, columns] = values
-    return encode_probability(whole, bits=8 if bits == 8 else 16)
+        levels[:, columns] = to_levels(values, depth)
+    return encode_levels(levels)

@@ -7,11 +7,11 @@ import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from clipseg_kfp import __version__, records
 from clipseg_kfp.errors import ParameterError, StorageError
-from clipseg_kfp.formats import export_coco, export_csv, export_labelstudio, export_yolo
+from clipseg_kfp.formats import TOLERANCE, export_coco, export_csv, export_labelstudio, export_yolo
 from clipseg_kfp.progress import say
 from clipseg_kfp.report import build_report, render_report
 from clipseg_kfp.report.build import QUARANTINE_ROWS, Tables
@@ -31,7 +31,13 @@ from clipseg_kfp.steps.segment_images import ENGINE
 from clipseg_kfp.storage import open_folder
 
 STEP = "publish_results"
-FORMATS = {"yolo": "annotations.yolo.zip", "labelstudio": "annotations.labelstudio.json", "csv": "masks.csv"}
+FORMATS = {
+    "yolo": "annotations.yolo.zip",
+    "labelstudio": "annotations.labelstudio.json",
+    "labelstudio-polygons": "annotations.labelstudio-polygons.json",
+    "coco-polygons": "annotations.coco-polygons.json",
+    "csv": "masks.csv",
+}
 EVALUATED = (TABLE, PER_IMAGE, CURVES, THRESHOLDS)
 METRICS, REPORT = "metrics.json", "report.html"
 FILES = ("masks.parquet", RUN_IMAGES, "annotations.coco.json", METRICS, QUARANTINE, DELETED, *EVALUATED)
@@ -80,7 +86,7 @@ def run(
         config: the configuration's digest.
         run_id: names the run in the results; every attempt of a run must use the same, and no other run.
         model_uri: recorded in the manifest.
-        formats: what to write besides COCO: ``yolo``, ``labelstudio``, ``csv``.
+        formats: what to write besides COCO with run lengths: names of ``FORMATS``.
         endpoint: S3 endpoint URL.
 
     Returns:
@@ -237,8 +243,21 @@ def _export(
             export_csv(path, masks)
         elif name == "yolo":
             export_yolo(path, images, masks, categories)
+        elif name == "coco-polygons":
+            export_coco(
+                path,
+                images,
+                masks,
+                categories,
+                segmentation="polygons",
+                instances=instances,
+                tolerance=TOLERANCE,
+            )
         else:
-            export_labelstudio(path, images, masks, categories, instances=instances)
+            kind: Literal["brush", "polygon"] = "polygon" if name == "labelstudio-polygons" else "brush"
+            export_labelstudio(
+                path, images, masks, categories, kind=kind, instances=instances, tolerance=TOLERANCE
+            )
             names.append(path.with_suffix(".xml").name)
         names.append(path.name)
     return names

@@ -33,7 +33,7 @@ def publish_results(
         job_id: Names the run where run_id is empty.
         run_id: Name of the run in the results.
         model_uri: Recorded in the manifest.
-        formats: What to write besides COCO: yolo, labelstudio, csv.
+        formats: What to write besides COCO: coco-polygons, yolo, labelstudio, labelstudio-polygons, csv.
         endpoint: URL of the S3 endpoint; empty takes S3_ENDPOINT from the environment.
         report: The report, for the UI; the same page lies in the bucket.
         metrics: Counts of images and masks, for the UI.

@@ -84,7 +84,8 @@ def batch_segmentation(
         meters_per_pixel: Ground resolution of the images; 0 takes what their files say (GeoTIFF).
         flip: Average the maps of every view with those of its mirror image: twice the time.
         probability_bits: 8 or 16 also writes probabilities of new images, as grayscale PNGs; 0 does not.
-        formats: What to write besides COCO, as a JSON list of yolo, labelstudio and csv.
+        formats: What to write besides COCO, as a JSON list of coco-polygons, yolo, labelstudio,
+            labelstudio-polygons and csv.
         max_megapixels: Larger images go to quarantine.
         max_megabytes: Larger files go to quarantine.
         run_id: Name of this run in the results; empty takes Kubeflow's run ID.

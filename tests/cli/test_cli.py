@@ -206,6 +206,26 @@ def test_prompts_check_prints_the_full_form_or_names_the_entry(
     assert status == 1
     assert "bad.yaml" in err and "prompt 2" in err and "threshold" in err
 
+    bad.write_text("- a cat\n- {name: cup, image: cup.jpg}\n", "utf-8")
+    status, _, err = run(["prompts", "check", str(bad)], capsys)
+    assert status == 1
+    assert "prompt 2 ('cup')" in err and "cup.jpg does not exist" in err
+
+    bad.write_text(f"- a cat\n- {{name: cup, text: {'cup ' * 90}}}\n", "utf-8")
+    status, _, err = run(["prompts", "check", str(bad), "--model", str(MODEL)], capsys)
+    assert status == 1
+    assert "prompt 2 ('cup')" in err and "tokens; this model reads" in err
+    assert "no checkpoint at nope" in run(["prompts", "check", str(good), "--model", "nope"], capsys)[2]
+
+
+def test_a_local_run_names_a_missing_picture_before_anything_starts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("clipseg_kfp.local.run_pipeline", lambda *_: pytest.fail("it started"))
+    arguments = local_run(tmp_path, prompt='{"name": "cup", "image": "no/cup.jpg"}')
+    err = run(arguments, capsys)[2]
+    assert "prompt 1 ('cup')" in err and "no/cup.jpg does not exist" in err
+
 
 def test_a_demo_without_its_model_says_what_to_name(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import json
+import weakref
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +39,29 @@ def mask() -> bytes:
     marked[5:12, 10:30] = 255
     Image.fromarray(marked).save(buffer, "PNG")
     return buffer.getvalue()
+
+
+@pytest.mark.parametrize("several", [False, True])
+def test_pictures_stay_in_memory_until_they_are_encoded_and_no_longer(
+    model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, several: bool
+) -> None:
+    (tmp_path / "a.png").write_bytes(picture())
+    prompts = [{"name": f"p{i}", "image": str(tmp_path / "a.png")} for i in range(30)]
+    made: list[weakref.ref[Any]] = []
+    alive: list[int] = []
+    gather = encode_prompts.prompt_sets.gather
+
+    def watched(*arguments: Any) -> Iterator[Any]:
+        for one in gather(*arguments):
+            made.append(weakref.ref(one.ingredients[0].pixels))
+            yield one
+            del one
+            alive.append(sum(each() is not None for each in made))
+
+    monkeypatch.setattr(encode_prompts.prompt_sets, "gather", watched)
+    encode(model_folder, tmp_path, prompts, sets={"a": prompts, "b": prompts[:1]} if several else None)
+    assert len(alive) == 30 + several
+    assert max(alive) < 12, "they are encoded by the eight"
 
 
 PROMPT_FILE = b"""

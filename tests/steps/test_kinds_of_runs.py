@@ -19,6 +19,7 @@ from clipseg_kfp.errors import ParameterError
 from clipseg_kfp.formats.probability import decode_probability
 from clipseg_kfp.masks import decode_rle
 from clipseg_kfp.naming import safe_segment
+from clipseg_kfp.steps.publish_results import FORMATS
 from clipseg_kfp.storage import open_folder
 
 
@@ -141,18 +142,24 @@ def test_tiles_need_a_resolution_where_they_follow_from_it(chain: Chain) -> None
 
 def test_formats_beside_coco(chain: Chain) -> None:
     put(chain, {"a.png": picture(1), "b.png": picture(2)})
-    run = chain(["a circle", "red things"], threshold=0.45, formats=["yolo", "labelstudio", "csv"])
+    run = chain(["a circle", "red things"], threshold=0.45, formats=list(FORMATS))
     files = {file["name"] for file in run.manifest["files"]}
     assert {
         "annotations.yolo.zip",
         "annotations.labelstudio.json",
         "annotations.labelstudio.xml",
+        "annotations.labelstudio-polygons.xml",
         "masks.csv",
     } < files
     with zipfile.ZipFile(io.BytesIO(read(run, "annotations.yolo.zip"))) as archive:
         assert {"labels/a.txt", "labels/b.txt"} <= set(archive.namelist())
     tasks = json.loads(read(run, "annotations.labelstudio.json"))
     assert len(tasks) == 2
+    outlines = json.loads(read(run, "annotations.labelstudio-polygons.json"))
+    kinds = {r["type"] for task in outlines for r in task["predictions"][0]["result"]}
+    assert kinds == {"polygonlabels"}
+    shapes = json.loads(read(run, "annotations.coco-polygons.json"))["annotations"]
+    assert shapes and all(isinstance(shape["segmentation"], list) for shape in shapes)
     table = list(csv.DictReader(io.StringIO(read(run, "masks.csv").decode("utf-8-sig"))))
     assert len(table) == 4
 

@@ -11,6 +11,7 @@ from mask_rows import blobs, odd_masks
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from clipseg_kfp import regions
 from clipseg_kfp.cleaning import clean, components, otsu
 from clipseg_kfp.errors import ParameterError
 
@@ -61,6 +62,25 @@ def test_clean_is_what_scipy_says(
     assert (found == slow_clean(mask, min_area, fill_holes, smooth, keep_largest)).all()
     assert (mask == before).all()
     assert not np.shares_memory(found, mask)
+
+
+@settings(deadline=None, max_examples=200)
+@given(
+    MASKS,
+    st.integers(0, 12),
+    st.one_of(st.booleans(), st.integers(0, 9)),
+    st.integers(0, 3),
+    st.booleans(),
+    st.integers(1, 90),
+)
+def test_bands_make_no_difference(
+    mask: Mask, min_area: int, fill_holes: bool | int, smooth: int, keep_largest: bool, band: int
+) -> None:
+    wanted: dict[str, Any] = {"min_area": min_area, "fill_holes": fill_holes, "smooth": smooth}
+    whole = clean(mask, keep_largest=keep_largest, **wanted)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(regions, "BAND_PIXELS", band)
+        assert (clean(mask, keep_largest=keep_largest, **wanted) == whole).all()
 
 
 @pytest.mark.parametrize("name", odd_masks())

@@ -61,6 +61,14 @@ def test_what_is_no_grayscale_png_is_refused() -> None:
             decode_probability(data)
 
 
+def test_levels_are_packed_small() -> None:
+    """Maps are smooth: the differences of neighbors are what is written."""
+    x, y = np.meshgrid(np.linspace(0, 3, 900), np.linspace(0, 4, 700))
+    probability = (0.5 + 0.4 * np.sin(x) * np.cos(y)).astype(np.float32)
+    assert len(encode_probability(probability, bits=8)) < 0.1 * probability.size
+    assert len(encode_probability(probability, bits=16)) < 0.5 * 2 * probability.size
+
+
 def test_more_rows_than_are_rounded_at_a_time() -> None:
     probability = np.random.default_rng(1).random((2_100, 1_000), dtype=np.float32)
     found = decode_probability(encode_probability(probability, bits=16))

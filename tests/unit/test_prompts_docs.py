@@ -84,6 +84,14 @@ def test_the_schema_in_the_package_is_the_models() -> None:
         {"name": "a", "mix": ["b"]},
         {"text": "a", "cleaning": {"min_area": "5"}},
         {"text": "a", "id": 0},
+        {"image": "x.jpg"},
+        {"text": "a", "mask": "x.png"},
+        {"name": "a", "image": "x.jpg", "mask": "x.png", "box": [1, 2, 3, 4]},
+        {"name": "a", "image": {"image": "x.jpg", "mask": "x.png", "polygon": [1, 2, 3, 4, 5, 6]}},
+        {"name": "a", "image": "x.jpg", "mask": "x.png", "units": "pixels"},
+        {"name": "a", "embedding": {"uri": "x.npy", "normalized": True}},
+        {"name": "a", "embedding": {"uri": "x.npy", "normalized": False, "norm": "text"}},
+        {"text": "a", "templates": "{} and {}"},
         7,
     ],
 )
@@ -91,3 +99,23 @@ def test_schema_and_parser_refuse_the_same_mistakes(entry: Any) -> None:
     assert not validator().is_valid([entry])
     with pytest.raises(ParameterError):
         parse_prompts([entry])
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        "a",
+        {"text": "a", "templates": "a photo of a {}."},
+        {"text": "a", "templates": ["a {}", "the {}"]},
+        {"texts": ["a", "b"], "name": "c"},
+        {"name": "a", "image": "x.jpg", "mask": None, "box": [0, 0, 1, 1], "units": "fractions"},
+        {"name": "a", "image": {"image": "x.jpg", "mask": "x.png", "polygons": []}},
+        {"name": "a", "embedding": {"uri": "x.npy", "normalized": True, "norm": 10}},
+        {"name": "a", "embedding": {"uri": "x.npy", "normalized": False, "norm": None}},
+        {"name": "a", "mix": [{"image": "x.jpg", "mask": "x.png"}, "b"]},
+        {"prompts": ["a"], "defaults": {"threshold": 0.3, "templates": "a {}"}},
+    ],
+)
+def test_schema_and_parser_take_the_same_forms(entry: Any) -> None:
+    assert validator().is_valid([entry])
+    parse_prompts([entry])

@@ -32,6 +32,12 @@ def png(pixels: Any) -> bytes:
     return buffer.getvalue()
 
 
+def rgba(alpha: Any, color: int = 0) -> bytes:
+    pixels = np.full((*alpha.shape, 4), color, np.uint8)
+    pixels[..., 3] = alpha
+    return png(pixels)
+
+
 def photo(seed: int = 0, width: int = 40, height: int = 20) -> bytes:
     return png(np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8))
 
@@ -120,6 +126,21 @@ def test_equal_content_is_an_equal_definition(tmp_path: Path) -> None:
     ):
         assert one(tmp_path, **changed).definition != first.definition
     json.dumps(first.definition)
+
+
+@pytest.mark.parametrize("color", [0, 255])
+def test_a_cut_out_is_a_mask_by_its_opacity(tmp_path: Path, color: int) -> None:
+    """Over white its transparent part would be bright, and the mask would be everything."""
+    marked = np.zeros((20, 40), np.uint8)
+    marked[5:13, 5:15] = 255
+    put(tmp_path, a_dot_png=photo(), m_dot_png=mask(), cut_dot_png=rgba(marked, color))
+    by_mask = one(tmp_path, image="a.png", mask="m.png").ingredients[0].pixels
+    cut = one(tmp_path, image="a.png", mask="cut.png")
+    assert by_mask is not None and np.array_equal(by_mask, cut.ingredients[0].pixels)  # type: ignore[arg-type]
+    assert not cut.notes
+    put(tmp_path, cut_dot_png=rgba(np.full((20, 40), 200), 255))
+    (note,) = one(tmp_path, image="a.png", mask="cut.png").notes
+    assert "'cut.png' covers 100% of its image" in note
 
 
 def test_a_mask_and_the_box_around_it_show_the_same(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from clipseg_kfp.errors import ParameterError
+from clipseg_kfp.prompts import parse_prompts
 from clipseg_kfp.prompts.logic import (
     And,
     Expression,
@@ -80,8 +81,15 @@ def test_mistakes_are_pointed_at(text: str, place: int, message: str, remedy: st
 def test_deep_and_long_input_ends_in_an_answer() -> None:
     assert parse_logic("(" * 499 + "a" + ")" * 499) == A
     assert parse_logic("not " * 248 + "a") == A
-    with pytest.raises(ParameterError, match="1,001 characters; 1,000 are allowed"):
-        parse_logic("a" * 1001)
+    with pytest.raises(ParameterError, match=r"prompt 2 \('b'\), field 'logic': .*at most 1000"):
+        parse_prompts(["a", {"name": "b", "logic": "a" * 1001}])
+
+
+def test_what_was_short_enough_stays_readable_in_its_longer_canonical_text() -> None:
+    text = " or ".join(["a and b"] * 90)
+    logic = parse_prompts(["a", "b", {"name": "c", "logic": text}]).expressions()["c"]
+    assert len(text) < 1000 < len(str(logic))
+    assert parse_logic(str(logic)) == logic
 
 
 @settings(max_examples=300, deadline=None)

@@ -103,6 +103,28 @@ def test_the_other_formats(results: Results, runs: list[dict[str, Any]], tmp_pat
     assert {task["data"]["image"] for task in tasks} == {f"s3://in/{n}.jpg" for n in "abcd"}
 
 
+def test_outlines_and_where_label_studio_finds_images(
+    results: Results, runs: list[dict[str, Any]], tmp_path: Path
+) -> None:
+    path = tmp_path / "out.json"
+    export_runs(results, runs, "coco-polygons", path, tolerance=0)
+    found = json.loads(path.read_text())
+    shapes = {a["area"]: a["segmentation"] for a in found["annotations"]}
+    assert shapes[2] == [[1, 1, 2, 1, 2, 3, 1, 3]]
+    prefix = "/data/local-files/?d=my photos/".replace(" ", "%20")
+    export_runs(results, runs, "labelstudio-polygons", path, image_url_prefix=prefix)
+    tasks = json.loads(path.read_text())
+    assert {task["data"]["image"] for task in tasks} == {f"{prefix}{name}.jpg" for name in "abcd"}
+    assert tasks[0]["predictions"][0]["result"][0]["type"] == "polygonlabels"
+    assert "<PolygonLabels" in path.with_suffix(".xml").read_text()
+    with pytest.raises(ParameterError, match="'coco' has none"):
+        export_runs(results, runs, "coco", path, tolerance=2)
+    with pytest.raises(ParameterError, match="tolerance is -1"):
+        export_runs(results, runs, "coco-polygons", path, tolerance=-1)
+    with pytest.raises(ParameterError, match="'csv' names no URLs"):
+        export_runs(results, runs, "csv", path, image_url_prefix="http://x/")
+
+
 def test_what_cannot_be_exported_is_said(
     results: Results, runs: list[dict[str, Any]], tmp_path: Path
 ) -> None:

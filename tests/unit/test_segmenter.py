@@ -69,6 +69,8 @@ def test_a_prompt_file_with_a_picture_beside_it(segmenter: Segmenter, tmp_path: 
     draw_scene(3, (64, 64)).image.save(tmp_path / "bolt.png")
     (tmp_path / "prompts.yaml").write_text("prompts: [{name: bolt, image: bolt.png}]")
     assert list(segmenter(tmp_path / "bolt.png", tmp_path / "prompts.yaml")) == ["bolt"]
+    whole = {"defaults": {"threshold": 0.3}, "prompts": ["red"]}
+    assert segmenter(tmp_path / "bolt.png", whole)["red"].threshold == 0.3
 
 
 def test_overlay_paints_what_was_found(segmenter: Segmenter) -> None:
