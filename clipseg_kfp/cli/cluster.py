@@ -14,6 +14,7 @@ from clipseg_kfp.cluster.packages import spec_of
 from clipseg_kfp.cluster.parameters import declared, from_file, from_words
 from clipseg_kfp.cluster.session import DEFAULT_EXPERIMENT, DEFAULT_PIPELINE
 from clipseg_kfp.cluster.timing import seconds
+from clipseg_kfp.errors import ParameterError
 
 Pipeline = Annotated[
     str, typer.Argument(help="Pipeline on the cluster, or a YAML file, which is uploaded first.")
@@ -23,6 +24,12 @@ Settings = Annotated[
     typer.Option("--set", "-p", help="A parameter as name=value; repeat for more, or for more of a list."),
 ]
 SettingsFile = Annotated[str, typer.Option("--parameters", "-f", help="YAML or JSON file of parameters.")]
+PromptsFile = Annotated[
+    str,
+    typer.Option(
+        help="JSON or YAML prompt file: of this machine, sent with the run, or s3://, read by its pods."
+    ),
+]
 Image = Annotated[
     str,
     typer.Option(
@@ -40,10 +47,29 @@ ServiceAccount = Annotated[str, typer.Option(help="Kubernetes service account of
 Timeout = Annotated[str, typer.Option(help="Stop waiting after, for example, 90s, 15m, 6h or 1d.")]
 
 
-def given_parameters(version: object, settings: list[str] | None, file: str) -> dict[str, object]:
-    """Parameters of a file, overruled by those of the command line, which are read by their declared types."""
-    words = from_words(declared(spec_of(version)), settings or [])
-    return {**(from_file(file) if file else {}), **words}
+def given_parameters(
+    version: object, settings: list[str] | None, file: str, prompts_file: str = ""
+) -> dict[str, object]:
+    """Parameters of a file, overruled by those of the command line, which are read by their declared types.
+
+    A prompt file of this machine becomes the parameter ``prompts``, one in a bucket ``prompts_uri``.
+    """
+    words: dict[str, object] = from_words(declared(spec_of(version)), settings or [])
+    read: dict[str, object] = from_file(file) if file else {}
+    if not prompts_file:
+        return {**read, **words}
+    for name in ("prompts", "prompts_uri"):
+        if name in words:
+            raise ParameterError(
+                f"--prompts-file and the parameter {name} both say what to look for.", "Give one of them."
+            )
+    if "://" in prompts_file:
+        asked: dict[str, object] = {"prompts_uri": prompts_file}
+    else:
+        from clipseg_kfp.prompts import read_prompt_file_inline
+
+        asked = {"prompts": read_prompt_file_inline(prompts_file), "prompts_uri": ""}
+    return {**read, **words, **asked}
 
 
 @connected
@@ -95,6 +121,7 @@ def run(
     pipeline: Pipeline = DEFAULT_PIPELINE,
     settings: Settings = None,
     parameters: SettingsFile = "",
+    prompts_file: PromptsFile = "",
     image: Image = "",
     gpu_image: GpuImage = "",
     variant: VariantOption = None,
@@ -115,6 +142,8 @@ def run(
     Examples:
         clipseg-kfp run batch-segmentation --set source_uri=s3://mlpipeline/shared/photos --set prompts="a cat"
 
+        clipseg-kfp run batch-segmentation --prompts-file prompts.yaml
+
         clipseg-kfp run batch-segmentation.yaml --parameters parameters.yaml --wait --timeout 6h
     """
     from clipseg_kfp.cli.runs import follow
@@ -131,7 +160,7 @@ def run(
     )
     started = client.run_version(
         found,
-        given_parameters(found, settings, parameters),
+        given_parameters(found, settings, parameters, prompts_file),
         experiment=experiment,
         name=name,
         service_account=service_account,

@@ -13,6 +13,7 @@ from clipseg_kfp.cli.cluster import (
     Experiment,
     Image,
     Pipeline,
+    PromptsFile,
     ServiceAccount,
     Settings,
     SettingsFile,
@@ -56,6 +57,7 @@ def create(
     enabled: Annotated[bool, typer.Option("--enabled/--disabled", help="Whether it starts runs.")] = True,
     settings: Settings = None,
     parameters: SettingsFile = "",
+    prompts_file: PromptsFile = "",
     image: Image = "",
     gpu_image: GpuImage = "",
     variant: VariantOption = None,
@@ -82,7 +84,7 @@ def create(
     applied = client.schedule_version(
         name,
         found,
-        given_parameters(found, settings, parameters),
+        given_parameters(found, settings, parameters, prompts_file),
         cron=cron,
         every=every,
         start=_time(start, "--start"),
@@ -109,6 +111,7 @@ def update(
     max_concurrency: Annotated[int | None, typer.Option(min=1, max=10, help="Runs at once.")] = None,
     settings: Settings = None,
     parameters: SettingsFile = "",
+    prompts_file: PromptsFile = "",
     pipeline: Annotated[
         str, typer.Option(help="Take the newest version of this pipeline, or a YAML file.")
     ] = "",
@@ -150,7 +153,7 @@ def update(
         found = client.scheduled_version(old, version)
     applied = client.update_schedule(
         old.id,
-        given_parameters(found, settings, parameters),
+        given_parameters(found, settings, parameters, prompts_file),
         version=found,
         cron=cron,
         every=every,

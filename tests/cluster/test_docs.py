@@ -47,6 +47,7 @@ def test_commands_work(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     Path("parameters.yaml").write_text("threshold: 0.3\nprompts: [a cat]\n", "utf-8")
+    Path("prompts.yaml").write_text("defaults: {threshold: 0.4}\nprompts: [a cat]\n", "utf-8")
     for number, block in enumerate(blocks(name, "yaml") or ["parallelism: 4\n"]):
         Path("cluster.yaml" if not number else "other.yaml").write_text(block, "utf-8")
     shutil.copy("cluster.yaml", "gpu.yaml")

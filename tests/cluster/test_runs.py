@@ -155,6 +155,32 @@ def test_flags_and_files_give_typed_parameters(say: Say, backend: Backend, tmp_p
     }
 
 
+def test_a_prompt_file_of_this_machine_goes_along(say: Say, backend: Backend, tmp_path: Path) -> None:
+    """Whole: its defaults are in it."""
+    file, parameters = tmp_path / "prompts.yaml", tmp_path / "parameters.yaml"
+    file.write_text("defaults: {threshold: 0.3}\nprompts: [a cat, {name: cup, text: a mug}]\n", "utf-8")
+    parameters.write_text("limit: 7\nprompts_uri: s3://in/prompts.yaml\n", "utf-8")
+    whole = [{"defaults": {"threshold": 0.3}, "prompts": ["a cat", {"name": "cup", "text": "a mug"}]}]
+    assert say("run", PACKAGE, "--prompts-file", file, "--parameters", parameters)[0] == 0
+    (run,) = backend.state.runs.values()
+    assert run.runtime_config.parameters == {"limit": 7, "prompts": whole, "prompts_uri": ""}
+    assert say("schedule", "create", "nightly", PACKAGE, "--every", "1h", "--prompts-file", file)[0] == 0
+    assert say("schedule", "update", "nightly", "--prompts-file", "s3://in/other.yaml")[0] == 0
+    (schedule,) = backend.state.recurring.values()
+    assert schedule.runtime_config.parameters["prompts_uri"] == "s3://in/other.yaml"
+
+    for text, message in (
+        ("- {name: bolt, image: bolt.jpg}", "'bolt.jpg' is a file of this machine"),
+        ("- {txt: a cat}", "prompt 1"),
+    ):
+        file.write_text(text, "utf-8")
+        status, _, err = say("run", PACKAGE, "--prompts-file", file)
+        assert status == 1 and message in err and str(file) in err
+    status, _, err = say("run", PACKAGE, "--prompts-file", file, "--set", "prompts=a cup")
+    assert status == 1 and "both say what to look for" in err
+    assert len(backend.state.runs) == 1
+
+
 @pytest.mark.parametrize(
     ("word", "message"),
     [
