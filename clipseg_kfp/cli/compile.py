@@ -56,8 +56,10 @@ def compile_package(
     gpu_image: GpuImage = "",
     variant: Annotated[Variant, typer.Option(help="cpu, or gpu: inference on one NVIDIA GPU.")] = Variant.CPU,
     settings: SettingsOption = None,
-    accelerator: Annotated[str, typer.Option(help="Resource of the inference pod, as nvidia.com/gpu.")] = "",
-    accelerator_count: Annotated[int, typer.Option(help="How many of it.")] = 0,
+    accelerator: Annotated[
+        str, typer.Option(help="Default of the parameter accelerator_type, as nvidia.com/gpu.")
+    ] = "",
+    accelerator_count: Annotated[int, typer.Option(help="Default of the parameter accelerator_count.")] = 0,
     node_selector: Annotated[Words, typer.Option(help="[task:]label=value; may be repeated.")] = None,
     toleration: Annotated[Words, typer.Option(help="[task:]key[=value][:effect]; may be repeated.")] = None,
     pull_secret: Annotated[Words, typer.Option(help="Secret for the registry; may be repeated.")] = None,

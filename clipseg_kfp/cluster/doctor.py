@@ -19,7 +19,8 @@ from clipseg_kfp.cluster.storage_checks import has_credentials, has_endpoint, st
 from clipseg_kfp.container import has_registry, is_pinned, without_registry
 from clipseg_kfp.errors import ClipsegKfpError
 
-OLDEST = (2, 0)
+#: Earlier ones do not fill parameters into the resources of a container.
+OLDEST = (2, 5)
 #: What the packages are made for; kfp-kubernetes sets things that earlier backends leave out.
 MADE_FOR = (2, 17)
 #: From here on Kubeflow brings SeaweedFS; earlier ones have MinIO, at another address.
@@ -159,9 +160,9 @@ def _numbers(version: str) -> tuple[int, int] | None:
 def _version(name: str) -> Finding:
     numbers = _numbers(name)
     if not numbers:
-        return Finding("backend version", "warn", "The backend does not tell; 2.0 or later is needed.")
+        return Finding("backend version", "warn", "The backend does not tell; 2.5 or later is needed.")
     if numbers < OLDEST:
-        return Finding("backend version", "fail", f"{name}: 2.0 or later is needed. Upgrade the backend.")
+        return Finding("backend version", "fail", f"{name}: 2.5 or later is needed. Upgrade the backend.")
     if numbers < MADE_FOR:
         return Finding(
             "backend version",

@@ -125,7 +125,7 @@ def test_an_old_or_silent_backend(client: Client, backend: Backend) -> None:
 
 @pytest.mark.parametrize(
     ("version", "marked", "doubted"),
-    [("2.17.0", "ok", False), ("2.16.1", "warn", False), ("2.15.0", "warn", True)],
+    [("2.17.0", "ok", False), ("2.16.1", "warn", False), ("2.15.0", "warn", True), ("2.4.1", "fail", True)],
 )
 def test_a_backend_that_is_older_than_the_packages(
     client: Client, backend: Backend, version: str, marked: str, doubted: bool
