@@ -92,7 +92,7 @@ wheel: $(VENV)/.test ## Build the wheel into dist/
 	rm -rf build dist
 	$(BIN)/python -m pip --disable-pip-version-check wheel -q --no-deps --no-build-isolation -w dist .
 
-locks: $(VENV)/.test ## Resolve the locks anew
+locks: $(VENV)/.test ## Resolve the locks anew (UPGRADE=1: newest versions; UPGRADE="-P pillow": of one package)
 	sh locks/resolve.sh $(BIN)
 
 audit: $(VENV)/.test ## Ask the advisory services about every package of the locks
@@ -109,5 +109,5 @@ images: ## Build the container images (IMAGES="cpu gpu", REGISTRY=…/, BASE=…
 	@PIP_ARGS="$(PIP_ARGS)" sh images/build.sh $(IMAGES)
 
 clean: ## Remove what was built or run (the environment stays)
-	rm -rf .demo dist build *.egg-info .pytest_cache .mypy_cache .ruff_cache batch-segmentation.yaml \
-		one-shot-segmentation.yaml prompt-evaluation.yaml clipseg-kfp.log bench.json faults.json
+	rm -rf .demo dist build *.egg-info .pytest_cache .mypy_cache .ruff_cache batch-segmentation*.yaml \
+		one-shot-segmentation*.yaml prompt-evaluation*.yaml clipseg-kfp.log bench.json faults.json

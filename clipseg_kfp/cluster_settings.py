@@ -9,10 +9,21 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from clipseg_kfp.container import DEFAULT_IMAGE
 from clipseg_kfp.errors import ParameterError
+from clipseg_kfp.kubernetes_values import (
+    Bytes,
+    Cpu,
+    Image,
+    LabelKey,
+    LabelValue,
+    Name,
+    Resource,
+    SecretKey,
+    Variable,
+)
 
 TASKS = (
     "fetch_model",
@@ -28,17 +39,7 @@ TASKS = (
 #: The only task that an accelerator speeds up.
 INFERENCE = "segment_images"
 
-Text = Annotated[str, StringConstraints(min_length=1)]
-Image = Annotated[str, StringConstraints(pattern=r"^[^\s@]+(@sha256:[0-9a-f]{64})?$")]
-Name = Annotated[
-    str,
-    StringConstraints(
-        max_length=253, pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$"
-    ),
-]
-Cpu = Annotated[str, StringConstraints(pattern=r"^(\d+(\.\d+)?|\d+m)$")]
-Bytes = Annotated[str, StringConstraints(pattern=r"^\d+(\.\d+)?([EPTGMK]i?)?$")]
-Labels = dict[Text, str]
+Labels = dict[LabelKey, LabelValue]
 Seconds = Annotated[int, Field(gt=0, le=2**31 - 1)]
 
 
@@ -49,9 +50,9 @@ class _Strict(BaseModel):
 class Toleration(_Strict):
     """A taint that pods may ignore, in Kubernetes' own words."""
 
-    key: str | None = None
+    key: LabelKey | None = None
     operator: Literal["Equal", "Exists"] = "Equal"
-    value: str | None = None
+    value: LabelValue | None = None
     effect: Literal["NoSchedule", "PreferNoSchedule", "NoExecute"] | None = None
     toleration_seconds: int | None = None
 
@@ -61,23 +62,25 @@ class Toleration(_Strict):
             raise ValueError("operator Exists takes no value")
         if self.operator == "Equal" and not self.key:
             raise ValueError("operator Equal needs a key")
+        if self.toleration_seconds is not None and self.effect != "NoExecute":
+            raise ValueError("toleration_seconds needs the effect NoExecute")
         return self
 
 
 class Accelerator(_Strict):
     """Devices of the inference pod: the resource's name, as the cluster's device plugin tells it."""
 
-    type: Text = "nvidia.com/gpu"
+    type: Resource = "nvidia.com/gpu"
     count: Annotated[int, Field(ge=1)] = 1
 
 
 class Cache(_Strict):
-    """Where converted models and the Hub's files outlive a pod: a claim, or a volume of the pod's own.
+    """Where converted models and the Hub's files lie: a claim, which outlives pods, or a volume of the pod's own.
 
     Attributes:
         claim: an existing PersistentVolumeClaim, writable for user 1000 (ReadWriteMany for parallel pods).
-        size: without a claim, the size of an ephemeral volume that comes and goes with each pod.
-        storage_class: of the ephemeral volume; none takes the cluster's default.
+        size: without a claim, the bound of an empty folder on the node's disk, which goes with its pod.
+        storage_class: takes an ephemeral volume of this class instead; its volumes must be writable for user 1000.
     """
 
     claim: Name | None = None
@@ -88,6 +91,8 @@ class Cache(_Strict):
     def _one_of_them(self) -> Cache:
         if (self.claim is None) == (self.size is None):
             raise ValueError("give either claim or size")
+        if self.claim is not None and self.storage_class is not None:
+            raise ValueError("storage_class goes with size, not with claim")
         return self
 
 
@@ -97,6 +102,12 @@ class Security(_Strict):
     run_as_user: Annotated[int, Field(ge=0)] | None = None
     run_as_group: Annotated[int, Field(ge=0)] | None = None
     run_as_non_root: bool | None = None
+
+    @model_validator(mode="after")
+    def _as_nodes_check(self) -> Security:
+        if self.run_as_non_root and self.run_as_user == 0:
+            raise ValueError("run_as_user 0 is root, which run_as_non_root forbids")
+        return self
 
 
 class TaskSettings(_Strict):
@@ -125,7 +136,7 @@ class TaskSettings(_Strict):
     node_selector: Labels = {}
     tolerations: tuple[Toleration, ...] = ()
     labels: Labels = {}
-    annotations: Labels = {}
+    annotations: dict[LabelKey, str] = {}
     shared_memory: Bytes | None = None
     scratch: Bytes | None = None
     timeout: Seconds | None = None
@@ -152,7 +163,10 @@ class ClusterSettings(TaskSettings):
 
     endpoint: str | None = None
     storage_secret: Name | None = None
-    storage_keys: dict[Text, Text] = {"accesskey": "AWS_ACCESS_KEY_ID", "secretkey": "AWS_SECRET_ACCESS_KEY"}
+    storage_keys: dict[SecretKey, Variable] = {
+        "accesskey": "AWS_ACCESS_KEY_ID",
+        "secretkey": "AWS_SECRET_ACCESS_KEY",
+    }
     hub_secret: Name = "huggingface-token"
     pull_secrets: tuple[Name, ...] = ()
     pull_policy: Literal["Always", "IfNotPresent", "Never"] | None = None
@@ -178,10 +192,9 @@ class ClusterSettings(TaskSettings):
                 both[name] = common if special is None else special
         return TaskSettings(**both)
 
-    def unpinned(self) -> list[str]:
-        """Images without a digest: what a tag means may change between two runs."""
-        images = {self.of(task).image or DEFAULT_IMAGE for task in TASKS}
-        return sorted(image for image in images if "@sha256:" not in image)
+    def images(self) -> list[str]:
+        """The container images of all tasks."""
+        return sorted({self.of(task).image or DEFAULT_IMAGE for task in TASKS})
 
 
 def read_mapping(path: Path) -> dict[str, Any]:
@@ -238,18 +251,14 @@ def checked(content: dict[str, Any], where: str = "settings") -> ClusterSettings
             place = ".".join(str(part) for part in item["loc"] if part != "[key]")
             problems.append(f"{place}: {_problem(item)}" if place else _problem(item))
         raise ParameterError(
-            f"{where}: {'; '.join(problems)}.", "docs/cluster/install.md lists all settings."
+            f"{where}: {'; '.join(problems)}.",
+            "The page docs/cluster/install.md of the project lists all settings.",
         ) from error
 
 
 def _problem(item: Any) -> str:
     given = item["input"]
     shown = repr(given) if isinstance(given, str | int | float) else f"a {type(given).__name__}"
-    patterns = {Cpu: "no number of CPUs such as 2 or 500m", Bytes: "no size such as 4Gi"}
-    pattern = item.get("ctx", {}).get("pattern")
-    for kind, words in patterns.items():
-        if pattern == kind.__metadata__[0].pattern:  # type: ignore[attr-defined]
-            return f"{shown} is {words}"
     if item["type"] == "extra_forbidden":
         return "there is no such setting"
     if item["type"] == "value_error":

@@ -5,16 +5,17 @@ from __future__ import annotations
 import hashlib
 import tempfile
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from clipseg_kfp import __version__
-from clipseg_kfp.cluster_settings import ClusterSettings, checked, overlaid
+from clipseg_kfp.cluster_settings import INFERENCE, ClusterSettings, checked, overlaid, read_mapping
 from clipseg_kfp.container import DEFAULT_IMAGE
 from clipseg_kfp.errors import ParameterError
+from clipseg_kfp.kubernetes_values import is_namespace
 
 VARIANTS = ("cpu", "gpu")
 
@@ -54,9 +55,50 @@ def settings_for(
         where: named in errors, such as the file.
 
     Raises:
-        ParameterError: an unknown variant or setting, or a bad value.
+        ParameterError: an unknown variant or setting, a bad value, or no image of the site's own for the GPU.
     """
-    return checked(overlaid(variant_settings(variant), settings or {}), where)
+    below, own = variant_settings(variant), settings or {}
+    wanted = checked(overlaid(below, own), where)
+    left = wanted.of(INFERENCE).image
+    if own.get("image") and left and left == below.get("tasks", {}).get(INFERENCE, {}).get("image"):
+        raise ParameterError(
+            f"{where}: image is named, and {INFERENCE} would still run {left}, which nodes cannot pull.",
+            f"Name the image for GPUs: --gpu-image, or tasks.{INFERENCE}.image in the settings.",
+        )
+    return wanted
+
+
+def site_settings(
+    variant: str = "cpu",
+    settings: Mapping[str, Any] | Path | str | None = None,
+    options: Mapping[str, Any] | None = None,
+    *,
+    image: str = "",
+    gpu_image: str = "",
+) -> ClusterSettings:
+    """Lays options over a site's settings, and these over a variant.
+
+    Args:
+        variant: ``cpu`` or ``gpu``; empty is ``cpu``.
+        settings: a site's, or the file that has them.
+        options: settings that win over those.
+        image: the same, for all components.
+        gpu_image: the same, for inference.
+
+    Raises:
+        ParameterError: as for ``settings_for``, or a file that cannot be read.
+    """
+    is_file = isinstance(settings, Path | str)
+    content = read_mapping(Path(settings).expanduser()) if is_file else dict(settings or {})  # type: ignore[arg-type]
+    above = dict(options or {})
+    if image:
+        above = overlaid(above, {"image": image})
+    if gpu_image:
+        above = overlaid(above, {"tasks": {INFERENCE: {"image": gpu_image}}})
+    if "cache" in above:  # a claim takes the place of a size, and does not join it
+        content = {**content, "cache": {}}
+    where = "options" if settings is None else str(settings) if is_file else "settings"
+    return settings_for(variant or "cpu", overlaid(content, above), where)
 
 
 def compile_pipeline(name: str, image: str = DEFAULT_IMAGE, settings: ClusterSettings | None = None) -> str:
@@ -98,10 +140,18 @@ def compile_manifests(
 
     Returns:
         The YAML of both.
+
+    Raises:
+        ParameterError: as for ``compile_pipeline``, or no name of a namespace.
     """
     from kfp import compiler
     from kfp.compiler.compiler_utils import KubernetesManifestOptions
 
+    if namespace and not is_namespace(namespace):
+        raise ParameterError(
+            f"--namespace: no namespace is named '{namespace}'.",
+            "A name has lower-case letters, digits and '-', at most 63.",
+        )
     digest = hashlib.sha256(compile_pipeline(name, image, settings).encode()).hexdigest()[:12]
     pipeline, parameters = _traced(name, image, settings)
     options = KubernetesManifestOptions(
@@ -127,15 +177,13 @@ def _traced(name: str, image: str, settings: ClusterSettings | None) -> tuple[An
     from kfp import dsl
 
     from clipseg_kfp.pipelines import ALL
-    from clipseg_kfp.pipelines.settings import using
+    from clipseg_kfp.pipelines.settings import inference_defaults, using
 
     known = ALL.get(name.replace("-", "_"))
     if known is None:
         raise ParameterError(
             f"There is no pipeline '{name}'.", f"Choose from: {', '.join(pipeline_names())}."
         )
-    if not image.strip() or any(c.isspace() for c in image):
-        raise ParameterError(f"'{image}' is no image reference.", "Write registry/name:tag or …@sha256:….")
     settings = settings or ClusterSettings()
     if settings.image is None and image != DEFAULT_IMAGE:
         settings = checked({**settings.model_dump(exclude_none=True), "image": image})
@@ -152,7 +200,8 @@ def _traced(name: str, image: str, settings: ClusterSettings | None) -> tuple[An
         warnings.simplefilter("ignore")  # kfp says of settings what only its local runner ignores
         pipeline = trace(known.pipeline_func)
     replaced = {"endpoint": settings.endpoint, "storage_secret": settings.storage_secret}
-    return pipeline, {key: value for key, value in replaced.items() if value is not None}
+    named = {key: value for key, value in replaced.items() if value is not None}
+    return pipeline, {**named, **inference_defaults(settings)}
 
 
 def _written(write: Callable[[str], None]) -> str:

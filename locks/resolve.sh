@@ -1,11 +1,18 @@
 #!/bin/sh
 # Resolves the locks anew: demo, test (on top of demo) and the images. Usage: sh locks/resolve.sh .venv/bin
+# Versions stay as they are where pyproject.toml allows; UPGRADE=1 takes the newest of all, UPGRADE="-P pillow" those
+# of the packages named. The images follow the tests' lock.
 set -eu
 bin=${1:-.venv/bin}
+case ${UPGRADE:-} in
+1) upgrade=--upgrade ;;
+*) upgrade=${UPGRADE:-} ;;
+esac
 export CUSTOM_COMPILE_COMMAND="make locks"
 compile() {
+    # shellcheck disable=SC2086  # several words
     "$bin/pip-compile" --quiet --resolver=backtracking --strip-extras --allow-unsafe --no-header \
-        --no-emit-index-url --no-emit-find-links --no-annotate -c locks/constraints.txt "$@"
+        --no-emit-index-url --no-emit-find-links --no-annotate -c locks/constraints.txt $upgrade "$@"
 }
 finish() {
     # Which build of torch (CPU, CUDA) is the index's choice; in the images' locks the hashes tell them apart.

@@ -15,7 +15,13 @@ from clipseg_kfp.components import (
     rank_prompts,
     segment_images,
 )
-from clipseg_kfp.pipelines.settings import allow_private_models, settle, shards_at_once
+from clipseg_kfp.pipelines.settings import (
+    INFERENCE_MEMORY,
+    allow_private_models,
+    settle,
+    settle_inference,
+    shards_at_once,
+)
 
 
 def segment_bucket(
@@ -50,6 +56,9 @@ def segment_bucket(
     run_id: Any,
     endpoint: Any,
     storage_secret: Any,
+    inference_memory: Any,
+    accelerator_type: Any,
+    accelerator_count: Any,
     ground_truth_uri: Any,
     ground_truth_format: Any,
     ground_truth_classes: Any,
@@ -126,7 +135,8 @@ def segment_bucket(
             device=device,
             int8_min_iou=int8_min_iou,
         )
-        settle(inference, storage_secret, cpu="2", memory="4G", reserve="2G", caching=True)
+        settle(inference, storage_secret, cpu="2", memory=INFERENCE_MEMORY, reserve="2G", caching=True)
+        settle_inference(inference, inference_memory, accelerator_type, accelerator_count)
         finished = postprocess_masks(
             views=views.outputs["views"],
             probabilities=inference.outputs["probabilities"],

@@ -7,16 +7,21 @@ The defaults of parameters that name a place are here as well.
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from typing import Any
 
 from kfp import dsl, kubernetes
 
 from clipseg_kfp.cluster_settings import INFERENCE, ClusterSettings, TaskSettings
+from clipseg_kfp.errors import ParameterError
+from clipseg_kfp.kubernetes_values import cores, size
 
 DEFAULT_MODEL = "hf://CIDAS/clipseg-rd64-refined"
 #: The store that Kubeflow brings along (SeaweedFS since 2.16).
 CLUSTER_ENDPOINT = "http://seaweedfs.kubeflow:9000"
 #: The secret that Kubeflow makes in every namespace for its own object store.
 STORAGE_SECRET = "mlpipeline-minio-artifact"
+#: Memory limit of inference.
+INFERENCE_MEMORY = "4G"
 #: Where tasks that keep models find the cache, if the site has one.
 CACHE = "/cache"
 CACHING = ("fetch_model", "encode_prompts", INFERENCE)
@@ -51,28 +56,68 @@ def settle(
         memory: memory limit.
         caching: whether Kubeflow may take the outputs of an earlier run with equal inputs.
         reserve: memory request, where it is not the limit: a node of 4 GB has less than that to give.
+
+    Raises:
+        ParameterError: a request that the site sets is above the limit; Kubernetes would refuse the pod.
     """
     settings, name = _settings.get(), task.component_spec.name.replace("-", "_")
     own = settings.of(name)
     kubernetes.use_secret_as_env(task, secret, dict(settings.storage_keys), optional=True)
     limit, reserved = own.memory or memory, own.memory_request or own.memory or reserve or memory
-    asked = own.cpu_request or ("500m" if _cores(own.cpu or cpu) >= 0.5 else own.cpu)
-    task.set_cpu_request(asked).set_cpu_limit(own.cpu or cpu)
+    most = own.cpu or cpu
+    asked = own.cpu_request or ("500m" if cores(most) >= 0.5 else most)
+    if cores(asked) > cores(most):
+        raise _above(name, "cpu", asked, most)
+    if size(reserved) > size(limit):
+        raise _above(name, "memory", reserved, limit)
+    task.set_cpu_request(asked).set_cpu_limit(most)
     task.set_memory_request(reserved).set_memory_limit(limit)
     task.set_caching_options(caching)
     if own.image:
         task.set_container_image(own.image)
-    if settings.accelerator and name == INFERENCE:
-        task.set_accelerator_type(settings.accelerator.type).set_accelerator_limit(settings.accelerator.count)
     _place(task, own)
     _share(task, settings)
     if settings.cache and name in CACHING:
         _cache(task, settings)
 
 
-def _cores(quantity: str) -> float:
-    """CPUs of a Kubernetes quantity, such as ``2``, ``0.5`` or ``250m``."""
-    return float(quantity[:-1]) / 1000 if quantity.endswith("m") else float(quantity)
+def settle_inference(task: dsl.PipelineTask, memory: Any, accelerator: Any, count: Any) -> None:
+    """Takes what inference runs on from parameters of the pipeline, after ``settle``.
+
+    A site's settings are these parameters' defaults. The request for memory stays below the limit: it is the
+    limit where the site sets that and no request.
+
+    Args:
+        task: of inference.
+        memory: the parameter with the memory limit.
+        accelerator: the parameter with the resource's name; Kubeflow asks for none where it is empty.
+        count: the parameter that says how many.
+    """
+    own = _settings.get().of(INFERENCE)
+    task.set_memory_limit(memory)
+    if own.memory and not own.memory_request:
+        task.set_memory_request(memory)
+    task.set_accelerator_type(accelerator).set_accelerator_limit(count)
+    # These setters do not tell kfp (2.17) that the task reads the parameters: a loop would not be handed them.
+    task.register_pipeline_channels([memory, accelerator, count])
+
+
+def inference_defaults(settings: ClusterSettings) -> dict[str, str]:
+    """What a site's settings make the defaults of the parameters of inference."""
+    found = {"inference_memory": settings.of(INFERENCE).memory}
+    if settings.accelerator:
+        found |= {
+            "accelerator_type": settings.accelerator.type,
+            "accelerator_count": str(settings.accelerator.count),
+        }
+    return {name: value for name, value in found.items() if value}
+
+
+def _above(task: str, what: str, request: str, limit: str) -> ParameterError:
+    return ParameterError(
+        f"tasks.{task}.{what}_request: {request} is above the task's limit of {limit}.",
+        f"Raise tasks.{task}.{what}, or lower tasks.{task}.{what}_request.",
+    )
 
 
 def allow_private_models(task: dsl.PipelineTask) -> None:
@@ -115,9 +160,11 @@ def _cache(task: dsl.PipelineTask, settings: ClusterSettings) -> None:
         return
     if cache.claim:
         kubernetes.mount_pvc(task, cache.claim, CACHE)
-    elif cache.size:
+    elif cache.size and cache.storage_class:
         kubernetes.add_ephemeral_volume(
             task, "cache", CACHE, ["ReadWriteOnce"], cache.size, storage_class_name=cache.storage_class
         )
+    else:  # a new volume is often root's, and nothing here can set fsGroup; an empty folder is everybody's
+        kubernetes.empty_dir_mount(task, "cache", CACHE, size_limit=cache.size)
     task.set_env_variable("CLIPSEG_KFP_CACHE", f"{CACHE}/clipseg-kfp")
     task.set_env_variable("HF_HOME", f"{CACHE}/huggingface")

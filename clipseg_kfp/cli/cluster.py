@@ -7,12 +7,14 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from clipseg_kfp.cli.compile import GpuImage, SettingsOption, Variant, warn_of_images
 from clipseg_kfp.cli.connecting import connected
 from clipseg_kfp.cluster import Client
 from clipseg_kfp.cluster.packages import spec_of
 from clipseg_kfp.cluster.parameters import declared, from_file, from_words
 from clipseg_kfp.cluster.session import DEFAULT_EXPERIMENT, DEFAULT_PIPELINE
 from clipseg_kfp.cluster.timing import seconds
+from clipseg_kfp.errors import ParameterError
 
 Pipeline = Annotated[
     str, typer.Argument(help="Pipeline on the cluster, or a YAML file, which is uploaded first.")
@@ -22,7 +24,21 @@ Settings = Annotated[
     typer.Option("--set", "-p", help="A parameter as name=value; repeat for more, or for more of a list."),
 ]
 SettingsFile = Annotated[str, typer.Option("--parameters", "-f", help="YAML or JSON file of parameters.")]
-Image = Annotated[str, typer.Option(help="Container image: the named pipeline is uploaded with it first.")]
+PromptsFile = Annotated[
+    str,
+    typer.Option(
+        help="JSON or YAML prompt file: of this machine, sent with the run, or s3://, read by its pods."
+    ),
+]
+Image = Annotated[
+    str,
+    typer.Option(
+        help="Container image: the named pipeline is uploaded with it first, and with --settings of your site."
+    ),
+]
+VariantOption = Annotated[
+    Variant | None, typer.Option(help="cpu, or gpu: the named pipeline is uploaded so first.")
+]
 Version = Annotated[
     str, typer.Option("--pipeline-version", help="Version of the pipeline; empty takes the newest.")
 ]
@@ -31,10 +47,29 @@ ServiceAccount = Annotated[str, typer.Option(help="Kubernetes service account of
 Timeout = Annotated[str, typer.Option(help="Stop waiting after, for example, 90s, 15m, 6h or 1d.")]
 
 
-def given_parameters(version: object, settings: list[str] | None, file: str) -> dict[str, object]:
-    """Parameters of a file, overruled by those of the command line, which are read by their declared types."""
-    words = from_words(declared(spec_of(version)), settings or [])
-    return {**(from_file(file) if file else {}), **words}
+def given_parameters(
+    version: object, settings: list[str] | None, file: str, prompts_file: str = ""
+) -> dict[str, object]:
+    """Parameters of a file, overruled by those of the command line, which are read by their declared types.
+
+    A prompt file of this machine becomes the parameter ``prompts``, one in a bucket ``prompts_uri``.
+    """
+    words: dict[str, object] = from_words(declared(spec_of(version)), settings or [])
+    read: dict[str, object] = from_file(file) if file else {}
+    if not prompts_file:
+        return {**read, **words}
+    for name in ("prompts", "prompts_uri"):
+        if name in words:
+            raise ParameterError(
+                f"--prompts-file and the parameter {name} both say what to look for.", "Give one of them."
+            )
+    if "://" in prompts_file:
+        asked: dict[str, object] = {"prompts_uri": prompts_file}
+    else:
+        from clipseg_kfp.prompts import read_prompt_file_inline
+
+        asked = {"prompts": read_prompt_file_inline(prompts_file), "prompts_uri": ""}
+    return {**read, **words, **asked}
 
 
 @connected
@@ -45,6 +80,9 @@ def upload(
         typer.Argument(help="batch-segmentation, one-shot-segmentation, prompt-evaluation, or a YAML file."),
     ] = DEFAULT_PIPELINE,
     image: Annotated[str, typer.Option(help="Container image of all components, for a name.")] = "",
+    gpu_image: GpuImage = "",
+    variant: Annotated[Variant | None, typer.Option(help="cpu, or gpu: inference on one GPU.")] = None,
+    site: SettingsOption = None,
     name: Annotated[str, typer.Option(help="Name on the cluster; empty takes the package's.")] = "",
     version_name: Annotated[
         str, typer.Option(help="Name of the version; empty derives it from the content.")
@@ -55,9 +93,22 @@ def upload(
 
     Examples:
         clipseg-kfp upload batch-segmentation --image registry.example/clipseg-kfp@sha256:…
+
+        clipseg-kfp upload batch-segmentation --settings cluster.yaml
+
         clipseg-kfp upload batch-segmentation.yaml --namespace team-a
     """
-    done = client.upload(source, image, pipeline_name=name, version_name=version_name, shared=shared)
+    done = client.upload(
+        source,
+        image,
+        settings=site,
+        variant=variant or "",
+        gpu_image=gpu_image,
+        pipeline_name=name,
+        version_name=version_name,
+        shared=shared,
+    )
+    warn_of_images(done.images)
     print(f"{done.action}: {done.pipeline}, version {done.version}")
     print(f"  {done.url}")
     if not done.newest:
@@ -70,7 +121,11 @@ def run(
     pipeline: Pipeline = DEFAULT_PIPELINE,
     settings: Settings = None,
     parameters: SettingsFile = "",
+    prompts_file: PromptsFile = "",
     image: Image = "",
+    gpu_image: GpuImage = "",
+    variant: VariantOption = None,
+    site: SettingsOption = None,
     version: Version = "",
     experiment: Experiment = DEFAULT_EXPERIMENT,
     name: Annotated[str, typer.Option(help="Name of the run; empty takes the pipeline's and the time.")] = "",
@@ -86,16 +141,26 @@ def run(
 
     Examples:
         clipseg-kfp run batch-segmentation --set source_uri=s3://mlpipeline/shared/photos --set prompts="a cat"
+
+        clipseg-kfp run batch-segmentation --prompts-file prompts.yaml
+
         clipseg-kfp run batch-segmentation.yaml --parameters parameters.yaml --wait --timeout 6h
     """
     from clipseg_kfp.cli.runs import follow
 
     limit = seconds(timeout, "--timeout") if timeout else None
     # Read once, so that the parameters are checked against the version that is run.
-    found = client.version(pipeline, image=image, version=version)
+    found = client.version(
+        pipeline,
+        image=image,
+        version=version,
+        settings=site,
+        variant=variant or "",
+        gpu_image=gpu_image,
+    )
     started = client.run_version(
         found,
-        given_parameters(found, settings, parameters),
+        given_parameters(found, settings, parameters, prompts_file),
         experiment=experiment,
         name=name,
         service_account=service_account,
@@ -130,6 +195,7 @@ def doctor(
 
     Examples:
         clipseg-kfp doctor
+
         clipseg-kfp doctor --source-uri s3://mlpipeline/shared/images --output-uri s3://mlpipeline/shared/masks
     """
     from clipseg_kfp.cluster.doctor import Asked, examine, table

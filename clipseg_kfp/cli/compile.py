@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterable
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from clipseg_kfp.container import image_warning
 from clipseg_kfp.errors import ParameterError
 
 Words = list[str] | None
@@ -28,14 +30,36 @@ class Format(StrEnum):
     KUBERNETES = "kubernetes"
 
 
+GpuImage = Annotated[str, typer.Option(help="Container image of inference alone, with CUDA (--variant gpu).")]
+SettingsOption = Annotated[
+    Path | None, typer.Option("--settings", help="YAML file of a site's settings for its cluster.")
+]
+
+
+def warn_of_images(images: Iterable[str]) -> None:
+    """Says on standard error which images a cluster may not find, or find changed."""
+    for warning in filter(None, map(image_warning, images)):
+        print(f"warning: {warning}", file=sys.stderr)
+
+
 def compile_package(
     pipeline: Annotated[str, typer.Argument(help="Name of the pipeline.")] = "batch-segmentation",
-    output: Annotated[Path | None, typer.Option("--output", "-o", help="File to write.")] = None,
-    image: Annotated[str, typer.Option(help="Container image of all components.")] = "",
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output", "-o", help="File to write; else the pipeline's name, with .gpu.yaml for that variant."
+        ),
+    ] = None,
+    image: Annotated[
+        str, typer.Option(help="Container image of all components; with --variant gpu, of all but inference.")
+    ] = "",
+    gpu_image: GpuImage = "",
     variant: Annotated[Variant, typer.Option(help="cpu, or gpu: inference on one NVIDIA GPU.")] = Variant.CPU,
-    settings: Annotated[Path | None, typer.Option(help="YAML file of a site's settings.")] = None,
-    accelerator: Annotated[str, typer.Option(help="Resource of the inference pod, as nvidia.com/gpu.")] = "",
-    accelerator_count: Annotated[int, typer.Option(help="How many of it.")] = 0,
+    settings: SettingsOption = None,
+    accelerator: Annotated[
+        str, typer.Option(help="Default of the parameter accelerator_type, as nvidia.com/gpu.")
+    ] = "",
+    accelerator_count: Annotated[int, typer.Option(help="Default of the parameter accelerator_count.")] = 0,
     node_selector: Annotated[Words, typer.Option(help="[task:]label=value; may be repeated.")] = None,
     toleration: Annotated[Words, typer.Option(help="[task:]key[=value][:effect]; may be repeated.")] = None,
     pull_secret: Annotated[Words, typer.Option(help="Secret for the registry; may be repeated.")] = None,
@@ -46,11 +70,11 @@ def compile_package(
     format: Annotated[
         Format, typer.Option(help="kfp: a package to upload; kubernetes: resources for GitOps.")
     ] = Format.KFP,
-    namespace: Annotated[str, typer.Option(help="Of the Kubernetes resources.")] = "",
+    namespace: Annotated[str, typer.Option(help="Of the Kubernetes resources; needs their format.")] = "",
 ) -> None:
     """Writes the pipeline package that the Kubeflow UI and the kfp SDK take, with a site's settings in it.
 
-    Options win over the settings file, which wins over the variant (docs/cluster/install.md).
+    Options win over the settings file, which wins over the variant (the page docs/cluster/install.md of the project).
 
     Examples:
         clipseg-kfp compile
@@ -59,13 +83,19 @@ def compile_package(
 
         clipseg-kfp compile --variant gpu --settings cluster.yaml --node-selector segment_images:pool=gpu
 
+        clipseg-kfp compile --variant gpu --image registry.example/cpu:0.1.0 --gpu-image registry.example/gpu:0.1.0
+
         clipseg-kfp compile --settings cluster.yaml --format kubernetes --namespace team
     """
-    from clipseg_kfp.cluster_settings import overlaid, read_mapping
-    from clipseg_kfp.compiling import compile_manifests, compile_pipeline, settings_for
+    from clipseg_kfp.cluster_settings import overlaid
+    from clipseg_kfp.compiling import compile_manifests, compile_pipeline, site_settings
 
+    if namespace and format is Format.KFP:
+        raise ParameterError(
+            "A package to upload has no namespace.",
+            "Leave out --namespace, or add --format kubernetes; 'clipseg-kfp upload' takes a namespace.",
+        )
     said: dict[str, Any] = {
-        "image": image,
         "endpoint": endpoint,
         "storage_secret": storage_secret,
         "pull_secrets": pull_secret,
@@ -80,21 +110,16 @@ def compile_package(
         said = overlaid(said, _for_task(word, "node_selector", _label))
     for word in toleration or ():
         said = overlaid(said, _for_task(word, "tolerations", _toleration))
-    content = read_mapping(settings) if settings else {}
-    wanted = settings_for(variant, overlaid(content, said), str(settings) if settings else "options")
+    wanted = site_settings(variant, settings, said, image=image, gpu_image=gpu_image)
     if format is Format.KUBERNETES:
         text = compile_manifests(pipeline, settings=wanted, namespace=namespace or None)
         then = "Commit it, or apply it with kubectl."
     else:
         text = compile_pipeline(pipeline, settings=wanted)
         then = "Upload it in the Kubeflow UI under Pipelines."
-    path = output or Path(f"{pipeline}.yaml")
+    path = output or Path(f"{pipeline}.gpu.yaml" if variant is Variant.GPU else f"{pipeline}.yaml")
     path.write_text(text, "utf-8")
-    for name in wanted.unpinned():
-        print(
-            f"warning: {name} has no digest: what runs may change with its tag. Name it as …@sha256:….",
-            file=sys.stderr,
-        )
+    warn_of_images(wanted.images())
     print(f"Wrote {path}. {then}")
 
 

@@ -13,12 +13,15 @@ from clipseg_kfp.cli.cluster import (
     Experiment,
     Image,
     Pipeline,
+    PromptsFile,
     ServiceAccount,
     Settings,
     SettingsFile,
+    VariantOption,
     Version,
     given_parameters,
 )
+from clipseg_kfp.cli.compile import GpuImage, SettingsOption
 from clipseg_kfp.cli.connecting import connected
 from clipseg_kfp.cli.shared import group
 from clipseg_kfp.cluster import Client
@@ -54,7 +57,11 @@ def create(
     enabled: Annotated[bool, typer.Option("--enabled/--disabled", help="Whether it starts runs.")] = True,
     settings: Settings = None,
     parameters: SettingsFile = "",
+    prompts_file: PromptsFile = "",
     image: Image = "",
+    gpu_image: GpuImage = "",
+    variant: VariantOption = None,
+    site: SettingsOption = None,
     version: Version = "",
     experiment: Experiment = DEFAULT_EXPERIMENT,
     service_account: ServiceAccount = "",
@@ -63,13 +70,21 @@ def create(
 
     Examples:
         clipseg-kfp schedule create nightly --cron "30 2 * * *" --set source_uri=s3://mlpipeline/shared/photos
+
         clipseg-kfp schedule create often batch-segmentation.yaml --every 30m --parameters parameters.yaml
     """
-    found = client.version(pipeline, image=image, version=version)
+    found = client.version(
+        pipeline,
+        image=image,
+        version=version,
+        settings=site,
+        variant=variant or "",
+        gpu_image=gpu_image,
+    )
     applied = client.schedule_version(
         name,
         found,
-        given_parameters(found, settings, parameters),
+        given_parameters(found, settings, parameters, prompts_file),
         cron=cron,
         every=every,
         start=_time(start, "--start"),
@@ -90,31 +105,60 @@ def update(
     name: Either,
     cron: Cron = "",
     every: Every = "",
+    start: Start = "",
+    end: End = "",
     catch_up: Annotated[bool | None, typer.Option("--catch-up/--no-catch-up", help="Missed starts.")] = None,
     max_concurrency: Annotated[int | None, typer.Option(min=1, max=10, help="Runs at once.")] = None,
     settings: Settings = None,
     parameters: SettingsFile = "",
+    prompts_file: PromptsFile = "",
     pipeline: Annotated[
         str, typer.Option(help="Take the newest version of this pipeline, or a YAML file.")
     ] = "",
+    version: Annotated[
+        str,
+        typer.Option(
+            "--pipeline-version", help="Take this version; without --pipeline, of the same pipeline."
+        ),
+    ] = "",
     image: Image = "",
+    gpu_image: GpuImage = "",
+    variant: VariantOption = None,
+    site: SettingsOption = None,
 ) -> None:
     """Changes what is given of a schedule and keeps the rest, its version included.
 
     Examples:
         clipseg-kfp schedule update nightly --cron "0 4 * * *"
+
         clipseg-kfp schedule update nightly --pipeline batch-segmentation --set threshold=0.4
     """
     old = client.get_schedule(name)
-    if image and not pipeline:
-        raise ParameterError("--image needs --pipeline.", "Name the pipeline to upload with this image.")
-    found = client.version(pipeline, image=image) if pipeline else client.scheduled_version(old)
+    made_with = (image, gpu_image, variant, site)
+    if any(made_with) and not pipeline:
+        raise ParameterError(
+            "--image, --gpu-image, --variant and --settings need --pipeline.",
+            "Name the pipeline to upload with them.",
+        )
+    if pipeline:
+        found = client.version(
+            pipeline,
+            image=image,
+            version=version,
+            settings=site,
+            variant=variant or "",
+            gpu_image=gpu_image,
+        )
+    else:
+        found = client.scheduled_version(old, version)
     applied = client.update_schedule(
         old.id,
-        given_parameters(found, settings, parameters),
+        given_parameters(found, settings, parameters, prompts_file),
         version=found,
         cron=cron,
         every=every,
+        start=_time(start, "--start"),
+        end=_time(end, "--end"),
         catch_up=catch_up,
         max_concurrency=max_concurrency,
     )

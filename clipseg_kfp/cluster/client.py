@@ -9,10 +9,10 @@ from typing import Any
 from clipseg_kfp.cluster.api import named
 from clipseg_kfp.cluster.errors import NotFoundError
 from clipseg_kfp.cluster.packages import spec_of
-from clipseg_kfp.cluster.parameters import check, declared
 from clipseg_kfp.cluster.runs import Run, experiment_id, find_experiment, start
 from clipseg_kfp.cluster.scheduling import Scheduling
-from clipseg_kfp.cluster.session import DEFAULT_EXPERIMENT, DEFAULT_PIPELINE
+from clipseg_kfp.cluster.session import DEFAULT_EXPERIMENT, DEFAULT_PIPELINE, SiteSettings
+from clipseg_kfp.cluster.values import checked_values
 
 
 class Client(Scheduling):
@@ -44,6 +44,9 @@ class Client(Scheduling):
         parameters: Mapping[str, Any] | None = None,
         *,
         image: str = "",
+        settings: SiteSettings = None,
+        variant: str = "",
+        gpu_image: str = "",
         version: str = "",
         experiment: str = DEFAULT_EXPERIMENT,
         name: str = "",
@@ -55,7 +58,10 @@ class Client(Scheduling):
         Args:
             pipeline: name on the cluster, or a YAML file, which is uploaded first.
             parameters: by name; the others keep their defaults.
-            image: uploads the named pipeline with this image first.
+            image: uploads the named pipeline with this image first; without ``settings``, no site's are in it.
+            settings: as for :meth:`upload`, as are the two next; with any of them it is uploaded first.
+            variant: ``cpu`` or ``gpu``.
+            gpu_image: container image of inference.
             version: of the pipeline; empty takes the newest.
             experiment: is made where it is not there.
             name: of the run; empty takes the pipeline's and the time.
@@ -67,7 +73,14 @@ class Client(Scheduling):
             ClusterError: the backend refused or failed.
         """
         return self.run_version(
-            self.version(pipeline, image=image, version=version),
+            self.version(
+                pipeline,
+                image=image,
+                version=version,
+                settings=settings,
+                variant=variant,
+                gpu_image=gpu_image,
+            ),
             parameters,
             experiment=experiment,
             name=name,
@@ -87,7 +100,7 @@ class Client(Scheduling):
     ) -> Run:
         """Starts a run of what :meth:`version` returned; arguments as for :meth:`run`."""
         spec = spec_of(version)
-        values = check(declared(spec), parameters or {})
+        values = checked_values(version, parameters or {})
         title = spec.get("pipelineInfo", {}).get("name", "run")
         return start(
             self.api,

@@ -12,15 +12,21 @@ from rich.table import Table
 from clipseg_kfp.cluster.client import Client
 from clipseg_kfp.cluster.display import safe
 from clipseg_kfp.cluster.errors import LoginError, NotFoundError
-from clipseg_kfp.cluster.packages import spec_of
+from clipseg_kfp.cluster.packages import spec_of, storage_keys_of
 from clipseg_kfp.cluster.parameters import declared
-from clipseg_kfp.cluster.secret_checks import lent, storage_secret
+from clipseg_kfp.cluster.secret_checks import FIELDS, lent, storage_secret
 from clipseg_kfp.cluster.storage_checks import has_credentials, has_endpoint, storage
+from clipseg_kfp.container import has_registry, is_pinned, without_registry
 from clipseg_kfp.errors import ClipsegKfpError
 
-OLDEST = (2, 0)
+#: Earlier ones do not fill parameters into the resources of a container.
+OLDEST = (2, 5)
+#: What the packages are made for; kfp-kubernetes sets things that earlier backends leave out.
+MADE_FOR = (2, 17)
+#: From here on Kubeflow brings SeaweedFS; earlier ones have MinIO, at another address.
+SEAWEEDFS_SINCE = (2, 16)
+MINIO = "http://minio-service.kubeflow:9000"
 DEFAULT_SECRET = "mlpipeline-minio-artifact"
-_DIGEST = re.compile(r"@sha256:[0-9a-f]{64}$")
 _MARKS = {"ok": "[green]ok[/]", "warn": "[yellow]warn[/]", "fail": "[bold red]fail[/]"}
 
 
@@ -64,8 +70,10 @@ def examine(client: Client, asked: Asked) -> list[Finding]:
     """Runs all checks; one that fails does not keep the others from running, where they make sense."""
     findings = list(_backend(client))
     reached = not any(one.mark == "fail" for one in findings)
-    version = None
+    version, backend = None, ""
     if reached:
+        backend = _told(client)
+        findings.append(_version(backend))
         findings += _guarded("namespace", lambda: _namespace(client))
         try:
             version = client.version(asked.pipeline)
@@ -76,8 +84,10 @@ def examine(client: Client, asked: Asked) -> list[Finding]:
         findings.append(Finding("pipeline", "ok", f"{asked.pipeline}, version {version.display_name}"))
         findings += _images(version)
         defaults = {name: one.default for name, one in declared(spec_of(version)).items()}
+        findings += _store(backend, str(defaults.get("endpoint") or ""))
     place, name = client.login.namespace or "kubeflow", str(defaults.get("storage_secret") or DEFAULT_SECRET)
-    line, keys = storage_secret(place, asked.secret or name)
+    fields = storage_keys_of(version) if version is not None else {}
+    line, keys = storage_secret(place, asked.secret or name, fields or FIELDS)
     findings.append(Finding(*line))
     if has_credentials() or not has_endpoint(asked.endpoint):  # what the user says here counts more
         keys = None
@@ -131,22 +141,50 @@ def _backend(client: Client) -> Iterator[Finding]:
         yield Finding("login", "ok", f"accepted ({client.login.way})")
     except ClipsegKfpError as error:
         yield Finding("login", "fail", _said(error))
-        return
-    yield _version(client)
 
 
-def _version(client: Client) -> Finding:
+def _told(client: Client) -> str:
+    """The backend's version in its own words; empty where it does not tell."""
     try:
         told = client.api.raw("/apis/v1beta1/healthz")  # the v2 answer has no version
-        name = str(told.get("tag_name") or "") if isinstance(told, dict) else ""
+        return str(told.get("tag_name") or "") if isinstance(told, dict) else ""
     except ClipsegKfpError:
-        name = ""
-    numbers = re.match(r"v?(\d+)\.(\d+)", name)
+        return ""
+
+
+def _numbers(version: str) -> tuple[int, int] | None:
+    found = re.match(r"v?(\d+)\.(\d+)", version)
+    return (int(found[1]), int(found[2])) if found else None
+
+
+def _version(name: str) -> Finding:
+    numbers = _numbers(name)
     if not numbers:
-        return Finding("backend version", "warn", "The backend does not tell; 2.0 or later is needed.")
-    if (int(numbers[1]), int(numbers[2])) < OLDEST:
-        return Finding("backend version", "fail", f"{name}: 2.0 or later is needed. Upgrade the backend.")
+        return Finding("backend version", "warn", "The backend does not tell; 2.5 or later is needed.")
+    if numbers < OLDEST:
+        return Finding("backend version", "fail", f"{name}: 2.5 or later is needed. Upgrade the backend.")
+    if numbers < MADE_FOR:
+        return Finding(
+            "backend version",
+            "warn",
+            f"{name}: packages are made for 2.17 and later; this one leaves out what it does not know, such as "
+            "the security context.",
+        )
     return Finding("backend version", "ok", name)
+
+
+def _store(backend: str, endpoint: str) -> Iterator[Finding]:
+    """Whether the store that runs take by default comes with this backend."""
+    from clipseg_kfp.pipelines.settings import CLUSTER_ENDPOINT
+
+    numbers = _numbers(backend)
+    if endpoint == CLUSTER_ENDPOINT and numbers and numbers < SEAWEEDFS_SINCE:
+        yield Finding(
+            "store",
+            "warn",
+            f"Runs take {endpoint}, which Kubeflow has since 2.16; this one usually has {MINIO}. Give runs "
+            "endpoint, or compile with --endpoint.",
+        )
 
 
 def _namespace(client: Client) -> Iterator[Finding]:
@@ -166,16 +204,9 @@ def _images(version: Any) -> Iterator[Finding]:
 
 def image_finding(image: str) -> Finding:
     """What the form of an image reference tells; whether it can be pulled shows only a node of the cluster."""
-    first, slash, _ = image.partition("/")
-    has_registry = bool(slash) and ("." in first or ":" in first or first == "localhost")
-    if not has_registry:
-        return Finding(
-            "image",
-            "warn",
-            f"{image} names no registry: nodes look at docker.io, unless it was loaded onto them. Upload with "
-            "--image registry/name@sha256:….",
-        )
-    if _DIGEST.search(image):
+    if not has_registry(image):
+        return Finding("image", "warn", without_registry(image))
+    if is_pinned(image):
         return Finding("image", "ok", f"{image} (pinned; whether nodes may pull it shows only a run)")
     tag = image.rpartition("/")[2].partition(":")[2]
     if tag in ("", "latest"):

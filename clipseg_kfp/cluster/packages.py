@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -43,29 +44,55 @@ class Package:
         return f"{__version__}-{self.digest[:12]}"
 
 
-def open_package(source: str, image: str = "") -> Package:
+@dataclass(frozen=True)
+class Recipe:
+    """What a package is compiled with; a name alone takes what a cluster has.
+
+    Attributes:
+        image: container image of all components.
+        settings: a site's settings, or the file that has them.
+        variant: ``cpu`` or ``gpu``; empty says nothing.
+        gpu_image: container image of inference.
+    """
+
+    image: str = ""
+    settings: Mapping[str, Any] | Path | str | None = None
+    variant: str = ""
+    gpu_image: str = ""
+
+    def __bool__(self) -> bool:
+        return bool(self.image or self.gpu_image or self.variant or self.settings is not None)
+
+
+def open_package(source: str, recipe: Recipe = Recipe()) -> Package:
     """Reads a package file, or compiles one of this project's pipelines.
 
     Args:
         source: path of a YAML file, or a name such as ``batch-segmentation``.
-        image: container image of all components, for a name.
+        recipe: what a name is compiled with.
 
     Raises:
-        ParameterError: no such file or pipeline, or no pipeline package.
+        ParameterError: no such file or pipeline, no pipeline package, or a bad setting.
     """
     if is_file(source):
-        if image:
+        if recipe:
             raise ParameterError(
-                f"'{source}' is compiled already: its image cannot be set here.",
-                "Compile it again with --image, or name a pipeline instead of a file.",
+                f"'{source}' is compiled already: its image, variant and settings cannot be set here.",
+                "Compile it again with them, or name a pipeline instead of a file.",
             )
         try:
             return read_package(Path(source).expanduser().read_text("utf-8"), source)
+        except FileNotFoundError:
+            raise ParameterError(
+                f"{source}: there is no such file.",
+                "Check its path, or write one with 'clipseg-kfp compile'.",
+            ) from None
         except UnicodeDecodeError:
             raise ParameterError(f"{source} is no YAML text.", "Give a compiled pipeline package.") from None
-    from clipseg_kfp.compiling import compile_pipeline
+    from clipseg_kfp.compiling import compile_pipeline, site_settings
 
-    return read_package(compile_pipeline(source, image) if image else compile_pipeline(source), source)
+    wanted = site_settings(recipe.variant, recipe.settings, image=recipe.image, gpu_image=recipe.gpu_image)
+    return read_package(compile_pipeline(source, settings=wanted), source)
 
 
 def is_file(source: str) -> bool:
@@ -117,3 +144,17 @@ def spec_of(version: Any) -> dict[str, Any]:
     spec: dict[str, Any] = version.pipeline_spec or {}
     inner = spec.get("pipeline_spec")
     return inner if isinstance(inner, dict) else spec
+
+
+def storage_keys_of(version: Any) -> dict[str, str]:
+    """The keys that a version takes from its storage secret, by the variable that each becomes."""
+    spec: dict[str, Any] = version.pipeline_spec or {}
+    platforms = (spec.get("platform_spec") or {}).get("platforms", {})
+    executors = platforms.get("kubernetes", {}).get("deploymentSpec", {}).get("executors", {})
+    for executor in executors.values():
+        for secret in executor.get("secretAsEnv", ())[
+            :1
+        ]:  # of all tasks the first; another may have the Hub's token
+            pairs = secret.get("keyToEnv", ())
+            return {str(one["envVar"]): str(one["secretKey"]) for one in pairs}
+    return {}

@@ -8,14 +8,15 @@ from typing import Any
 
 from clipseg_kfp.cluster import schedules
 from clipseg_kfp.cluster.errors import NotFoundError
-from clipseg_kfp.cluster.packages import spec_of
-from clipseg_kfp.cluster.parameters import check, declared
 from clipseg_kfp.cluster.runs import experiment_id
 from clipseg_kfp.cluster.schedule_forms import changed, check_times, form
 from clipseg_kfp.cluster.schedules import Applied, Schedule
-from clipseg_kfp.cluster.session import DEFAULT_EXPERIMENT, DEFAULT_PIPELINE, Session
+from clipseg_kfp.cluster.session import DEFAULT_EXPERIMENT, DEFAULT_PIPELINE, Session, SiteSettings
 from clipseg_kfp.cluster.timing import cron as six_fields
 from clipseg_kfp.cluster.timing import seconds
+from clipseg_kfp.cluster.uploading import named_version
+from clipseg_kfp.cluster.values import checked_values
+from clipseg_kfp.errors import ParameterError
 
 
 class Scheduling(Session):
@@ -35,6 +36,9 @@ class Scheduling(Session):
         max_concurrency: int = 1,
         enabled: bool = True,
         image: str = "",
+        settings: SiteSettings = None,
+        variant: str = "",
+        gpu_image: str = "",
         version: str = "",
         experiment: str = DEFAULT_EXPERIMENT,
         service_account: str = "",
@@ -55,6 +59,9 @@ class Scheduling(Session):
             max_concurrency: runs at once, 1 to 10.
             enabled: whether it starts runs.
             image: as for :meth:`run`.
+            settings: as for :meth:`run`.
+            variant: as for :meth:`run`.
+            gpu_image: as for :meth:`run`.
             version: as for :meth:`run`.
             experiment: of its runs.
             service_account: of their pods.
@@ -66,7 +73,14 @@ class Scheduling(Session):
         """
         return self.schedule_version(
             name,
-            self.version(pipeline, image=image, version=version),
+            self.version(
+                pipeline,
+                image=image,
+                version=version,
+                settings=settings,
+                variant=variant,
+                gpu_image=gpu_image,
+            ),
             parameters,
             cron=cron,
             every=every,
@@ -94,7 +108,7 @@ class Scheduling(Session):
         """Schedules what :meth:`version` returned; arguments as for :meth:`schedule`."""
         interval = seconds(str(every), "every") if every else 0
         when = six_fields(cron) if cron else ""
-        values = check(declared(spec_of(version)), parameters or {})
+        values = checked_values(version, _repeatable(parameters))
         check_times(cron=when, every=interval, **more)
         wanted = form(
             name,
@@ -117,6 +131,8 @@ class Scheduling(Session):
         version: Any = None,
         cron: str = "",
         every: str | int = "",
+        start: datetime | None = None,
+        end: datetime | None = None,
         catch_up: bool | None = None,
         max_concurrency: int | None = None,
     ) -> Applied:
@@ -128,25 +144,32 @@ class Scheduling(Session):
             version: from :meth:`version`; empty keeps the schedule's own.
             cron: as for :meth:`schedule`.
             every: as for :meth:`schedule`.
+            start: as for :meth:`schedule`.
+            end: as for :meth:`schedule`.
             catch_up: as for :meth:`schedule`.
             max_concurrency: as for :meth:`schedule`.
+
+        Raises:
+            ParameterError: as for :meth:`schedule`.
         """
         old = self.get_schedule(name)
         version = version or self.scheduled_version(old)
-        values = check(declared(spec_of(version)), {**old.parameters, **(parameters or {})})
+        values = checked_values(version, {**old.parameters, **_repeatable(parameters)})
         wanted = changed(
             old.data,
             version=version,
             parameters=values,
             cron=six_fields(cron) if cron else "",
             every=seconds(str(every), "every") if every else 0,
+            start=start,
+            end=end,
             catch_up=catch_up,
             max_concurrency=max_concurrency,
         )
         return schedules.apply(self.api, self.namespace, wanted)
 
-    def scheduled_version(self, schedule: Schedule) -> Any:
-        """The version that a schedule runs.
+    def scheduled_version(self, schedule: Schedule, version: str = "") -> Any:
+        """The version that a schedule runs, or the one of that name of the same pipeline.
 
         Raises:
             NotFoundError: it was deleted, or the schedule has none.
@@ -156,6 +179,8 @@ class Scheduling(Session):
             raise NotFoundError(
                 f"The schedule '{schedule.name}' runs no uploaded version.", "Name one with --pipeline."
             )
+        if version:
+            return named_version(self.api, reference.pipeline_id, version)
         return self.api.read(
             self.api.pipelines.pipeline_service_get_pipeline_version,
             pipeline_id=reference.pipeline_id,
@@ -177,3 +202,18 @@ class Scheduling(Session):
     def delete_schedule(self, name: str) -> None:
         """Deletes a schedule; its runs stay."""
         schedules.delete(self.api, self.namespace, name)
+
+
+def _repeatable(parameters: Mapping[str, Any] | None) -> Mapping[str, Any]:
+    """The parameters of every run of a schedule.
+
+    Raises:
+        ParameterError: they name the run; the second would end, as there is one of that name.
+    """
+    given = parameters or {}
+    if given.get("run_id"):
+        raise ParameterError(
+            f"A schedule cannot have run_id: its second run would find '{given['run_id']}' in use.",
+            "Leave run_id out: every run is named after Kubeflow's own ID.",
+        )
+    return given

@@ -5,14 +5,15 @@ from __future__ import annotations
 import base64
 import binascii
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 Line = tuple[str, str, str]  # what, mark, detail
 
 WHAT = "storage secret"
-FIELDS = ("accesskey", "secretkey")
+#: Keys of the secret by variable, where no uploaded version says which.
+FIELDS = {"AWS_ACCESS_KEY_ID": "accesskey", "AWS_SECRET_ACCESS_KEY": "secretkey"}
 #: What the storage layer reads; a session token of somebody else would spoil the keys.
 _VARIABLES = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
 
@@ -25,12 +26,13 @@ class Keys:
     secret: str = field(repr=False)
 
 
-def storage_secret(namespace: str, name: str) -> tuple[Line, Keys | None]:
+def storage_secret(namespace: str, name: str, fields: Mapping[str, str] = FIELDS) -> tuple[Line, Keys | None]:
     """Whether the storage secret is there with its keys.
 
     Args:
         namespace: where the pods run.
         name: of the secret.
+        fields: keys that pods take from it, by the variable that each becomes.
 
     Returns:
         What was found, which never has a key in it; and the keys, where they could be read.
@@ -55,32 +57,33 @@ def storage_secret(namespace: str, name: str) -> tuple[Line, Keys | None]:
             return (
                 WHAT,
                 "fail",
-                f"'{name}' is not in namespace '{namespace}'. Make it with the keys accesskey and secretkey, or "
-                "name another with the parameter storage_secret.",
+                f"'{name}' is not in namespace '{namespace}'. Make it with the keys "
+                f"{' and '.join(fields.values())}, or name another with the parameter storage_secret.",
             ), None
         return (WHAT, "warn", f"Not checked: Kubernetes answered {error.status}. See: {command}"), None
     except (HTTPError, OSError):
         return (WHAT, "warn", f"Not checked: Kubernetes cannot be reached. See: {command}"), None
     data = found.data or {}
-    missing = [key for key in FIELDS if not data.get(key)]
+    missing = [key for key in fields.values() if not data.get(key)]
     if missing:
         return (WHAT, "fail", f"'{name}' lacks the key {' and '.join(missing)}."), None
     try:
-        access, secret = (base64.b64decode(data[key]).decode() for key in FIELDS)
+        values = {variable: base64.b64decode(data[key]).decode() for variable, key in fields.items()}
     except (binascii.Error, UnicodeDecodeError):
         return (
             WHAT,
             "fail",
             f"'{name}' holds no text. Make it again with kubectl create secret generic.",
         ), None
-    if access != access.strip() or secret != secret.strip():
+    if any(value != value.strip() for value in values.values()):
         return (
             WHAT,
             "fail",
             f"A key of '{name}' begins or ends with a space or a newline, and the store will not know it. Make "
             "the secret again, from files that printf wrote, not echo.",
         ), None
-    return (WHAT, "ok", f"'{name}' in '{namespace}' has its keys"), Keys(access, secret)
+    pair = [values.get(variable, "") for variable in FIELDS]
+    return (WHAT, "ok", f"'{name}' in '{namespace}' has its keys"), Keys(*pair) if all(pair) else None
 
 
 @contextmanager

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 from clipseg_kfp.cluster import uploading
 from clipseg_kfp.cluster.api import Api
 from clipseg_kfp.cluster.login import Login
-from clipseg_kfp.cluster.packages import is_file, open_package, spec_of
+from clipseg_kfp.cluster.packages import Recipe, is_file, open_package, spec_of
 from clipseg_kfp.cluster.parameters import Parameter, declared
 from clipseg_kfp.cluster.uploading import Uploaded
 from clipseg_kfp.errors import ParameterError
 
 DEFAULT_PIPELINE = "batch-segmentation"
 DEFAULT_EXPERIMENT = "Default"
+SiteSettings = Mapping[str, Any] | Path | str | None
 
 
 class Session:
@@ -56,6 +59,9 @@ class Session:
         source: str = DEFAULT_PIPELINE,
         image: str = "",
         *,
+        settings: SiteSettings = None,
+        variant: str = "",
+        gpu_image: str = "",
         pipeline_name: str = "",
         version_name: str = "",
         shared: bool = False,
@@ -65,6 +71,9 @@ class Session:
         Args:
             source: ``batch-segmentation`` or another name of ``clipseg-kfp compile``, or a compiled YAML file.
             image: container image of all components, for a name.
+            settings: a site's settings, or the file that has them, for a name.
+            variant: ``cpu`` or ``gpu``, for a name.
+            gpu_image: container image of inference, for a name.
             pipeline_name: name on the cluster; empty takes the package's.
             version_name: empty derives it from the content.
             shared: in multi-user Kubeflow, for all users and not for the namespace only.
@@ -75,17 +84,26 @@ class Session:
         """
         return uploading.upload(
             self.api,
-            open_package(source, image),
+            open_package(source, Recipe(image, settings, variant, gpu_image)),
             namespace="" if shared else self.namespace,
             pipeline_name=pipeline_name,
             version_name=version_name,
         )
 
-    def version(self, pipeline: str = DEFAULT_PIPELINE, *, image: str = "", version: str = "") -> Any:
+    def version(
+        self,
+        pipeline: str = DEFAULT_PIPELINE,
+        *,
+        image: str = "",
+        version: str = "",
+        settings: SiteSettings = None,
+        variant: str = "",
+        gpu_image: str = "",
+    ) -> Any:
         """The version that a run or schedule takes.
 
-        A YAML file, or a name with an image, is uploaded first; a name alone means the newest version on the
-        cluster, or the one that ``version`` names.
+        A YAML file, or a name with an image, settings or a variant, is uploaded first; a name alone means the
+        newest version on the cluster, or the one that ``version`` names.
 
         Returns:
             ``V2beta1PipelineVersion``.
@@ -94,13 +112,14 @@ class Session:
             ParameterError: a version is named, and a package that would be another one.
             NotFoundError: no such pipeline or version on the cluster.
         """
-        if is_file(pipeline) or image:
+        recipe = Recipe(image, settings, variant, gpu_image)
+        if is_file(pipeline) or recipe:
             if version:
                 raise ParameterError(
                     f"Both a package to upload and the version '{version}' are given.",
                     "Leave out --pipeline-version, or name the pipeline alone.",
                 )
-            there = self.upload(pipeline, image)
+            there = self.upload(pipeline, image, settings=settings, variant=variant, gpu_image=gpu_image)
             return self.api.read(
                 self.api.pipelines.pipeline_service_get_pipeline_version,
                 pipeline_id=there.pipeline_id,

@@ -28,6 +28,7 @@ class Uploaded:
         version_id: the version's ID.
         url: of the version in the UI.
         newest: whether it is what a run takes that names no version.
+        images: container images of its components.
     """
 
     action: str
@@ -37,6 +38,7 @@ class Uploaded:
     version_id: str
     url: str
     newest: bool = True
+    images: tuple[str, ...] = ()
 
 
 def upload(
@@ -87,6 +89,7 @@ def upload(
         version_id=version.pipeline_version_id,
         url=f"{api.login.links}/#/pipelines/details/{pipeline.pipeline_id}/version/{version.pipeline_version_id}",
         newest=newest,
+        images=package.images,
     )
 
 
@@ -106,16 +109,25 @@ def find_version(api: Api, name: str, version_name: str = "", namespace: str = "
     """
     pipeline = find_pipeline(api, name, namespace) or (find_pipeline(api, name) if namespace else None)
     if pipeline is None:
+        from clipseg_kfp.compiling import pipeline_names
+
         raise NotFoundError(
             f"There is no pipeline '{name}' on the cluster.",
-            f"Upload it first: clipseg-kfp upload {name} --image registry/name@sha256:…",
+            f"Upload it first: clipseg-kfp upload {name} --image registry/name@sha256:…"
+            if name in pipeline_names()
+            else f"Check the name; those that 'clipseg-kfp upload' knows are {', '.join(pipeline_names())}.",
         )
-    for version in _versions(api, pipeline.pipeline_id, version_name):
+    return named_version(api, pipeline.pipeline_id, version_name, name)
+
+
+def named_version(api: Api, pipeline_id: str, version_name: str = "", name: str = "") -> Any:
+    """A version of the pipeline with this ID; arguments and errors as for ``find_version``."""
+    for version in _versions(api, pipeline_id, version_name):
         return version
     raise NotFoundError(
-        f"The pipeline '{name}' has no version '{version_name}'."
+        f"The pipeline '{name or pipeline_id}' has no version '{version_name}'."
         if version_name
-        else f"The pipeline '{name}' has no version yet.",
+        else f"The pipeline '{name or pipeline_id}' has no version yet.",
         "Upload one with 'clipseg-kfp upload'.",
     )
 

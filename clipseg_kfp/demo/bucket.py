@@ -7,6 +7,7 @@ those of the training scenes of the demo model, which has seen none of these pic
 from __future__ import annotations
 
 import io
+import sys
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
@@ -42,7 +43,15 @@ SCENE_COUNT = 24
 _FIRST_SEED = 1000
 _ODD_SEED = 2000
 _SIZES = ((256, 256), (320, 240), (400, 300), (240, 320))
-_PHOTOS = Path(__file__).parents[2] / "examples" / "photos"
+
+
+def find_examples(*places: Path) -> Path:
+    """The folder of examples: a checkout's, or that of the notebook image; the first place where neither is there."""
+    found = (place / "examples" for place in places)
+    return next((folder for folder in found if (folder / "demo-model").is_dir()), places[0] / "examples")
+
+
+EXAMPLES = find_examples(Path(__file__).parents[2], Path(sys.prefix))
 
 
 def demo_objects() -> Iterator[tuple[str, bytes]]:
@@ -68,8 +77,9 @@ def _scenes() -> Iterator[tuple[str, bytes]]:
 
 
 def _photos() -> Iterator[tuple[str, bytes]]:
-    if _PHOTOS.is_dir():
-        for path in sorted(_PHOTOS.glob("*.jpg")):
+    photos = EXAMPLES / "photos"
+    if photos.is_dir():
+        for path in sorted(photos.glob("*.jpg")):
             yield f"images/photos/{path.name}", path.read_bytes()
 
 

@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.tree import Tree
 
 from clipseg_kfp.concurrency import ordered_map
-from clipseg_kfp.demo.bucket import DEMO_PROMPTS, demo_objects
+from clipseg_kfp.demo.bucket import DEMO_PROMPTS, EXAMPLES, demo_objects
 from clipseg_kfp.demo.one_shot import one_shot_objects
 from clipseg_kfp.embedded import EmbeddedStore
 from clipseg_kfp.errors import ModelError
@@ -28,7 +28,7 @@ from clipseg_kfp.summary import RunSummary, read_run, show
 BUCKET = "demo"
 SOURCE, OUTPUT = f"s3://{BUCKET}/dataset", f"s3://{BUCKET}/results"
 ONE_SHOT = f"s3://{BUCKET}/one-shot"
-MODEL = Path(__file__).parents[2] / "examples" / "demo-model"
+MODEL = EXAMPLES / "demo-model"
 REAL_MODEL = "hf://CIDAS/clipseg-rd64-refined"
 SHARD_SIZE = 20  # two shards, so that the fan-out shows
 
@@ -52,7 +52,10 @@ def run_demo(folder: Path, model: str = "", prompts: str = "") -> dict[str, Any]
     """
     console = Console()
     if not model and not MODEL.is_dir():
-        raise ModelError("The demo model is not there.", f"Name a checkpoint: --model {REAL_MODEL}")
+        raise ModelError(
+            "The demo model is not there; a checkout and the notebook image have it.",
+            f"Name a checkpoint: --model {REAL_MODEL}",
+        )
     folder.mkdir(parents=True, exist_ok=True)
     start = time.monotonic()
     with EmbeddedStore(folder / "store") as store:
@@ -203,5 +206,5 @@ def _farewell(
     if own_model:
         say("")
         say("The demo model knows drawn shapes only. Where the Hub can be reached, the real one finds more:")
-        say(f'  make demo MODEL={REAL_MODEL} PROMPTS="a cat,a cup"')
+        say(f'  clipseg-kfp demo --model {REAL_MODEL} --prompts "a cat,a cup"')
     say(f"Done in {seconds:.0f} s.")

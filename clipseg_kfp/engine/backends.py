@@ -65,6 +65,30 @@ class Backend(Protocol):
         ...
 
 
+def check_options(
+    backend: str = "auto",
+    device: str = "auto",
+    precision: str = "auto",
+    batch_size: int = 0,
+    memory_mb: int = 0,
+) -> None:
+    """The part of ``check_choices`` that holds on any machine.
+
+    Raises:
+        ParameterError: an unknown value, or a negative size.
+    """
+    for name, value, allowed in (
+        ("backend", backend, BACKENDS),
+        ("device", device, DEVICES),
+        ("precision", precision, PRECISIONS),
+    ):
+        if value not in allowed:
+            raise ParameterError(f"{name} is '{value}'.", f"Give {', '.join(allowed[:-1])} or {allowed[-1]}.")
+    for name, size in (("batch_size", batch_size), ("memory_mb", memory_mb)):
+        if size < 0:
+            raise ParameterError(f"{name} is {size}.", "Give a positive number, or 0 to have it chosen.")
+
+
 def check_choices(
     backend: str = "auto",
     device: str = "auto",
@@ -78,16 +102,7 @@ def check_choices(
         ParameterError: an unknown value, a negative size, a backend that is not installed, a device that is
             not there, or a combination that does not exist.
     """
-    for name, value, allowed in (
-        ("backend", backend, BACKENDS),
-        ("device", device, DEVICES),
-        ("precision", precision, PRECISIONS),
-    ):
-        if value not in allowed:
-            raise ParameterError(f"{name} is '{value}'.", f"Give {', '.join(allowed[:-1])} or {allowed[-1]}.")
-    for name, size in (("batch_size", batch_size), ("memory_mb", memory_mb)):
-        if size < 0:
-            raise ParameterError(f"{name} is {size}.", "Give a positive number, or 0 to have it chosen.")
+    check_options(backend, device, precision, batch_size, memory_mb)
     if backend == "openvino" and not installed("openvino"):
         raise ParameterError(
             "backend is 'openvino', which is not installed.", f"{INSTALL}, or take backend torch."

@@ -3,7 +3,7 @@
 from kfp import dsl
 
 from clipseg_kfp.pipelines.graph import segment_bucket
-from clipseg_kfp.pipelines.settings import CLUSTER_ENDPOINT, DEFAULT_MODEL, STORAGE_SECRET
+from clipseg_kfp.pipelines.settings import CLUSTER_ENDPOINT, DEFAULT_MODEL, INFERENCE_MEMORY, STORAGE_SECRET
 
 
 @dsl.pipeline(
@@ -46,6 +46,9 @@ def one_shot_segmentation(
     run_id: str = "",
     endpoint: str = CLUSTER_ENDPOINT,
     storage_secret: str = STORAGE_SECRET,
+    inference_memory: str = INFERENCE_MEMORY,
+    accelerator_type: str = "",
+    accelerator_count: str = "1",
 ) -> str:
     """Segments every image of a bucket by example pictures.
 
@@ -94,6 +97,9 @@ def one_shot_segmentation(
         run_id: Name of this run in the results; empty takes Kubeflow's run ID.
         endpoint: URL of the S3 endpoint; empty takes S3_ENDPOINT from the pods' environment, else AWS.
         storage_secret: Kubernetes secret with the keys accesskey and secretkey for the store.
+        inference_memory: Memory limit of segment_images, such as 4G or 12Gi; 2G or more.
+        accelerator_type: Device of segment_images, such as nvidia.com/gpu; empty asks for none. It needs the GPU image.
+        accelerator_count: How many of them; a pod uses one.
 
     Returns:
         URI of the run's manifest.

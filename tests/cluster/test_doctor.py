@@ -123,6 +123,24 @@ def test_an_old_or_silent_backend(client: Client, backend: Backend) -> None:
     assert marks(examine(client, Asked()))["backend version"] == "warn"
 
 
+@pytest.mark.parametrize(
+    ("version", "marked", "doubted"),
+    [("2.17.0", "ok", False), ("2.16.1", "warn", False), ("2.15.0", "warn", True), ("2.4.1", "fail", True)],
+)
+def test_a_backend_that_is_older_than_the_packages(
+    client: Client, backend: Backend, version: str, marked: str, doubted: bool
+) -> None:
+    client.upload(PACKAGE)
+    backend.state.version = version
+    findings = examine(client, Asked())
+    assert marks(findings)["backend version"] == marked
+    assert ("store" in marks(findings)) == doubted
+    if doubted:
+        assert "http://minio-service.kubeflow:9000" in detail(findings, "store")
+        client.upload("batch-segmentation", settings={"endpoint": "https://store.example"})
+        assert "store" not in marks(examine(client, Asked()))
+
+
 def test_a_pipeline_that_is_not_there(client: Client) -> None:
     findings = examine(client, Asked())
     assert marks(findings)["pipeline"] == "fail"
@@ -164,6 +182,7 @@ class _Kubernetes(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         secrets = {
             "whole": {"accesskey": "a", "secretkey": "b"},
+            "own": {"user": "a", "password": "b"},
             "half": {"accesskey": "a"},
             "newline": {"accesskey": "a", "secretkey": "b\n"},
             "store": KEYS,
@@ -221,6 +240,15 @@ def test_the_storage_secret(client: Client, kubernetes: None, name: str, mark: s
     findings = examine(client, Asked(secret=name))
     assert marks(findings)["storage secret"] == mark
     assert said in detail(findings, "storage secret")
+
+
+def test_the_keys_are_those_that_the_uploaded_version_takes(client: Client, kubernetes: None) -> None:
+    names = {"user": "AWS_ACCESS_KEY_ID", "password": "AWS_SECRET_ACCESS_KEY"}
+    client.upload("batch-segmentation", settings={"storage_keys": names})
+    assert marks(examine(client, Asked(secret="own")))["storage secret"] == "ok"
+    assert "lacks the key user and password" in detail(
+        examine(client, Asked(secret="whole")), "storage secret"
+    )
 
 
 def test_the_keys_of_the_secret_open_the_bucket(

@@ -77,6 +77,19 @@ def test_without_an_upload_there_is_a_hint(client: Client) -> None:
         ({"flip": 1}, "'flip' takes true or false"),
         ({"prompts": "a cat"}, "'prompts' takes a JSON list"),
         ({"run_id": 7}, "'run_id' takes a text"),
+        ({"threshold": 7.0}, "threshold is 7.0; it is a probability"),
+        ({"prompts": []}, "the list of prompts is empty"),
+        ({"prompts": [{"txt": "a cat"}]}, "prompt 1"),
+        ({"source_uri": "photos"}, "source_uri is 'photos', which pods do not see"),
+        ({"output_uri": ""}, "output_uri is '', which pods do not see"),
+        ({"model_uri": "file:///model"}, "model_uri is 'file:///model'"),
+        ({"prompts_uri": "prompts.yaml"}, "prompts_uri is 'prompts.yaml'"),
+        ({"backend": "tensorflow"}, "backend is 'tensorflow'"),
+        ({"shard_size": 0}, "shard_size is 0"),
+        ({"formats": ["voc"]}, "formats: there is no 'voc'"),
+        ({"inference_memory": "4 GB"}, "inference_memory is '4 GB'"),
+        ({"accelerator_type": "gpu"}, "accelerator_type is 'gpu'"),
+        ({"accelerator_count": "0"}, "accelerator_count is '0'"),
     ],
 )
 def test_parameters_that_do_not_fit_are_not_sent(
@@ -86,6 +99,44 @@ def test_parameters_that_do_not_fit_are_not_sent(
     with pytest.raises(ParameterError, match=re.escape(message)):
         client.run("batch-segmentation", parameters)
     assert not backend.count("POST", "/runs$") and not backend.count("POST", "/experiments$")
+
+
+def test_values_that_only_pods_can_judge_are_sent(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither a GPU nor OpenVINO nor the bucket need to be where the client is."""
+    monkeypatch.setattr("clipseg_kfp.engine.backends.installed", lambda _: False)
+    client.upload(PACKAGE)
+    far = {
+        "prompts": [],
+        "prompts_uri": "s3://far/prompts.yaml",
+        "device": "cuda",
+        "accelerator_type": "amd.com/gpu",
+    }
+    client.run("batch-segmentation", far)
+    client.run("batch-segmentation", {"backend": "openvino", "model_uri": "s3://far/model"})
+
+
+def test_what_other_pipelines_take_is_theirs_to_judge(client: Client, tmp_path: Path) -> None:
+    own = tmp_path / "own.yaml"
+    own.write_text(
+        Path(PACKAGE).read_text("utf-8").replace("name: batch-segmentation\n", "name: own\n"), "utf-8"
+    )
+    client.run(str(own), {"source_uri": "photos", "threshold": 7.0})
+
+
+def test_sets_and_example_pictures_are_judged_as_prompts_are(client: Client) -> None:
+    for name in ("prompt-evaluation", "one-shot-segmentation"):
+        client.upload(name)
+    client.run("one-shot-segmentation", {"support_uri": "s3://far/support"})  # prompts may be empty there
+    with pytest.raises(ParameterError, match="engineering"):
+        client.run("one-shot-segmentation", {"engineering": "none at all"})
+    client.run("prompt-evaluation", {"prompt_sets": {"one": ["a cat"], "two": "s3://far/prompts.yaml"}})
+    for sets, message in (
+        ({}, "prompt_sets is empty"),
+        ({"one": []}, "prompt_sets: one: the list of prompts is empty"),
+        ({"one": "prompts.yaml"}, "prompt_sets: one is 'prompts.yaml'"),
+    ):
+        with pytest.raises(ParameterError, match=message):
+            client.run("prompt-evaluation", {"prompt_sets": sets})
 
 
 def test_flags_and_files_give_typed_parameters(say: Say, backend: Backend, tmp_path: Path) -> None:
@@ -102,6 +153,32 @@ def test_flags_and_files_give_typed_parameters(say: Say, backend: Backend, tmp_p
         "prompts": ["a cat", "a cup"],
         "run_id": "007",
     }
+
+
+def test_a_prompt_file_of_this_machine_goes_along(say: Say, backend: Backend, tmp_path: Path) -> None:
+    """Whole: its defaults are in it."""
+    file, parameters = tmp_path / "prompts.yaml", tmp_path / "parameters.yaml"
+    file.write_text("defaults: {threshold: 0.3}\nprompts: [a cat, {name: cup, text: a mug}]\n", "utf-8")
+    parameters.write_text("limit: 7\nprompts_uri: s3://in/prompts.yaml\n", "utf-8")
+    whole = [{"defaults": {"threshold": 0.3}, "prompts": ["a cat", {"name": "cup", "text": "a mug"}]}]
+    assert say("run", PACKAGE, "--prompts-file", file, "--parameters", parameters)[0] == 0
+    (run,) = backend.state.runs.values()
+    assert run.runtime_config.parameters == {"limit": 7, "prompts": whole, "prompts_uri": ""}
+    assert say("schedule", "create", "nightly", PACKAGE, "--every", "1h", "--prompts-file", file)[0] == 0
+    assert say("schedule", "update", "nightly", "--prompts-file", "s3://in/other.yaml")[0] == 0
+    (schedule,) = backend.state.recurring.values()
+    assert schedule.runtime_config.parameters["prompts_uri"] == "s3://in/other.yaml"
+
+    for text, message in (
+        ("- {name: bolt, image: bolt.jpg}", "'bolt.jpg' is a file of this machine"),
+        ("- {txt: a cat}", "prompt 1"),
+    ):
+        file.write_text(text, "utf-8")
+        status, _, err = say("run", PACKAGE, "--prompts-file", file)
+        assert status == 1 and message in err and str(file) in err
+    status, _, err = say("run", PACKAGE, "--prompts-file", file, "--set", "prompts=a cup")
+    assert status == 1 and "both say what to look for" in err
+    assert len(backend.state.runs) == 1
 
 
 @pytest.mark.parametrize(

@@ -151,6 +151,25 @@ def test_update_changes_what_is_given_and_keeps_the_rest(say: Say, client: Clien
     assert only(backend).pipeline_version_reference.pipeline_version_id != version
     assert only(backend).trigger.periodic_schedule.interval_second == "86400"
     assert say("schedule", "update", "nobody")[0] == 1
+    first = client.api.read(
+        client.api.pipelines.pipeline_service_get_pipeline_version,
+        pipeline_id=only(backend).pipeline_version_reference.pipeline_id,
+        pipeline_version_id=version,
+    )
+    times = ["--start", "2029-01-01", "--end", "2031-01-01T06:00Z"]
+    assert say("schedule", "update", "nightly", "--pipeline-version", first.display_name, *times)[0] == 0
+    assert only(backend).pipeline_version_reference.pipeline_version_id == version
+    assert only(backend).trigger.periodic_schedule.start_time == datetime(2029, 1, 1, tzinfo=UTC)
+    assert only(backend).trigger.periodic_schedule.end_time == datetime(2031, 1, 1, 6, tzinfo=UTC)
+    assert "has no version 'none'" in say("schedule", "update", "nightly", "--pipeline-version", "none")[2]
+
+
+def test_a_name_that_all_runs_would_share_is_refused(say: Say, client: Client, backend: Backend) -> None:
+    status, _, err = say("schedule", "create", "nightly", "--every", "1h", "--set", "run_id=x")
+    assert status == 1 and "its second run would find 'x' in use" in err and not backend.state.recurring
+    client.schedule("nightly", every="1h", parameters={"run_id": ""})
+    with pytest.raises(ParameterError, match="cannot have run_id"):
+        client.update_schedule("nightly", {"run_id": "x"})
 
 
 def test_catch_up_does_not_repeat_what_was_done(client: Client, backend: Backend) -> None:

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import inspect
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from cluster_backend import PACKAGE, Backend
 from cluster_state import RefusedError
 
-from clipseg_kfp import Client
+from clipseg_kfp import Client, __version__
 from clipseg_kfp.cli import cluster
 from clipseg_kfp.cluster import ClusterError, Uploaded
 from clipseg_kfp.compiling import pipeline_names
 from clipseg_kfp.errors import ParameterError
+
+Say = Callable[..., tuple[int, str, str]]
 
 
 def test_the_same_content_is_uploaded_once(client: Client, backend: Backend, tmp_path: Path) -> None:
@@ -145,3 +148,46 @@ def test_the_help_of_upload_names_all_pipelines() -> None:
     source = inspect.signature(cluster.upload, eval_str=True).parameters["source"]
     (argument,) = source.annotation.__metadata__
     assert argument.help == f"{', '.join(pipeline_names())}, or a YAML file."
+
+
+def test_a_site_s_settings_and_variant_go_up_with_any_image(
+    say: Say, client: Client, backend: Backend, tmp_path: Path
+) -> None:
+    """A newer version that lost them would be what all runs take from then on."""
+    site = tmp_path / "cluster.yaml"
+    site.write_text("storage_keys: {user: AWS_ACCESS_KEY_ID, password: AWS_SECRET_ACCESS_KEY}\n", "utf-8")
+    cpu, gpu = (f"registry.example/{name}@sha256:" + "0" * 64 for name in ("cpu", "gpu"))
+    words = ["--settings", site, "--variant", "gpu", "--image", cpu, "--gpu-image", gpu]
+    status, out, err = say("upload", "batch-segmentation", *words)
+    assert status == 0 and "new pipeline" in out and not err
+    (made,) = backend.state.versions.values()
+    assert "user" in str(made.pipeline_spec["platform_spec"]) and gpu in str(made.pipeline_spec)
+    for command in (["run", "batch-segmentation"], ["schedule", "create", "s", "--every", "1h"]):
+        assert say(*command, *words)[0] == 0
+        assert len(backend.state.versions) == 1, "another version than was uploaded"
+    again = client.upload("batch-segmentation", cpu, settings=str(site), variant="gpu", gpu_image=gpu)
+    assert again.action == "unchanged"
+    status, _, err = say("upload", PACKAGE, "--settings", site)
+    assert status == 1 and "is compiled already" in err
+
+
+def test_an_upload_warns_of_images_that_nodes_cannot_find(say: Say) -> None:
+    status, _, err = say("upload", "batch-segmentation")
+    assert status == 0 and f"warning: clipseg-kfp-python-cpu:{__version__} names no registry" in err
+
+
+def test_what_is_not_there_is_told_by_its_name(say: Say) -> None:
+    err = say("upload", "nope.yaml")[2]
+    assert "nope.yaml: there is no such file" in err and "folder" not in err
+    err = say("run", "nope")[2]
+    assert "no pipeline 'nope'" in err and "upload nope" not in err and "one-shot-segmentation" in err
+    assert "clipseg-kfp upload batch-segmentation" in say("run", "batch-segmentation")[2]
+
+
+@pytest.mark.parametrize(
+    "command", [["upload"], ["run"], ["doctor"], ["schedule", "create"], ["schedule", "update"]]
+)
+def test_examples_stand_on_lines_of_their_own(say: Say, command: list[str]) -> None:
+    shown = say(*command, "--help")[1]
+    _, _, examples = shown.partition("Examples:")
+    assert all(line.count("clipseg-kfp ") <= 1 for line in examples.splitlines())

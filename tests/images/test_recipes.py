@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -147,3 +149,110 @@ def test_no_machine_of_ours_is_in_a_recipe() -> None:
     for path in [*RECIPES, *IMAGES.rglob("*.sh"), *IMAGES.rglob("*.py"), *ROOT.glob("locks/*")]:
         text = path.read_text("utf-8")
         assert not re.search(r"(?i)find-links /opt|index-url http|proxy|/root/(?!\.cache)", text), path
+
+
+def stub(folder: Path, name: str) -> Path:
+    """A program that writes its arguments, a line a call, into a file beside it."""
+    folder.mkdir(exist_ok=True)
+    program = folder / name
+    program.write_text(f'#!/bin/sh\necho "$@" >>"$(dirname "$0")/{name}.log"\n', "utf-8")
+    program.chmod(0o755)
+    return program
+
+
+@pytest.mark.parametrize(
+    ("given", "asked"),
+    [
+        ({}, True),
+        ({"PIP_INDEX_URL": "https://index.example/simple"}, False),
+        ({"PIP_ARGS": "--no-index"}, False),
+        ({"PIP_EXTRA_INDEX_URL": "https://more.example"}, False),
+    ],
+    ids=str,
+)
+def test_without_an_index_of_ones_own_torch_s_cpu_build_is_found(
+    tmp_path: Path, given: dict[str, str], asked: bool
+) -> None:
+    docker = stub(tmp_path, "docker")
+    environment = {"PATH": os.environ["PATH"], "DOCKER": str(docker), **given}
+    command = ["sh", "images/build.sh", "cpu", "gpu"]
+    said = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=True)
+    cpu, gpu = [line for line in (tmp_path / "docker.log").read_text("utf-8").splitlines() if "build" in line]
+    index = "PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu"
+    assert (index in cpu, "download.pytorch.org" in said.stdout) == (asked, asked)
+    assert index not in gpu  # CUDA's build is PyPI's
+    assert all(f"{name}={value}" in cpu and f"{name}={value}" in gpu for name, value in given.items())
+
+
+def base_script(folder: Path, tools: list[str], **environment: str) -> subprocess.CompletedProcess[str]:
+    """Runs images/base/build.sh where only these programs are."""
+    (folder / "bin").mkdir(exist_ok=True)
+    for tool in tools:
+        found = shutil.which(tool)
+        assert found
+        (folder / "bin" / tool).symlink_to(found)
+    return subprocess.run(
+        ["/bin/sh", "images/base/build.sh"],
+        cwd=ROOT,
+        env={"PATH": str(folder / "bin"), **environment},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_archives_that_were_carried_over_need_no_mmdebstrap(tmp_path: Path) -> None:
+    for name in ("base.tar", "build-base.tar"):
+        (tmp_path / name).write_bytes(b"")
+    docker = stub(tmp_path / "bin", "docker")
+    done = base_script(tmp_path, ["mkdir", "dirname"], FOLDER=str(tmp_path))
+    assert done.returncode == 0, done.stderr
+    assert "built clipseg-kfp-build-base:bookworm" in done.stdout
+    assert docker.with_name("docker.log").read_text("utf-8").count("import") == 2
+
+
+def test_archives_are_made_without_docker_and_with_security_updates(tmp_path: Path) -> None:
+    program = stub(tmp_path / "bin", "mmdebstrap")
+    program.write_text(program.read_text("utf-8") + ': >"$FOLDER/build-base.part"\n')
+    done = base_script(
+        tmp_path,
+        ["mkdir", "rm", "mv", "dirname"],
+        FOLDER=str(tmp_path),
+        MIRROR="http://mirror.example/debian/",
+    )
+    assert done.returncode == 0 and "archives made" in done.stdout, done.stderr
+    asked = program.with_name("mmdebstrap.log").read_text("utf-8")
+    for line in (
+        "deb http://mirror.example/debian/ bookworm main",
+        "deb http://mirror.example/debian/ bookworm-updates main",
+        "deb http://mirror.example/debian-security bookworm-security main",
+    ):
+        assert line in asked
+    done = base_script(tmp_path, [])
+    assert done.returncode == 1 and "FOLDER=path makes the archives alone" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("given", "passed"), [("", ""), ("1", "--upgrade "), ("-P pillow -P numpy", "-P pillow -P numpy ")]
+)
+def test_locks_take_newer_versions_where_they_are_asked_to(tmp_path: Path, given: str, passed: str) -> None:
+    shutil.copytree(ROOT / "locks", tmp_path / "locks")
+    shutil.copytree(IMAGES, tmp_path / "images", ignore=shutil.ignore_patterns("*.whl"))
+    shutil.copy(ROOT / "pyproject.toml", tmp_path)
+    compiler = stub(tmp_path / "bin", "pip-compile")
+    (tmp_path / "bin" / "python").write_text("#!/bin/sh\n", "utf-8")
+    (tmp_path / "bin" / "python").chmod(0o755)
+    command = ["sh", "locks/resolve.sh", str(tmp_path / "bin")]
+    subprocess.run(command, cwd=tmp_path, env={**os.environ, "UPGRADE": given}, check=True, input="")
+    calls = compiler.with_name("pip-compile.log").read_text("utf-8").splitlines()
+    assert len(calls) == 6
+    for call in calls:
+        assert f"-c locks/constraints.txt {passed}-" in call, call
+
+
+def test_the_notebook_proves_that_its_demo_and_client_are_there() -> None:
+    """Its environment is the image's /opt/clipseg-kfp, so the examples lie where sys.prefix says."""
+    stage = final_stage(RECIPES[1])
+    assert "COPY examples /opt/clipseg-kfp/examples" in stage
+    smoke = stage.partition("COPY examples")[2]
+    assert "python /opt/clipseg-kfp/smoke.py" in smoke and "clipseg_kfp.demo.run" in smoke

@@ -14,7 +14,13 @@ from kfp.kubernetes import kubernetes_executor_config_pb2 as pb
 
 from clipseg_kfp import __version__, cli
 from clipseg_kfp.cluster_settings import TASKS, ClusterSettings, checked, overlaid, read_settings
-from clipseg_kfp.compiling import compile_manifests, compile_pipeline, pipeline_names, settings_for
+from clipseg_kfp.compiling import (
+    compile_manifests,
+    compile_pipeline,
+    pipeline_names,
+    settings_for,
+    site_settings,
+)
 from clipseg_kfp.components import ALL
 from clipseg_kfp.errors import ParameterError
 
@@ -110,10 +116,7 @@ def test_only_inference_gets_the_accelerator_and_its_nodes(full: Any) -> None:
         assert ("pool" in config.node_selector.labels) == special
         assert bool(config.tolerations) == special
         assert any(item.mount_path == "/dev/shm" for item in config.empty_dir_mounts) == special
-    resources = containers["segment_images"]["resources"]
-    assert resources["accelerator"]["resourceType"] == "amd.com/gpu"
-    assert resources["accelerator"]["resourceCount"] == "2"
-    assert (resources["resourceCpuLimit"], resources["resourceMemoryLimit"]) == ("8", "16Gi")
+    assert containers["segment_images"]["resources"]["resourceCpuLimit"] == "8"
     toleration = configs["segment_images"].tolerations[0]
     assert (toleration.key, toleration.operator, toleration.value) == ("gpu", "Equal", "yes-please")
     memory = next(
@@ -143,7 +146,15 @@ def test_a_cache_is_mounted_where_models_are_kept_and_named_to_the_program(full:
         assert (variables.get("CLIPSEG_KFP_CACHE") == "/cache/clipseg-kfp") == keeps
 
 
-def test_a_cache_may_live_as_long_as_its_pod() -> None:
+def test_a_cache_without_a_claim_is_a_folder_that_everybody_may_write() -> None:
+    _, configs = pods({"cache": {"size": "30Gi"}})
+    (volume,) = configs["segment_images"].empty_dir_mounts
+    assert (volume.mount_path, volume.size_limit, volume.medium) == ("/cache", "30Gi", "")
+    assert not configs["segment_images"].generic_ephemeral_volume
+    assert not configs["publish_results"].empty_dir_mounts
+
+
+def test_a_cache_of_a_storage_class_lives_as_long_as_its_pod() -> None:
     _, configs = pods({"cache": {"size": "30Gi", "storage_class": "fast"}})
     volume = configs["segment_images"].generic_ephemeral_volume[0]
     assert (volume.size, volume.storage_class_name, volume.mount_path) == ("30Gi", "fast", "/cache")
@@ -169,14 +180,49 @@ def test_inference_fits_two_cpus_and_four_gigabytes_unless_told_otherwise(name: 
     spec = yaml.safe_load(compile_pipeline(name).split("\n---\n")[0])
     for key, executor in spec["deploymentSpec"]["executors"].items():
         resources = executor["container"]["resources"]
+        inference = key == "exec-segment-images"
         assert float(resources["cpuLimit"]) <= 2, key
-        assert float(resources["memoryLimit"]) <= 4 * 1.0737419, key
-        assert "accelerator" not in resources
+        assert inference or float(resources["memoryLimit"]) <= 4 * 1.0737419, key
+        assert inference or "accelerator" not in resources
+    assert default(spec, "inference_memory") == "4G" and default(spec, "accelerator_type") == ""
+
+
+def default(spec: dict[str, Any], name: str) -> Any:
+    """The default of a pipeline's parameter."""
+    return spec["root"]["inputDefinitions"]["parameters"][name]["defaultValue"]
+
+
+def test_what_inference_runs_on_can_be_said_by_a_run_and_reaches_the_loop() -> None:
+    spec, _ = compiled(**yaml.safe_load(FULL))
+    assert default(spec, "inference_memory") == "16Gi"
+    assert default(spec, "accelerator_type") == "amd.com/gpu" and default(spec, "accelerator_count") == "2"
+    resources = spec["deploymentSpec"]["executors"]["exec-segment-images"]["container"]["resources"]
+    asked = {
+        "inference_memory": resources["resourceMemoryLimit"],
+        "accelerator_type": resources["accelerator"]["resourceType"],
+        "accelerator_count": resources["accelerator"]["resourceCount"],
+    }
+    loop = spec["root"]["dag"]["tasks"]["for-loop-1"]["inputs"]["parameters"]
+    inside = spec["components"]["comp-for-loop-1"]["dag"]["tasks"]["segment-images"]["inputs"]["parameters"]
+    for name, value in asked.items():
+        assert value == f"{{{{$.inputs.parameters['pipelinechannel--{name}']}}}}"
+        assert loop[f"pipelinechannel--{name}"] == {"componentInputParameter": name}
+        assert inside[f"pipelinechannel--{name}"] == {"componentInputParameter": f"pipelinechannel--{name}"}
+
+
+def test_memory_without_a_request_of_its_own_is_asked_for_as_a_whole() -> None:
+    def request(**settings: Any) -> str:
+        spec, _ = compiled(tasks={"segment_images": settings})
+        executor = spec["deploymentSpec"]["executors"]["exec-segment-images"]
+        return str(executor["container"]["resources"]["resourceMemoryRequest"])
+
+    assert request() == "2G" and request(memory="8Gi", memory_request="3Gi") == "3Gi"
+    assert "inference_memory" in request(memory="8Gi")
 
 
 def test_tracing_anew_leaves_the_pipelines_as_they_were() -> None:
     before = compile_pipeline("batch-segmentation")
-    compile_pipeline("batch-segmentation", settings=settings_for("gpu", yaml.safe_load(FULL)))
+    compile_pipeline("batch-segmentation", settings=settings_for("gpu", {"parallelism": 3, "scratch": "1Gi"}))
     assert compile_pipeline("batch-segmentation") == before
 
 
@@ -186,7 +232,7 @@ def test_a_variant_takes_a_site_s_settings_on_top() -> None:
     assert (mine.accelerator.type, mine.accelerator.count) == ("nvidia.com/gpu", 4)
     own = mine.of("segment_images")
     assert own.image == IMAGE and own.memory == "12Gi"
-    assert mine.unpinned() == [f"clipseg-kfp-python-cpu:{__version__}"]
+    assert mine.images() == [f"clipseg-kfp-python-cpu:{__version__}", IMAGE]
 
 
 @pytest.mark.parametrize(
@@ -197,6 +243,21 @@ def test_a_variant_takes_a_site_s_settings_on_top() -> None:
         ({"image": "registry/x@sha256:12"}, "image: 'registry/x@sha256:12'"),
         ({"memory": "4 GB"}, "memory: '4 GB' is no size such as 4Gi"),
         ({"cpu": "two"}, "cpu: 'two' is no number of CPUs such as 2 or 500m"),
+        ({"image": "Team/X:1"}, "image: 'Team/X:1' is no image reference"),
+        ({"image": "team/x:bad:bad"}, "image: 'team/x:bad:bad' is no image reference"),
+        ({"memory": "1.5Gi"}, "memory: '1.5Gi' is no size .*1536Mi"),
+        ({"memory": "512K"}, "memory: '512K' is no size"),
+        ({"cpu": 0}, "cpu: '0' is no number of CPUs"),
+        ({"labels": {"a b": "x"}}, "labels.a b: 'a b' is no label key"),
+        ({"labels": {"team": "a b"}}, "labels.team: 'a b' is no label value"),
+        ({"node_selector": {"pool": "x" * 64}}, "node_selector.pool: 'x+' is no label value"),
+        ({"annotations": {"/x": "any thing"}}, "annotations./x: '/x' is no label key"),
+        ({"accelerator": {"type": "nvidia.com/one gpu"}}, "accelerator.type: .* is no resource of a node"),
+        ({"storage_keys": {"a b": "X"}}, "storage_keys.a b: 'a b' is no key of a secret"),
+        ({"storage_keys": {"user": "AWS-KEY ID"}}, "storage_keys.user: .* is no name of an environment"),
+        ({"security": {"run_as_user": 0, "run_as_non_root": True}}, "security: run_as_user 0 is root"),
+        ({"tolerations": [{"key": "x", "toleration_seconds": 5}]}, "needs the effect NoExecute"),
+        ({"cache": {"claim": "a", "storage_class": "b"}}, "storage_class goes with size"),
         ({"tasks": {"segment": {}}}, "tasks.segment: 'segment'"),
         ({"tasks": {"segment_images": {"memory": "lots"}}}, "tasks.segment_images.memory: 'lots'"),
         ({"tolerations": [{"operator": "Exists", "value": "x"}]}, "operator Exists takes no value"),
@@ -212,6 +273,52 @@ def test_a_variant_takes_a_site_s_settings_on_top() -> None:
 def test_bad_settings_are_named(settings: dict[str, Any], words: str) -> None:
     with pytest.raises(ParameterError, match=words):
         checked(settings, "cluster.yaml")
+
+
+@pytest.mark.parametrize(
+    "image",
+    [
+        "x",
+        "x:1",
+        "localhost:5000/team/x_y.z:v1",
+        "registry.example/a/b-c@sha256:" + "0" * 64,
+        "a.b/c:1@sha256:" + "f" * 64,
+    ],
+)
+def test_image_references_of_every_form_are_taken(image: str) -> None:
+    assert checked({"image": image}).image == image
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        (
+            {"tasks": {"publish_results": {"memory_request": "3Gi"}}},
+            "tasks.publish_results.memory_request: 3Gi is above the task's limit of 2Gi",
+        ),
+        ({"memory_request": "1100M"}, "tasks.fetch_dataset.memory_request: 1100M is above .* 1Gi"),
+        ({"cpu_request": "1500m"}, "tasks.fetch_model.cpu_request: 1500m is above the task's limit of 1"),
+    ],
+    ids=str,
+)
+def test_a_request_above_its_limit_is_named_and_no_limit_is_raised(
+    settings: dict[str, Any], words: str
+) -> None:
+    with pytest.raises(ParameterError, match=words) as caught:
+        compile_pipeline("batch-segmentation", settings=checked(settings))
+    assert caught.value.remedy.startswith("Raise tasks.")
+
+
+def test_inference_on_gpus_needs_an_image_that_nodes_can_pull() -> None:
+    with pytest.raises(
+        ParameterError, match="segment_images would still run clipseg-kfp-python-gpu"
+    ) as caught:
+        site_settings("gpu", image=IMAGE)
+    assert "--gpu-image" in caught.value.remedy
+    gpu = IMAGE.replace("aaaa", "bbbb")
+    wanted = site_settings("gpu", image=IMAGE, gpu_image=gpu)
+    assert wanted.of("segment_images").image == gpu
+    assert {wanted.of(task).image for task in TASKS if task != "segment_images"} == {IMAGE}
 
 
 @pytest.mark.parametrize(
@@ -278,6 +385,26 @@ def test_an_image_without_a_digest_is_warned_of(tmp_path: Path, capsys: pytest.C
     assert "warning: registry.example/x:1 has no digest" in capsys.readouterr().err
     assert command("-o", str(tmp_path / "a.yaml"), "--image", IMAGE) == 0
     assert capsys.readouterr().err == ""
+    assert command("-o", str(tmp_path / "a.yaml")) == 0
+    assert f"warning: clipseg-kfp-python-cpu:{__version__} names no registry" in capsys.readouterr().err
+
+
+def test_a_claim_takes_the_place_of_a_file_s_cache(tmp_path: Path) -> None:
+    file, package = tmp_path / "cluster.yaml", tmp_path / "out.yaml"
+    file.write_text("cache: {size: 30Gi, storage_class: fast}")
+    assert command("-o", str(package), "--settings", str(file), "--cache-pvc", "models") == 0
+    expected = compile_pipeline("batch-segmentation", settings=checked({"cache": {"claim": "models"}}))
+    assert package.read_text("utf-8") == expected
+
+
+def test_variants_are_written_to_files_of_their_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert command() == 0
+    assert command("--variant", "gpu", "--image", IMAGE, "--gpu-image", IMAGE) == 0
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "batch-segmentation.gpu.yaml",
+        "batch-segmentation.yaml",
+    ]
 
 
 @pytest.mark.parametrize(
@@ -287,6 +414,9 @@ def test_an_image_without_a_digest_is_warned_of(tmp_path: Path, capsys: pytest.C
         (["--toleration", "=x"], "--toleration '=x' is not of the form"),
         (["--toleration", "gpu:Never"], "options: tolerations.0.effect: 'Never'"),
         (["--settings", "/no/such.yaml"], "/no/such.yaml: No such file"),
+        (["--namespace", "team"], "or add --format kubernetes"),
+        (["--format", "kubernetes", "--namespace", "Bad NS"], "no namespace is named 'Bad NS'"),
+        (["--image", "a b"], "image: 'a b' is no image reference"),
     ],
 )
 def test_bad_options_are_named(words: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:

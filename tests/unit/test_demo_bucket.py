@@ -109,6 +109,15 @@ def test_scenes_vary_in_size_and_format(decoded: dict[str, Image.Image | str]) -
 def test_photographs_are_left_out_where_the_folder_is_absent(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, objects: dict[str, bytes]
 ) -> None:
-    monkeypatch.setattr(bucket, "_PHOTOS", tmp_path / "absent")
+    monkeypatch.setattr(bucket, "EXAMPLES", tmp_path / "absent")
     without = dict(demo_objects())
     assert {k: v for k, v in objects.items() if not k.startswith("images/photos/")} == without
+
+
+def test_examples_are_found_in_a_checkout_and_beside_an_installation(tmp_path: Path) -> None:
+    checkout, image = tmp_path / "site-packages", tmp_path / "prefix"
+    assert bucket.find_examples(checkout, image) == checkout / "examples"  # neither: that is what is named
+    (image / "examples" / "demo-model").mkdir(parents=True)
+    assert bucket.find_examples(checkout, image) == image / "examples"
+    (checkout / "examples" / "demo-model").mkdir(parents=True)
+    assert bucket.find_examples(checkout, image) == checkout / "examples"
