@@ -9,6 +9,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+
 from clipseg_kfp import __version__, records
 from clipseg_kfp.errors import ParameterError, StorageError
 from clipseg_kfp.formats import export_coco, export_csv, export_labelstudio, export_yolo
@@ -210,7 +212,7 @@ def _compact(results: Results) -> None:
         ledger = Ledger.read(results)
         ledger.compact()
         say(STEP, f"gathered {len(ledger.runs):,} runs in one table, so that the next ones start sooner")
-    except StorageError as error:
+    except (StorageError, OSError, pa.ArrowException, MemoryError) as error:
         say(STEP, f"the ledger was not gathered; later runs read run by run: {error}")
 
 

@@ -111,6 +111,10 @@ class Folder(ABC):
             ConditionUnsupportedError: the store refuses conditions.
         """
 
+    def settle(self) -> None:
+        """Returns when all that was written would outlive a power cut: object stores promise so by answering."""
+        return
+
     @abstractmethod
     def delete(self, key: str) -> None:
         """Removes an object; one that is gone already is no error."""

@@ -6,6 +6,7 @@ import io
 import json
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from steps_chain import Chain, Run, picture
@@ -17,6 +18,7 @@ from clipseg_kfp.errors import ObjectUnreadableError, ParameterError, StorageErr
 from clipseg_kfp.results import Results, ledger
 from clipseg_kfp.results.accounting import QuarantineError, most_quarantined
 from clipseg_kfp.results.collection import find_garbage
+from clipseg_kfp.results.ledger import Ledger
 from clipseg_kfp.results.verification import verify_run
 from clipseg_kfp.steps import preprocess_images, publish_results, segment_images
 from clipseg_kfp.storage import open_folder
@@ -110,6 +112,24 @@ def test_runs_are_gathered_when_there_are_many(chain: Chain, monkeypatch: pytest
     assert len(snapshots) == 1
     runs[0].folder.write(snapshots[0], b"damaged")
     assert counts(chain()) == (4, 0, 4, 0)
+
+
+@pytest.mark.parametrize(
+    "error", [OSError(28, "No space"), MemoryError(), pa.ArrowInvalid("odd"), StorageError("x")]
+)
+def test_a_ledger_that_cannot_be_gathered_fails_no_run(
+    chain: Chain, error: Exception, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The run is committed by then."""
+
+    def fail(_: Ledger) -> str:
+        raise error
+
+    results = Results(open_folder(chain.output), "c0")
+    results.describe({})
+    monkeypatch.setattr(Ledger, "compact", fail)
+    publish_results._compact(results)
+    assert "the ledger was not gathered" in capsys.readouterr().out
 
 
 # What is not committed
