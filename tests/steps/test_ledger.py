@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import json
+import re
+import time
 from typing import Any
 
 import pyarrow as pa
@@ -177,6 +179,22 @@ def test_an_output_that_was_emptied_is_not_committed(chain: Chain) -> None:
     (part,) = run.manifest["parts"]
     run.folder.delete(part)
     with pytest.raises(StorageError, match="the output was emptied"):
+        publish(chain, run)
+    assert run.folder.stat("runs/another/manifest.json") is None
+
+
+@pytest.mark.parametrize("kind", ["mask", "label_map", "overlay"])
+def test_a_long_run_whose_first_masks_were_tidied_up_is_not_committed(
+    chain: Chain, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its part may be young enough to stay when they go."""
+    put(chain, FILES)
+    run = chain(shard_size=2)
+    publish(chain, run, run_id="whole")
+    monkeypatch.setattr(time, "time", lambda now=time.time: now() + 21 * 3600)
+    key = next(row[kind] for row in table(run, "masks.parquet" if kind == "mask" else "images.parquet"))
+    run.folder.delete(key)
+    with pytest.raises(StorageError, match=rf"{re.escape(key)} is gone.*younger than your longest run"):
         publish(chain, run)
     assert run.folder.stat("runs/another/manifest.json") is None
 
