@@ -267,6 +267,7 @@ class Attempt:
             folder.create(key, data, content_type(key))
         elif folder.stat(key) is None:
             self.results.write(key, data)
+            folder.settle()  # which creating does by itself
         # Whatever the answers said (one may be lost, and the request be repeated): what is there counts.
         there = folder.read(key)
         if there != data:

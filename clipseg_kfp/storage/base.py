@@ -101,7 +101,7 @@ class Folder(ABC):
         """Writes an object in one piece if there is none of that name; of several at once, one succeeds.
 
         A store may accept the condition and ignore it: the object is replaced then. Creating an object that
-        is there, with the bytes that it has, shows it and changes nothing.
+        is there, with the bytes that it has, shows it and changes nothing. It outlives a power cut at once.
 
         Returns:
             Whether it was written. After a lost answer, the object may be this call's own and the result

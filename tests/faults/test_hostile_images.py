@@ -9,8 +9,11 @@ import pickle
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
+from multiprocessing import Pipe
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +24,7 @@ from conftest import Tally
 from hostile_images import corpus, encode, many_scans, picture
 from PIL import Image
 
-from clipseg_kfp import answers, decoding, records, workers
+from clipseg_kfp import answers, decoding, records, worker, workers
 from clipseg_kfp.decoding import decode_mask
 from clipseg_kfp.errors import ParameterError
 from clipseg_kfp.images import ImageRejectedError, decode_image, to_model_input
@@ -295,6 +298,32 @@ def wait_until(true: Callable[[], bool], seconds: float = 300) -> None:
     while not true():
         assert time.monotonic() < deadline
         time.sleep(0.05)
+
+
+PIPE: list[Connection] = []
+CALLED = threading.Event()
+
+
+def is_taken_before() -> bool:
+    """Whether the worker that runs this has said something before."""
+    said = PIPE[0].poll(0)
+    CALLED.set()
+    return said
+
+
+def test_the_time_of_a_task_begins_when_its_imports_are_done() -> None:
+    """The worker says so in between; until then its caller waits as for a process that starts."""
+    ours, theirs = Pipe()
+    PIPE.append(ours)
+    thread = threading.Thread(target=worker.serve, args=(theirs,))
+    thread.start()
+    assert ours.recv() == worker.READY
+    ours.send((is_taken_before, ()))
+    assert CALLED.wait(60)
+    assert ours.recv() == worker.TAKEN
+    assert ours.recv() == (True, True)
+    ours.close()
+    thread.join()
 
 
 def test_nobody_else_reads_the_memory_of_who_feeds_workers() -> None:

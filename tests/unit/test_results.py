@@ -93,6 +93,23 @@ def test_the_manifest_is_written_last(tmp_path: Path, monkeypatch: pytest.Monkey
     ]
 
 
+@pytest.mark.parametrize("fenced", [True, False])
+def test_a_run_is_on_the_disk_when_it_is_committed(
+    fenced: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What its manifest names before that has its name, and the manifest when the run is said to be there."""
+    store = opened(str(tmp_path))
+    if not fenced:
+        monkeypatch.setattr(Results, "fenced", False)
+    attempt = store.begin("run", 1)
+    there: list[bool] = []
+    monkeypatch.setattr(
+        type(store.folder), "settle", lambda _: there.append(store.manifest("run") is not None)
+    )
+    attempt.commit(COUNTS, DATA)
+    assert there == ([False] if fenced else [False, True])
+
+
 def test_a_manifest_says_what_there_is(output: str, add: Add) -> None:
     store = opened(output)
     attempt = store.begin("run 1/x", 1)
