@@ -93,7 +93,7 @@ class _Worker:
     ) -> tuple[bool, Any]:
         """Returns whether the function ended well, and its value or exception."""
         if not self._ready:
-            with contextlib.suppress(EOFError, ConnectionResetError):
+            with contextlib.suppress(EOFError, ConnectionResetError, BadAnswerError):
                 self._ready = self._says(READY)
             if not self._ready:
                 raise _not_started()

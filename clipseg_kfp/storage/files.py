@@ -22,6 +22,7 @@ from clipseg_kfp.storage.base import ConditionUnsupportedError, Entry, Folder, O
 _PART = ".part-"
 _NO_STORE = (errno.ENOTCONN, errno.ESTALE, errno.ETIMEDOUT, errno.EMFILE, errno.ENFILE)  # no file's own fault
 _NO_LOCKS = (errno.ENOTSUP, errno.ENOSYS, errno.ENOLCK, errno.EINVAL, errno.EBADF)
+_NO_FLUSH = (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS)  # of folders, on some mounted stores
 _NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK)  # some mounted stores and FAT
 
 
@@ -50,7 +51,7 @@ def _flush(path: Path) -> None:
     try:
         os.fsync(handle)
     except OSError as error:
-        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # some mounted stores do not flush folders
+        if error.errno not in _NO_FLUSH:
             raise
     finally:
         os.close(handle)
