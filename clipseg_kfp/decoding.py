@@ -11,7 +11,15 @@ from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import (  # of the formats that are read: now, and not within the time of a worker's first image
+    BmpImagePlugin,  # noqa: F401
+    GifImagePlugin,  # noqa: F401
+    Image,
+    JpegImagePlugin,  # noqa: F401
+    PngImagePlugin,  # noqa: F401
+    TiffImagePlugin,  # noqa: F401
+    WebPImagePlugin,  # noqa: F401
+)
 
 from clipseg_kfp import images
 from clipseg_kfp.errors import ParameterError
@@ -83,7 +91,8 @@ def decode_labels(data: bytes, name: str = "") -> NDArray[np.uint16]:
     Raises:
         ImageRejectedError: for whatever is wrong with the bytes, ``crashed`` and ``timeout`` included.
     """
-    return guarded(_decode_labels, data, name)
+    (height, width), labels = guarded(_decode_labels, data, name)
+    return np.frombuffer(labels, np.uint16).reshape(height, width)
 
 
 def _decode_image(data: bytes, name: str, max_pixels: int) -> tuple[tuple[int, int], bytes]:
@@ -92,9 +101,10 @@ def _decode_image(data: bytes, name: str, max_pixels: int) -> tuple[tuple[int, i
         return image.size, image.tobytes()
 
 
-def _decode_labels(data: bytes, name: str) -> NDArray[np.uint16]:
+def _decode_labels(data: bytes, name: str) -> tuple[tuple[int, int], bytes]:
     with memory_limited(_HEADER_BYTES + images.MOST_BYTES_A_PIXEL * SECONDS_PIXELS):
-        return images.decode_labels(data, name)
+        labels = images.decode_labels(data, name)
+        return (labels.shape[0], labels.shape[1]), labels.tobytes()
 
 
 def _decode_mask(data: bytes, name: str) -> tuple[tuple[int, int], bytes]:

@@ -6,13 +6,12 @@ import atexit
 import fcntl
 import json
 import os
-import random
 import secrets
 import shutil
 import signal
-import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -24,12 +23,12 @@ from minio import Minio
 from minio.error import MinioException
 
 from clipseg_kfp.errors import ClipsegKfpError
+from clipseg_kfp.ports import choose_ports, remove_sockets, sweep_sockets
+from clipseg_kfp.tethering import start_tethered
 
 START_SECONDS = 60.0
 STOP_SECONDS = 1.0  # its graceful stop always waits 15 s for its own streams; acknowledged writes are on disk
 REGION = "us-east-1"
-_GRPC = 10_000  # every server listens on its port and on this much above it
-_PORTS = (20_000, 32_000)  # below the ports that the system hands out to outgoing connections
 
 
 @dataclass(frozen=True)
@@ -69,6 +68,7 @@ class EmbeddedStore:
         self._ports: list[int] = []
         self._lock = -1
         self._process: subprocess.Popen[bytes] | None = None
+        self._thread = threading.Event()
         self._owner: Identity | None = None
 
     def __enter__(self) -> EmbeddedStore:
@@ -155,9 +155,10 @@ class EmbeddedStore:
         program = _find_program()
         self.data.mkdir(parents=True, exist_ok=True)
         self._acquire()
+        sweep_sockets()
         try:
             for attempt in range(3):
-                self._ports = _choose_ports(self._fixed_port)
+                self._ports = choose_ports(self._fixed_port)
                 self._launch(program)
                 if self._wait_until_ready(final=attempt == 2):
                     return
@@ -215,19 +216,21 @@ class EmbeddedStore:
         }
         # One volume a bucket at first, in place of seven: the disk's free space bounds the number of volumes.
         environment["WEED_MASTER_VOLUME_GROWTH_COPY_1"] = "1"
+        command = [program, "-logtostderr=true", "server", *(f"-{k}={v}" for k, v in flags.items())]
         with self.log.open("wb") as log:
-            self._process = subprocess.Popen(
-                [program, "-logtostderr=true", "server", *(f"-{k}={v}" for k, v in flags.items())],
+            process, self._thread = start_tethered(
+                command,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 cwd=self.data,
                 env=environment,
                 start_new_session=True,  # Ctrl-C ends the run first, and the run then ends the store
-                pass_fds=[self._lock],  # so the folder stays locked while the server lives, even without us
+                pass_fds=[self._lock],  # the folder stays locked as long as the server lives
             )
+        self._process = process
         os.truncate(self._lock, 0)
-        os.pwrite(self._lock, str(self._process.pid).encode(), 0)
+        os.pwrite(self._lock, str(process.pid).encode(), 0)
 
     def _wait_until_ready(self, final: bool) -> bool:
         assert self._process is not None
@@ -277,11 +280,8 @@ class EmbeddedStore:
                     process.wait(STOP_SECONDS if number == signal.SIGTERM else None)
                 except subprocess.TimeoutExpired:
                     continue
-        for port in self._ports:  # sockets that it leaves behind
-            for stale in Path("/tmp").glob(f"seaweedfs-*-{port}.sock"):
-                stale.unlink(missing_ok=True)
-            for stale in Path("/tmp").glob(f"seaweedfs-*-{port + _GRPC}.sock"):
-                stale.unlink(missing_ok=True)
+        self._thread.set()
+        remove_sockets(self._ports)
 
     def _load_owner(self) -> Identity:
         path = self.data / "credentials.json"
@@ -303,36 +303,6 @@ def _find_program() -> str:
             "Install it: pip install 'clipseg-kfp[demo]'",
         )
     return program
-
-
-def _choose_ports(fixed: int) -> list[int]:
-    """The S3 port first, then master, volume and filer."""
-    if fixed and not 1024 <= fixed <= 55_000:
-        raise ClipsegKfpError(
-            f"The store's port is {fixed}.", "Choose one from 1024 to 55000; port + 10000 is needed too."
-        )
-    if fixed and not _is_free(fixed):
-        raise ClipsegKfpError(
-            f"Port {fixed} or {fixed + _GRPC} is in use.", "Choose another port for the store, or 0 for any."
-        )
-    chosen = [fixed] if fixed else []
-    for port in random.Random(os.urandom(16)).sample(range(*_PORTS), 2000):
-        if len(chosen) == 4:
-            return chosen
-        if fixed not in (port, port + _GRPC, port - _GRPC) and _is_free(port):
-            chosen.append(port)
-    raise ClipsegKfpError("No free ports were found for the local store.", "End some servers.")
-
-
-def _is_free(port: int) -> bool:
-    for number in (port, port + _GRPC):
-        with socket.socket() as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # closed connections do not count
-            try:
-                probe.bind(("127.0.0.1", number))
-            except OSError:
-                return False
-    return True
 
 
 def _as_config(identity: Identity) -> dict[str, object]:

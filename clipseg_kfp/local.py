@@ -11,7 +11,6 @@ import os
 import re
 import secrets
 import signal
-import tempfile
 import threading
 import time
 import warnings
@@ -27,6 +26,7 @@ from clipseg_kfp.errors import ClipsegKfpError
 from clipseg_kfp.naming import printable
 from clipseg_kfp.parameters import check_parameters
 from clipseg_kfp.progress import EVENT_PREFIX, EVENT_VARIABLE
+from clipseg_kfp.scratch import scratch_folder
 
 _LINE = re.compile(r"^\s*\[(?P<step>[a-z_]+)\] (?P<text>.*)$")
 _TOOK = re.compile(r"took (?P<seconds>[\d.]+) s$")
@@ -65,7 +65,8 @@ def run_pipeline(
         parameters: the pipeline's.
         log: file for the whole log.
         console: where progress is shown.
-        work: folder for what the steps hand on; ``None`` takes the system's temporary folder. It is emptied.
+        work: folder for what the steps hand on; ``None`` takes the system's temporary folder. It is
+            emptied, and what a killed run left there goes, too.
 
     Raises:
         LocalRunError: a step failed; the message is the step's own.
@@ -76,7 +77,7 @@ def run_pipeline(
     if work is not None:
         work.mkdir(parents=True, exist_ok=True)
     with (
-        tempfile.TemporaryDirectory(prefix="clipseg-kfp-", dir=work) as root,
+        scratch_folder(work) as root,
         log.open("w", encoding="utf-8") as stream,
         _Screen(stream, _pinned(console)) as screen,
         _environment({EVENT_VARIABLE: "events"} if screen.live else {}),
@@ -85,7 +86,7 @@ def run_pipeline(
     ):
         # Secrets, limits and caching are for clusters; kfp warns of each.
         warnings.filterwarnings("ignore", message="Task .* have no effect in the current local runner")
-        local.init(local.SubprocessRunner(use_venv=False), pipeline_root=root, raise_on_error=True)
+        local.init(local.SubprocessRunner(use_venv=False), pipeline_root=str(root), raise_on_error=True)
         try:
             with contextlib.redirect_stdout(screen):
                 task = pipeline(**parameters)

@@ -25,6 +25,7 @@ _UNSAFE = re.compile(rb"[^A-Za-z0-9._-]")
 _UNPRINTABLE = re.compile(
     "[\x00-\x1f\x7f-\x9f\u061c\u200b\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff\ufffe\uffff\ud800-\udfff]"
 )
+_SURROGATE = re.compile(r"[\ud800-\udfff]|\\ud[89a-f][0-9a-f]{2}")
 # https://learn.microsoft.com/windows/win32/fileio/naming-a-file
 _DEVICE = re.compile(r"(CON|PRN|AUX|NUL|COM[0-9]|LPT[0-9])(\.|$)", re.IGNORECASE)
 
@@ -39,7 +40,12 @@ def digest(value: Any, length: int = 16) -> str:
 
 
 def spell_out(text: str) -> str:
-    """Writes lone surrogates, which names in file systems and archives may hold, as escapes."""
+    """Writes lone surrogates, which names in file systems and archives may hold, as escapes.
+
+    Where there are any, or what looks like one written out, backslashes are doubled: distinct texts stay so.
+    """
+    if _SURROGATE.search(text):
+        text = text.replace("\\", "\\\\")
     return text.encode("utf-8", "backslashreplace").decode()
 
 

@@ -14,19 +14,23 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-READY = "ready"
+READY, TAKEN = "ready", "taken"
 _SPARE_BYTES = 256_000_000  # for the interpreter, the message and what libraries set up when first used
 _SIGNAL_ON_PARENTS_DEATH = 1  # PR_SET_PDEATHSIG of <linux/prctl.h>
 
 
 def serve(connection: Connection) -> None:
-    """Answers ``(function, arguments)`` with ``(True, value)`` or ``(False, exception)`` until the end."""
+    """Answers ``(function, arguments)`` with ``(True, value)`` or ``(False, exception)`` until the end.
+
+    Before that it says ``TAKEN``: what the function needs is imported then, and its time begins.
+    """
     connection.send(READY)
     while True:
         try:
             function, arguments = connection.recv()
         except EOFError:  # the parent has ended
             return
+        connection.send(TAKEN)
         answer: tuple[bool, Any]
         try:
             answer = (True, function(*arguments))

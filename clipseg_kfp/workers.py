@@ -1,7 +1,8 @@
 """Processes for work on hostile input: one that crashes or hangs costs its task and nothing else.
 
 A worker is a fresh interpreter, not a fork: its parent has threads. It does not see the caller's main module,
-nor the credentials in the environment. Each has a pipe of its own, so a task is lost with the very worker that
+nor the credentials in the environment. What it answers is taken apart as data (``answers``): whoever takes over a
+decoder gains no more than that process. Each has a pipe of its own, so a task is lost with the very worker that
 runs it, and no lock is shared that a dying process could keep. Libraries were tried before: in pebble's and in
 the standard library's pool, a worker that dies at the wrong moment breaks the pool for its neighbors' tasks.
 """
@@ -9,6 +10,7 @@ the standard library's pool, a worker that dies at the wrong moment breaks the p
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
 import queue
 import signal
@@ -20,12 +22,14 @@ from concurrent.futures import ThreadPoolExecutor
 from multiprocessing import Pipe
 from typing import Any, TypeVar
 
+from clipseg_kfp.answers import BadAnswerError, parse_answer, parse_word
 from clipseg_kfp.errors import ClipsegKfpError
 from clipseg_kfp.resources import cpu_limit
-from clipseg_kfp.worker import READY
+from clipseg_kfp.worker import READY, TAKEN
 
 R = TypeVar("R")
 
+_SET_DUMPABLE = 4  # PR_SET_DUMPABLE of <linux/prctl.h>
 _START_SECONDS = 120.0  # for an interpreter and its imports, on a machine that is busy
 #: What a worker gets of the environment; credentials are not among it.
 _PASSED_ON = (
@@ -88,30 +92,39 @@ class _Worker:
         self, function: Callable[..., Any], arguments: tuple[Any, ...], seconds: float
     ) -> tuple[bool, Any]:
         """Returns whether the function ended well, and its value or exception."""
-        self._await_start()
+        if not self._ready:
+            with contextlib.suppress(EOFError, ConnectionResetError, BadAnswerError):
+                self._ready = self._says(READY)
+            if not self._ready:
+                raise _not_started()
         try:
             self._pipe.send((function, arguments))
+            if not self._says(TAKEN):
+                raise _not_started()
             if not self._pipe.poll(seconds):
                 raise WorkerTimeoutError(f"took longer than {seconds:g} s")
-            answer: tuple[bool, Any] = self._pipe.recv()
+            return parse_answer(self._pipe.recv_bytes())
         except (EOFError, BrokenPipeError, ConnectionResetError):
             raise WorkerEndedError(self._process.wait()) from None
-        return answer
+        except BadAnswerError as error:
+            raise WorkerEndedError(0) from error
 
-    def _await_start(self) -> None:
-        with contextlib.suppress(EOFError, ConnectionResetError):
-            self._ready = self._ready or (self._pipe.poll(_START_SECONDS) and self._pipe.recv() == READY)
-        if not self._ready:
-            raise ClipsegKfpError(
-                "A process for decoding images could not be started.",
-                "See the messages above; the pod may be short of memory or of processes.",
-            )
+    def _says(self, word: str) -> bool:
+        """Whether it says a word, after its imports."""
+        return self._pipe.poll(_START_SECONDS) and parse_word(self._pipe.recv_bytes()) == word
 
     def end(self) -> None:
         """Ends the process at once, whatever it is doing."""
         self._process.kill()
         self._process.wait()
         self._pipe.close()
+
+
+def _not_started() -> ClipsegKfpError:
+    return ClipsegKfpError(
+        "A process for decoding images could not be started.",
+        "See the messages above; the pod may be short of memory or of processes.",
+    )
 
 
 class Workers:
@@ -193,8 +206,18 @@ def shared() -> Workers:
     """
     with _lock:
         if not _shared:
+            _hide()
             _shared.append(Workers())
         return _shared[0]
+
+
+def _hide() -> None:
+    """Keeps other processes of this user out of this one's memory and environment, where Linux can do that.
+
+    Against root it does not help.
+    """
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_SET_DUMPABLE, 0)
 
 
 def _forget() -> None:

@@ -2,8 +2,9 @@
 
 It is safe beside running pipelines. What is younger than a given age is left alone, since a run in progress
 may be about to name it. After the objects were listed, manifests that came meanwhile are read, too. And each
-object's age is looked up once more right before it goes, since a run may just have written it again. Nothing
-outside of the suite's own layout is ever touched.
+object's age is looked up once more right before it goes, since a run may just have written it again. Stores delete
+on no condition, so an instant is left between the two; an age above the longest run's is what makes it safe, and a run
+that took long looks for its objects before it commits. Nothing outside of the suite's own layout is ever touched.
 """
 
 from __future__ import annotations

@@ -170,10 +170,25 @@ class Results:
         )
 
     def point_to(self, run: str) -> str:
-        """Names a committed run in ``latest.json``; returns its manifest's URI."""
+        """Names a committed run in ``latest.json``, unless a newer one is there; returns its manifest's URI."""
         key = run_key(run, MANIFEST)
-        self.write(LATEST, json_bytes({"run": run, "manifest": key}))
+        if self._created(self._latest()) <= self._created(key):  # an old run may be tried again
+            self.write(LATEST, json_bytes({"run": run, "manifest": key}))
         return self.folder.locate(key)
+
+    def _latest(self) -> str:
+        """Key of the manifest that ``latest.json`` names; empty where it is missing or damaged."""
+        try:
+            return str(json.loads(self.folder.read(LATEST))["manifest"])
+        except (ObjectChangedError, ValueError, KeyError, TypeError):
+            return ""
+
+    def _created(self, key: str) -> str:
+        """When a run was made; empty where its manifest is not there, or damaged."""
+        try:
+            return str(self.read_manifest(key)["created"]) if key else ""
+        except (ParameterError, StorageError):
+            return ""
 
     def committed(self) -> Iterator[Entry]:
         """Lists the manifests, and reads none; S3 lists a hundred runs and more in a request."""
@@ -247,10 +262,12 @@ class Attempt:
             "files": sorted(self.files, key=lambda entry: str(entry["name"])),
         }
         data = json_bytes(manifest)
+        folder.settle()  # or a manifest might outlive a power cut, and masks that it names might not
         if self.results.fenced:
             folder.create(key, data, content_type(key))
         elif folder.stat(key) is None:
             self.results.write(key, data)
+            folder.settle()  # which creating does by itself
         # Whatever the answers said (one may be lost, and the request be repeated): what is there counts.
         there = folder.read(key)
         if there != data:

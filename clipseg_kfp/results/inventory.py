@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +12,9 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from clipseg_kfp import records
-from clipseg_kfp.results.commit import Results, file_key
+from clipseg_kfp.concurrency import ordered_map
+from clipseg_kfp.errors import StorageError
+from clipseg_kfp.results.commit import READERS, Results, file_key
 from clipseg_kfp.results.layout import IMAGES, MANIFEST, MASKS, run_key
 
 
@@ -49,18 +51,49 @@ def objects_of(results: Results, manifest: dict[str, Any]) -> Iterator[Named]:
         KeyError: a table has other columns.
         pyarrow.ArrowException: a table is damaged.
     """
-    for table, columns in _OBJECTS.items():
-        key = file_key(manifest, table)
-        if not key:
-            continue
-        wanted = [column + end for column in columns for end in ("", "_sha256", "_bytes")]
-        with local_copy(results, key) as path:
-            if missing := set(wanted) - set(pq.read_schema(path).names):  # readers would pass over them
-                raise KeyError(f"{table} has no column {min(missing)}")
-            for row in records.read_parquet(path, columns=wanted):
-                for column in columns:
-                    if row[column]:
-                        yield Named(row[column], row[f"{column}_sha256"], row[f"{column}_bytes"])
+    for table in _OBJECTS:
+        if key := file_key(manifest, table):
+            with local_copy(results, key) as path:
+                yield from _named_by(path, table)
+
+
+def _named_by(path: Path, table: str) -> Iterator[Named]:
+    columns = _OBJECTS[table]
+    wanted = [column + end for column in columns for end in ("", "_sha256", "_bytes")]
+    if missing := set(wanted) - set(pq.read_schema(path).names):  # readers would pass over them
+        raise KeyError(f"{table} has no column {min(missing)}")
+    for row in records.read_parquet(path, columns=wanted):
+        for column in columns:
+            if row[column]:
+                yield Named(row[column], row[f"{column}_sha256"], row[f"{column}_bytes"])
+
+
+def check_present(results: Results, shards: Sequence[Path]) -> None:
+    """Looks up every object that a run is about to name.
+
+    Args:
+        results: of the run's configuration.
+        shards: folders with the shards' tables.
+
+    Raises:
+        StorageError: one is gone; nothing is committed.
+    """
+    keys = (named.key for shard in shards for table in _OBJECTS for named in _named_by(shard / table, table))
+
+    def look(key: str) -> tuple[str, bool]:
+        return key, results.folder.stat(key) is not None
+
+    for key, there in ordered_map(look, keys, READERS):
+        if not there:
+            raise gone(results, key)
+
+
+def gone(results: Results, key: str) -> StorageError:
+    """The error for an object that a run was about to name, and that is not there any more."""
+    return StorageError(
+        f"{results.folder.locate(key)} is gone: the output was emptied, or tidied up, since it was written.",
+        "Nothing was committed. Run again, and let 'results gc' leave alone what is younger than your longest run.",
+    )
 
 
 @contextmanager

@@ -29,8 +29,8 @@ from clipseg_kfp.errors import ObjectChangedError, StorageError
 from clipseg_kfp.naming import digest
 from clipseg_kfp.progress import say
 from clipseg_kfp.records import parse_parquet
-from clipseg_kfp.results.commit import READERS, Results, file_key
-from clipseg_kfp.results.inventory import local_copy
+from clipseg_kfp.results.commit import READERS, Results, facts_of, file_key
+from clipseg_kfp.results.inventory import Named, files_of, local_copy
 from clipseg_kfp.results.layout import IMAGES, LEDGER, image_id
 
 STEP = "ledger"
@@ -54,6 +54,8 @@ class Run:
         created: when its first attempt began.
         source: what it listed, without a slash at the end.
         images: key of its table of images.
+        bytes: that table's size.
+        sha256: that table's.
     """
 
     manifest: str
@@ -62,6 +64,8 @@ class Run:
     created: str
     source: str
     images: str
+    bytes: int
+    sha256: str
 
 
 @dataclass(frozen=True)
@@ -276,8 +280,10 @@ def _run(results: Results, key: str, version: str) -> Run | None:
     except ObjectChangedError:  # tidied up since it was listed
         return None
     images = file_key(manifest, IMAGES)
+    facts = {named.key: named for named in files_of(manifest)}.get(images, Named(""))
     source = manifest.get("source_uri", "").rstrip("/")
-    return Run(key, version, manifest["run"], manifest["created"], source, images)
+    run, created = manifest["run"], manifest["created"]
+    return Run(key, version, run, created, source, images, facts.bytes, facts.sha256)
 
 
 def _table(results: Results, run: Run) -> _Rows:
@@ -293,10 +299,27 @@ def _table(results: Results, run: Run) -> _Rows:
 
 
 def _columns_of(results: Results, run: Run, columns: list[str]) -> Iterator[list[list[str]]]:
-    """Some columns of a run's table of images, a batch at a time."""
+    """Some columns of a run's table of images, a batch at a time.
+
+    Raises:
+        StorageError: it is not the table that the manifest tells of.
+    """
     try:
-        with local_copy(results, run.images) as path, pq.ParquetFile(path) as table:
-            for batch in table.iter_batches(batch_size=records.ROWS_AT_ONCE, columns=columns):
-                yield [batch.column(name).to_pylist() for name in columns]
+        with local_copy(results, run.images) as path:
+            if facts_of(path) != {"bytes": run.bytes, "sha256": run.sha256}:
+                raise _damaged(results, run, "its bytes are not those that the manifest tells of")
+            with pq.ParquetFile(path) as table:
+                for batch in table.iter_batches(batch_size=records.ROWS_AT_ONCE, columns=columns):
+                    yield [batch.column(name).to_pylist() for name in columns]
     except ObjectChangedError:
         say(STEP, f"the run '{run.run}' has no table of images: what it did counts as not done")
+    except (pa.ArrowException, KeyError) as error:
+        raise _damaged(results, run, str(error)) from error
+
+
+def _damaged(results: Results, run: Run, why: str) -> StorageError:
+    return StorageError(
+        f"{results.folder.locate(run.images)} is damaged: {why}.",
+        "'clipseg-kfp results verify' says what else is. Bring it back from a copy, or remove the run's "
+        f"manifest, {results.folder.locate(run.manifest)}: the run does not exist then, and its images are done again.",
+    )

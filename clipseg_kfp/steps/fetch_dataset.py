@@ -6,6 +6,7 @@ import hashlib
 import json
 import math
 import re
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 from itertools import islice
@@ -49,6 +50,8 @@ class Dataset:
             where that was not looked at, since a limit ended the listing or the ledger was not read.
         max_quarantined: for the steps that set images aside; see ``results.accounting.most_quarantined``.
         compact: whether publish_results is to write a snapshot of the ledger.
+        listed_at: when the listing began, in seconds since 1970: how old a run's objects may be when it is
+            published.
     """
 
     source_uri: str
@@ -59,6 +62,7 @@ class Dataset:
     deleted: int | None = None
     max_quarantined: str = ""
     compact: bool = False
+    listed_at: float = 0.0
 
 
 def run(
@@ -114,6 +118,7 @@ def run(
     if limit < 0:
         raise ParameterError(f"limit is {limit}.", "Give 0 for all images, or a positive number.")
     most_quarantined(max_quarantined, 0)
+    listed_at = time.time()
     output = open_folder(output_uri, endpoint)
     results = Results(output, config)
     if run_id and results.manifest(run_id) is not None:
@@ -179,6 +184,7 @@ def run(
         deleted if whole and not full else None,
         max_quarantined,
         ledger.overdue,
+        listed_at,
     )
     (target / SUMMARY).write_bytes(json_bytes(asdict(dataset)))
     if left_out:

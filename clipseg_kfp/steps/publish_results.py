@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 import shutil
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
+
+import pyarrow as pa
 
 from clipseg_kfp import __version__, records
 from clipseg_kfp.errors import ParameterError, StorageError
@@ -19,6 +22,7 @@ from clipseg_kfp.results import IMAGES as RUN_IMAGES
 from clipseg_kfp.results import QUARANTINE, Counts, Results, json_bytes
 from clipseg_kfp.results.accounting import Quarantine, reconcile
 from clipseg_kfp.results.commit import facts_of, same_data
+from clipseg_kfp.results.inventory import check_present, gone
 from clipseg_kfp.results.layout import DELETED
 from clipseg_kfp.results.ledger import Ledger
 from clipseg_kfp.results.parts import part_key
@@ -39,6 +43,7 @@ FORMATS = {
     "csv": "masks.csv",
 }
 EVALUATED = (TABLE, PER_IMAGE, CURVES, THRESHOLDS)
+LONG_SECONDS = 20 * 3600.0  # 'results gc' leaves alone what is younger than a day
 METRICS, REPORT = "metrics.json", "report.html"
 FILES = ("masks.parquet", RUN_IMAGES, "annotations.coco.json", METRICS, QUARANTINE, DELETED, *EVALUATED)
 
@@ -180,6 +185,10 @@ def run(
         (target / REPORT).write_text(report, "utf-8")
         for name in (*names, REPORT):
             attempt.add(name, target / name)
+        if (
+            time.time() - listing.listed_at > LONG_SECONDS
+        ):  # 'results gc' may have taken its first masks for garbage
+            check_present(results, shards)
         attempt.commit(counts, body)
         manifest = results.point_to(run_id)
     _tell(counts, listing, quarantine, manifest)
@@ -204,10 +213,7 @@ def _check_parts(results: Results, parts: Sequence[str]) -> None:
     """Notices an output that was emptied while the run went on; its masks would be named, and gone."""
     for part in parts:
         if results.folder.stat(part) is None:
-            raise StorageError(
-                f"{results.folder.locate(part)} is gone: the output was emptied since its masks were written.",
-                "Nothing was committed. Run again.",
-            )
+            raise gone(results, part)
 
 
 def _compact(results: Results) -> None:
@@ -216,7 +222,7 @@ def _compact(results: Results) -> None:
         ledger = Ledger.read(results)
         ledger.compact()
         say(STEP, f"gathered {len(ledger.runs):,} runs in one table, so that the next ones start sooner")
-    except StorageError as error:
+    except (StorageError, OSError, pa.ArrowException, MemoryError) as error:
         say(STEP, f"the ledger was not gathered; later runs read run by run: {error}")
 
 

@@ -101,7 +101,7 @@ class Folder(ABC):
         """Writes an object in one piece if there is none of that name; of several at once, one succeeds.
 
         A store may accept the condition and ignore it: the object is replaced then. Creating an object that
-        is there, with the bytes that it has, shows it and changes nothing.
+        is there, with the bytes that it has, shows it and changes nothing. It outlives a power cut at once.
 
         Returns:
             Whether it was written. After a lost answer, the object may be this call's own and the result
@@ -110,6 +110,10 @@ class Folder(ABC):
         Raises:
             ConditionUnsupportedError: the store refuses conditions.
         """
+
+    def settle(self) -> None:
+        """Returns when all that was written would outlive a power cut: object stores promise so by answering."""
+        return
 
     @abstractmethod
     def delete(self, key: str) -> None:

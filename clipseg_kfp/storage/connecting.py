@@ -77,7 +77,7 @@ class Client(Minio):
         md5 = hashlib.md5(data, usedforsecurity=False).digest()
         headers = {**(headers or {}), "Content-MD5": base64.b64encode(md5).decode()}
         result = super()._put_object(bucket_name, object_name, data, headers, query_params)
-        acknowledged(result.etag)
+        self.checksums.learn(acknowledged(result.etag).strip('"'), md5.hex())
         return result
 
     def _upload_part(self, bucket_name: str, object_name: str, *args: Any, **options: Any) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import fcntl
 import hashlib
@@ -20,7 +21,8 @@ from clipseg_kfp.storage.base import ConditionUnsupportedError, Entry, Folder, O
 
 _PART = ".part-"
 _NO_STORE = (errno.ENOTCONN, errno.ESTALE, errno.ETIMEDOUT, errno.EMFILE, errno.ENFILE)  # no file's own fault
-_NO_LOCKS = (errno.ENOTSUP, errno.ENOSYS, errno.ENOLCK, errno.EINVAL)
+_NO_LOCKS = (errno.ENOTSUP, errno.ENOSYS, errno.ENOLCK, errno.EINVAL, errno.EBADF)
+_NO_FLUSH = (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS)  # of folders, on some mounted stores
 _NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK)  # some mounted stores and FAT
 
 
@@ -30,7 +32,9 @@ def _replace(temporary: Path, path: Path) -> bool:
 
 
 def _link(temporary: Path, path: Path) -> bool:
+    """Whether the name was free. What is created counts for good, so it is on the disk before it has the name."""
     try:
+        _flush(temporary)
         path.hardlink_to(temporary)  # fails where the name is taken, unlike a rename
     except FileExistsError:
         return False
@@ -38,7 +42,33 @@ def _link(temporary: Path, path: Path) -> bool:
         if error.errno not in _NO_LINKS:
             raise
         raise ConditionUnsupportedError(f"{path}: this file system has no hard links.") from error
+    _flush(path.parent)
     return True
+
+
+def _flush(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    except OSError as error:
+        if error.errno not in _NO_FLUSH:
+            raise
+    finally:
+        os.close(handle)
+
+
+def _flush_all(path: Path) -> None:
+    """Flushes the file system of a path; where that cannot be asked for (it is not Linux), all of them."""
+    flush = getattr(ctypes.CDLL(None, use_errno=True), "syncfs", None)
+    if flush is None:
+        os.sync()
+        return
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        if flush(handle):
+            raise OSError(number := ctypes.get_errno(), os.strerror(number))
+    finally:
+        os.close(handle)
 
 
 @contextmanager
@@ -46,14 +76,15 @@ def _part_of(path: Path) -> Iterator[tuple[BinaryIO, Path]]:
     """A temporary file in the same folder, to be renamed: no reader ever sees half a file.
 
     Its name derives from the file's, so that the next write of that name clears away what a killed one left.
-    A lock, which ends with its process, tells the two from a write that is under way.
+    A lock, which ends with its process, tells the two from a write that is under way. NFS gives an exclusive
+    one for files only that are open for writing.
     """
     part = path.with_name(_PART + digest(path.name))
     while True:
         try:
             stream = os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb")
         except FileExistsError:
-            with suppress(FileNotFoundError), part.open("rb") as left:
+            with suppress(FileNotFoundError), part.open("r+b") as left:
                 if not _locked(left):
                     break
                 _remove(left, part)
@@ -221,6 +252,11 @@ class FileFolder(Folder):
                 stream.flush()
                 part.chmod(0o644)
                 return place(part, path)
+
+    def settle(self) -> None:
+        """Flushes the whole file system: thousands of files cost no more than one."""
+        with _reported(self.root):
+            _flush_all(self.root)
 
     def delete(self, key: str) -> None:
         """Removes a file; the folders above it stay."""

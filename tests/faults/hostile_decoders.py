@@ -9,22 +9,50 @@ import sys
 import time
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
-
 from clipseg_kfp import decoding
 from clipseg_kfp.decoding import Looks, Prepared
 from clipseg_kfp.worker import memory_limited
 
 SEGFAULT, ABORT, LEAVE, HANG, SLEEP, BLOAT = b"SEGV", b"ABRT", b"EXIT", b"HANG", b"SLEE", b"BLOA"
-KILLED = b"KILL"
+KILLED, PICKLE = b"KILL", b"PICK"
+COSTS = "costs"  # file beside the step's output: a line of peak bytes and CPU seconds for each image
 
 
-def prepare(source: Path, name: str, views: Path, looks: Looks, allowed: int) -> Prepared | int:
-    """The real one, but for files that begin with one of the words."""
+class Attack:
+    """Makes a file where it is unpickled."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return os.mkdir, (str(self.path),)
+
+
+def prepare(source: Path, name: str, views: Path, looks: Looks, allowed: int) -> Prepared | Attack | int:
+    """The real one, but for files that begin with one of the words. Leaves a file that says which worker it is."""
     with source.open("rb") as stream:
-        misbehave(stream.read(4))
+        word = stream.read(4)
+    source.with_suffix(f".{os.getpid()}.busy").touch()
+    misbehave(word)
+    if word == PICKLE:
+        return Attack(source.parents[1] / "attacked")
     return decoding.prepare(source, name, views, looks, allowed)
+
+
+def measured(source: Path, name: str, views: Path, looks: Looks, allowed: int) -> Prepared | int:
+    """The real one; notes what it took, whether it ended well or not."""
+    began = time.process_time()
+    try:
+        return decoding.prepare(source, name, views, looks, allowed)
+    finally:
+        with (source.parents[2] / COSTS).open("a") as stream:
+            stream.write(f"{peak_bytes()} {time.process_time() - began}\n")
+
+
+def peak_bytes() -> int:
+    """The most memory that this process has had at once."""
+    status = Path("/proc/self/status").read_text()
+    return 1024 * int(next(line.split()[1] for line in status.splitlines() if line.startswith("VmHWM:")))
 
 
 def decode_mask(data: bytes, name: str) -> tuple[tuple[int, int], bytes]:
@@ -33,7 +61,7 @@ def decode_mask(data: bytes, name: str) -> tuple[tuple[int, int], bytes]:
     return decoding._decode_mask(data, name)
 
 
-def decode_labels(data: bytes, name: str) -> NDArray[np.uint16]:
+def decode_labels(data: bytes, name: str) -> tuple[tuple[int, int], bytes]:
     """The real one, but for files that begin with one of the words."""
     misbehave(data[:4])
     return decoding._decode_labels(data, name)

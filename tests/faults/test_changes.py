@@ -161,7 +161,7 @@ def worker(store: EmbeddedStore, bucket: str) -> Iterator[Callable[..., dict[str
         config["identities"].append(login)
         path.write_text(json.dumps(config))
         os.kill(server, signal.SIGHUP)  # it reads its file again
-        probe, deadline = store.client(identity), time.monotonic() + 10
+        probe, deadline = store.client(identity), time.monotonic() + 60
         while time.monotonic() < deadline:
             try:
                 probe.put_object(bucket, "probe", io.BytesIO(), 0)

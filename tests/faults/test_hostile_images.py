@@ -5,10 +5,15 @@ from __future__ import annotations
 import io
 import json
 import os
+import pickle
 import signal
 import subprocess
 import sys
+import threading
 import time
+from collections.abc import Callable
+from multiprocessing import Pipe
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +24,14 @@ from conftest import Tally
 from hostile_images import corpus, encode, many_scans, picture
 from PIL import Image
 
-from clipseg_kfp import decoding, records, workers
+from clipseg_kfp import answers, decoding, records, worker, workers
 from clipseg_kfp.decoding import decode_mask
 from clipseg_kfp.errors import ParameterError
 from clipseg_kfp.images import ImageRejectedError, decode_image, to_model_input
 from clipseg_kfp.model import ModelFacts
 from clipseg_kfp.prompts import Files, gather, parse_prompts, write_table
 from clipseg_kfp.prompts.files import mask_like
+from clipseg_kfp.resources import cpu_limit
 from clipseg_kfp.results import json_bytes
 from clipseg_kfp.settings import Settings
 from clipseg_kfp.steps import encode_prompts, preprocess_images
@@ -37,6 +43,19 @@ CODES = {
     *("crashed", "timeout"),
 }
 WORKER_BYTES = 700_000_000  # of one worker at its peak, with 50 megapixels allowed
+STEP_BYTES = 1_000_000_000  # of the process that feeds them
+CPU_SECONDS = 30  # of one image
+
+PROGRAM = """
+import sys
+from pathlib import Path
+import hostile_decoders
+from clipseg_kfp.steps import preprocess_images
+work, name = Path(sys.argv[1]), sys.argv[2]
+preprocess_images.prepare = getattr(hostile_decoders, name)
+preprocess_images.run(dataset=work, shard="a", prompts=work, target=work / "out")
+print(hostile_decoders.peak_bytes())
+"""
 
 
 def write_shard(work: Path, files: dict[str, bytes], settings: Settings | None = None) -> None:
@@ -61,6 +80,23 @@ def write_shard(work: Path, files: dict[str, bytes], settings: Settings | None =
 def run(work: Path, **options: Any) -> tuple[list[dict[str, Any]], dict[int, np.ndarray]]:
     """Runs the step; returns its rows, and the first view of each image that is done."""
     preprocess_images.run(dataset=work, shard="a", prompts=work, target=work / "out", **options)
+    return results(work)
+
+
+def start(work: Path, prepare: str, seconds: int) -> subprocess.Popen[str]:
+    """Starts the step in a process group of its own, with one of the hostile decoders."""
+    path = os.pathsep.join(filter(None, [str(Path(__file__).parent), os.environ.get("PYTHONPATH")]))
+    environment = {**os.environ, "PYTHONPATH": path, decoding.SECONDS_VARIABLE: str(seconds)}
+    return subprocess.Popen(
+        [sys.executable, "-c", PROGRAM, str(work), prepare],
+        env=environment,
+        start_new_session=True,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+
+
+def results(work: Path) -> tuple[list[dict[str, Any]], dict[int, np.ndarray]]:
     rows = list(records.read_parquet(work / "out" / preprocess_images.IMAGES))
     views: dict[int, np.ndarray] = {}
     for batch in records.read_arrow(work / "out" / preprocess_images.VIEWS):
@@ -100,38 +136,32 @@ def check_all(files: dict[str, bytes], rows: list[dict[str, Any]], views: dict[i
             assert np.array_equal(views[i], expected), row["key"]
 
 
-def children() -> set[int]:
-    found: set[int] = set()
-    for path in Path("/proc/self/task").glob("*/children"):
-        found.update(map(int, path.read_text().split()))
-    return {pid for pid in found if b"clipseg_kfp.worker" in Path(f"/proc/{pid}/cmdline").read_bytes()}
-
-
-def peak_bytes(pid: int) -> int:
-    status = Path(f"/proc/{pid}/status").read_text()
-    return 1024 * int(next(line.split()[1] for line in status.splitlines() if line.startswith("VmHWM:")))
-
-
-def run_corpus(count: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
-    monkeypatch.setenv(decoding.SECONDS_VARIABLE, "30")
+def run_corpus(count: int, tmp_path: Path) -> list[dict[str, Any]]:
+    """Runs the step over hostile images in a process of its own, and looks at what it took."""
     files = mixed(dict(corpus(count)))
     write_shard(tmp_path, files)
-    rows, views = run(tmp_path)
+    step = start(tmp_path, "measured", seconds=1800)
+    said, _ = step.communicate()
+    assert step.returncode == 0
+    rows, views = results(tmp_path)
     check_all(files, rows, views)
-    for pid in children():
-        assert peak_bytes(pid) < WORKER_BYTES
+    assert int(said.splitlines()[-1]) < STEP_BYTES
+    costs = [line.split() for line in (tmp_path / hostile_decoders.COSTS).read_text().splitlines()]
+    assert len(costs) >= len(files)  # what wants more memory is asked twice
+    assert max(int(peak) for peak, _ in costs) < WORKER_BYTES
+    assert max(float(cpu) for _, cpu in costs) < CPU_SECONDS
     return [row for row in rows if not row["key"].startswith("healthy")]
 
 
-def test_sixty_hostile_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    rows = run_corpus(60, tmp_path, monkeypatch)
+def test_sixty_hostile_images(tmp_path: Path) -> None:
+    rows = run_corpus(60, tmp_path)
     assert len(rows) == 60
     assert len({row["reason"] for row in rows}) > 5  # the corpus is no single kind of damage
 
 
 @pytest.mark.faults
-def test_the_corpus_of_hostile_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tally: Tally) -> None:
-    rows = run_corpus(560, tmp_path, monkeypatch)
+def test_the_corpus_of_hostile_images(tmp_path: Path, tally: Tally) -> None:
+    rows = run_corpus(560, tmp_path)
     assert len(rows) == 560
     tally.add("hostile_images", len(rows))
     tally.add("crashes", sum(row["reason"] == "crashed" for row in rows))
@@ -150,6 +180,7 @@ def test_a_decoder_that_crashes_or_hangs_costs_its_image_only(
         **{"segfault": hostile_decoders.SEGFAULT, "abort": hostile_decoders.ABORT},
         **{"leave": hostile_decoders.LEAVE, "hang": hostile_decoders.HANG, "sleep": hostile_decoders.SLEEP},
         **{"bloat": hostile_decoders.BLOAT, "killed": hostile_decoders.KILLED},
+        **{"pickle": hostile_decoders.PICKLE},
     }
     files: dict[str, bytes] = {}
     for name, word in words.items():
@@ -166,13 +197,18 @@ def test_a_decoder_that_crashes_or_hangs_costs_its_image_only(
     reasons = {row["key"]: row["reason"] for row in rows if row["status"] != "done"}
     assert reasons == {
         **{"segfault": "crashed", "abort": "crashed", "leave": "crashed", "killed": "crashed"},
+        **{"pickle": "crashed"},
         **{f"segfault-{i}": "crashed" for i in range(6)},
         **{"hang": "timeout", "sleep": "timeout"},
     }
     details = {row["key"]: row["detail"] for row in rows}
     assert "SIGSEGV" in details["segfault"] and "more memory" in details["killed"]
     assert decoding.SECONDS_VARIABLE in details["hang"]
-    assert not list((tmp_path / "again" / "out").glob(".images-*"))
+    assert sorted(path.name for path in (tmp_path / "again" / "out").iterdir()) == [
+        preprocess_images.IMAGES,
+        preprocess_images.PREVIEWS,
+        preprocess_images.VIEWS,
+    ]
 
 
 def test_a_real_file_that_takes_for_ever_is_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -180,9 +216,7 @@ def test_a_real_file_that_takes_for_ever_is_ended(tmp_path: Path, monkeypatch: p
     monkeypatch.setenv(decoding.SECONDS_VARIABLE, "3")
     files = {"healthy-1": healthy(1), "slow.jpg": many_scans(4096, 40_000), "healthy-2": healthy(2)}
     write_shard(tmp_path, files)
-    start = time.monotonic()
     rows, views = run(tmp_path)
-    assert time.monotonic() - start < 60
     check_all(files, rows, views)
     assert [row["reason"] for row in rows] == ["", "timeout", ""]
 
@@ -230,45 +264,93 @@ def test_a_support_image_that_crashes_its_decoder_is_named(monkeypatch: pytest.M
 
 # --- workers never outlive the step -----------------------------------------------------------------
 
-PROGRAM = """
-import sys
-from pathlib import Path
-import hostile_decoders
-from clipseg_kfp.steps import preprocess_images
-preprocess_images.prepare = hostile_decoders.prepare
-work = Path(sys.argv[1])
-preprocess_images.run(dataset=work, shard="a", prompts=work, target=work / "out")
-"""
-
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_a_step_that_is_ended_leaves_no_worker(tmp_path: Path, number: signal.Signals) -> None:
-    write_shard(tmp_path, {f"{i}": hostile_decoders.HANG for i in range(4)})
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent), decoding.SECONDS_VARIABLE: "300"}
-    step = subprocess.Popen(
-        [sys.executable, "-c", PROGRAM, str(tmp_path)], env=environment, start_new_session=True
-    )
+    count = cpu_limit()
+    write_shard(tmp_path, {f"{i}": hostile_decoders.HANG for i in range(count)})
+    step = start(tmp_path, "prepare", seconds=3000)
     found: set[int] = set()
 
     def busy() -> bool:
-        for path in Path(f"/proc/{step.pid}/task").glob("*/children"):
-            found.update(map(int, path.read_text().split()))
-        return bool(found) and all("sleep" in Path(f"/proc/{pid}/wchan").read_text() for pid in found)
+        found.update(int(path.suffixes[0][1:]) for path in tmp_path.glob("out/.images/*.busy"))
+        return len(found) == count
 
-    wait_until(busy, 60)
+    wait_until(busy)
     if number == signal.SIGINT:
         os.killpg(step.pid, number)  # as a terminal does; the others reach the step alone
     else:
         step.send_signal(number)
-    step.wait(30)
-    wait_until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in found), 10)
+    step.communicate()
+    wait_until(lambda: not any(map(is_alive, found)))
 
 
-def wait_until(true: Any, seconds: float) -> None:
+def is_alive(pid: int) -> bool:
+    """Whether a process runs; where no init collects the dead, they stay as zombies."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+def wait_until(true: Callable[[], bool], seconds: float = 300) -> None:
     deadline = time.monotonic() + seconds
     while not true():
         assert time.monotonic() < deadline
         time.sleep(0.05)
+
+
+PIPE: list[Connection] = []
+CALLED = threading.Event()
+
+
+def is_taken_before() -> bool:
+    """Whether the worker that runs this has said something before."""
+    said = PIPE[0].poll(0)
+    CALLED.set()
+    return said
+
+
+def test_the_time_of_a_task_begins_when_its_imports_are_done() -> None:
+    """The worker says so in between; until then its caller waits as for a process that starts."""
+    ours, theirs = Pipe()
+    PIPE.append(ours)
+    thread = threading.Thread(target=worker.serve, args=(theirs,))
+    thread.start()
+    assert ours.recv() == worker.READY
+    ours.send((is_taken_before, ()))
+    assert CALLED.wait(60)
+    assert ours.recv() == worker.TAKEN
+    assert ours.recv() == (True, True)
+    ours.close()
+    thread.join()
+
+
+def test_nobody_else_reads_the_memory_of_who_feeds_workers() -> None:
+    """Not even a worker that was taken over: it would find the credentials there."""
+    program = (
+        "import ctypes; from clipseg_kfp.workers import shared; shared(); print(ctypes.CDLL(None).prctl(3))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True)
+    assert done.stdout.strip() == "0"
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        (True, os.system),
+        (True, np.zeros(2)),
+        (True, subprocess.Popen),
+        (False, "no exception"),
+        (False, KeyboardInterrupt()),
+        [True],
+        b"",
+    ],
+    ids=["function", "array", "class", "no error", "interrupt", "no pair", "no answer"],
+)
+def test_an_answer_that_no_decoder_gives(answer: object) -> None:
+    with pytest.raises(answers.BadAnswerError):
+        answers.parse_answer(pickle.dumps(answer) if answer else b"")
 
 
 def test_workers_know_no_secret_and_import_nothing_heavy(monkeypatch: pytest.MonkeyPatch) -> None:

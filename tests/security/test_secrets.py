@@ -29,7 +29,7 @@ from recording import Recorder
 from rich.console import Console
 from security_store import AWS_FILE, BUCKET, ROOT, MarkedRun
 
-from clipseg_kfp.compiling import compile_pipeline
+from clipseg_kfp.compiling import VARIANTS, compile_pipeline, pipeline_names, settings_for
 from clipseg_kfp.errors import ClipsegKfpError, exit_on_user_error
 from clipseg_kfp.local import run_batch
 from clipseg_kfp.model import fetch
@@ -73,17 +73,24 @@ def test_a_run_prints_no_credentials(marked_run: MarkedRun) -> None:
     assert found_in(marked_run.console) == set()
 
 
-@pytest.mark.parametrize("name", ["batch-segmentation", "one-shot-segmentation"])
-def test_packages_hold_no_credentials(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("name", pipeline_names())
+def test_packages_hold_no_credentials(name: str, variant: str, monkeypatch: pytest.MonkeyPatch) -> None:
     for variable, value in (
         ("AWS_ACCESS_KEY_ID", ACCESS_KEY), ("AWS_SECRET_ACCESS_KEY", SECRET_KEY), ("HF_TOKEN", marks.HUB_TOKEN),
         ("S3_ENDPOINT", f"https://{USER}:{PASSWORD}@host"),
     ):  # fmt: skip
         monkeypatch.setenv(variable, value)
-    text = compile_pipeline(name)
+    text = compile_pipeline(name, settings=settings_for(variant))
     assert found_in(text) == set()
     assert "secretAsEnv" in text
-    assert (ROOT / "pipelines" / name.replace("-", "_") / "pipeline.yaml").read_text("utf-8") == text
+    package = "pipeline.gpu.yaml" if variant == "gpu" else "pipeline.yaml"
+    assert (ROOT / "pipelines" / name.replace("-", "_") / package).read_text("utf-8") == text
+
+
+def test_all_packages_are_looked_at() -> None:
+    packages = [path for path in (ROOT / "pipelines").rglob("*.yaml") if path.name.startswith("pipeline.")]
+    assert len(packages) == len(pipeline_names()) * len(VARIANTS) == 6
 
 
 Failure = Callable[[pytest.MonkeyPatch, Recorder, Path], str]

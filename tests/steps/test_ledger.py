@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import io
 import json
+import re
+import time
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from steps_chain import Chain, Run, picture
@@ -17,6 +20,7 @@ from clipseg_kfp.errors import ObjectUnreadableError, ParameterError, StorageErr
 from clipseg_kfp.results import Results, ledger
 from clipseg_kfp.results.accounting import QuarantineError, most_quarantined
 from clipseg_kfp.results.collection import find_garbage
+from clipseg_kfp.results.ledger import Ledger
 from clipseg_kfp.results.verification import verify_run
 from clipseg_kfp.steps import preprocess_images, publish_results, segment_images
 from clipseg_kfp.storage import open_folder
@@ -112,6 +116,24 @@ def test_runs_are_gathered_when_there_are_many(chain: Chain, monkeypatch: pytest
     assert counts(chain()) == (4, 0, 4, 0)
 
 
+@pytest.mark.parametrize(
+    "error", [OSError(28, "No space"), MemoryError(), pa.ArrowInvalid("odd"), StorageError("x")]
+)
+def test_a_ledger_that_cannot_be_gathered_fails_no_run(
+    chain: Chain, error: Exception, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The run is committed by then."""
+
+    def fail(_: Ledger) -> str:
+        raise error
+
+    results = Results(open_folder(chain.output), "c0")
+    results.describe({})
+    monkeypatch.setattr(Ledger, "compact", fail)
+    publish_results._compact(results)
+    assert "the ledger was not gathered" in capsys.readouterr().out
+
+
 # What is not committed
 
 
@@ -157,6 +179,22 @@ def test_an_output_that_was_emptied_is_not_committed(chain: Chain) -> None:
     (part,) = run.manifest["parts"]
     run.folder.delete(part)
     with pytest.raises(StorageError, match="the output was emptied"):
+        publish(chain, run)
+    assert run.folder.stat("runs/another/manifest.json") is None
+
+
+@pytest.mark.parametrize("kind", ["mask", "label_map", "overlay"])
+def test_a_long_run_whose_first_masks_were_tidied_up_is_not_committed(
+    chain: Chain, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its part may be young enough to stay when they go."""
+    put(chain, FILES)
+    run = chain(shard_size=2)
+    publish(chain, run, run_id="whole")
+    monkeypatch.setattr(time, "time", lambda now=time.time: now() + 21 * 3600)
+    key = next(row[kind] for row in table(run, "masks.parquet" if kind == "mask" else "images.parquet"))
+    run.folder.delete(key)
+    with pytest.raises(StorageError, match=rf"{re.escape(key)} is gone.*younger than your longest run"):
         publish(chain, run)
     assert run.folder.stat("runs/another/manifest.json") is None
 

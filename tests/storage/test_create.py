@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import errno
+import fcntl
+import os
 import threading
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import pytest
 
 from clipseg_kfp.errors import StorageError
-from clipseg_kfp.storage import ConditionUnsupportedError, Folder, open_folder
+from clipseg_kfp.naming import digest
+from clipseg_kfp.storage import ConditionUnsupportedError, Folder, files, open_folder
 from clipseg_kfp.storage.s3 import connect
 
 
@@ -87,3 +90,54 @@ def test_a_file_system_without_hard_links_says_so(tmp_path: Path, monkeypatch: p
     with pytest.raises(ConditionUnsupportedError, match="no hard links"):
         open_folder(str(tmp_path)).create("x", b"1")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_is_created_is_on_the_disk_before_it_has_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    order: list[str] = []
+    flush, link = os.fsync, Path.hardlink_to
+
+    def flushed(handle: int) -> None:
+        place = Path(f"/proc/self/fd/{handle}").readlink()
+        order.append("folder" if place.is_dir() else f"{place.stat().st_size} bytes")
+        flush(handle)
+
+    def linked(path: Path, target: Path) -> None:
+        order.append("name")
+        link(path, target)
+
+    monkeypatch.setattr(os, "fsync", flushed)
+    monkeypatch.setattr(Path, "hardlink_to", linked)
+    assert open_folder(str(tmp_path)).create("x", b"12345")
+    assert order == ["5 bytes", "name", "folder"]
+
+
+def test_settling(folder: Folder, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    folder.write("x", b"1")
+    folder.settle()
+    flushed: list[Path] = []
+    monkeypatch.setattr(files, "_flush_all", flushed.append)
+    folder.settle()
+    assert flushed == ([tmp_path / "root"] if folder.uri.startswith("file") else [])
+
+
+@pytest.mark.parametrize("kind", ["nfs", "refused"])
+def test_a_leftover_where_locks_want_a_file_that_may_be_written(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """NFS gives exclusive locks for such files only, and an old one for none."""
+    lock = fcntl.flock
+
+    def like_nfs(stream: BinaryIO, how: int) -> None:
+        if kind == "refused" or fcntl.fcntl(stream, fcntl.F_GETFL) & os.O_ACCMODE == os.O_RDONLY:
+            raise OSError(errno.EBADF, "Bad file descriptor")
+        lock(stream, how)
+
+    folder = open_folder(str(tmp_path))
+    left = tmp_path / f".part-{digest('x')}"
+    left.write_bytes(b"half")
+    monkeypatch.setattr(fcntl, "flock", like_nfs)
+    folder.write("x", b"whole")
+    assert folder.read("x") == b"whole"
+    assert left.exists() == (kind == "refused")

@@ -138,14 +138,54 @@ def test_a_body_of_unknown_length_is_limited(faulty: FaultyServer) -> None:
 OTHER = "0123456789abcdef" * 2  # looks like an MD5, and is not this body's
 
 
-def test_etags_that_are_no_md5_cost_one_more_read(faulty: FaultyServer, tmp_path: Path) -> None:
+MD5 = hashlib.md5(BODY).hexdigest()
+
+
+def test_etags_that_are_no_md5_cost_a_few_more_reads(
+    faulty: FaultyServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     folder = behind(faulty)
     faulty.headers = {"ETag": f'"{OTHER}"'}
     assert folder.read("x") == BODY
     assert faulty.requests == 2  # the same bytes twice: the ETag is something else
     folder.download("x", tmp_path / "x")
+    folder.read("x")
+    folder.read("x")
+    assert faulty.requests == 8
+    said = capsys.readouterr().out.splitlines()
+    assert len(said) == 4 and "s3://bucket/x is taken as it is" in said[0] and "no more" in said[3]
     assert folder.read("x") == BODY
-    assert faulty.requests == 4
+    assert faulty.requests == 9
+    assert capsys.readouterr().out == ""
+
+
+def test_one_damaged_object_ends_no_checks(faulty: FaultyServer) -> None:
+    """Not even the first, when nothing is known about the store's ETags yet."""
+    folder = behind(faulty)
+    for tag in [OTHER] * 5 + [MD5]:
+        faulty.headers = {"ETag": f'"{tag}"'}
+        assert folder.read("x") == BODY
+    faulty.headers = {"ETag": f'"{OTHER}"'}
+    with pytest.raises(ObjectUnreadableError, match="is damaged"):
+        folder.read("x")
+
+
+def test_what_was_written_shows_what_etags_are(
+    faulty: FaultyServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = behind(faulty)
+    faulty.headers = {"ETag": f'"{MD5}"'}
+    folder.write("y", BODY)
+    faulty.headers = {"ETag": f'"{OTHER}"'}
+    with pytest.raises(ObjectUnreadableError, match="is damaged"):
+        folder.read("x")
+    connect.cache_clear()
+    folder = behind(faulty)
+    folder.write("y", BODY)
+    assert f"it gave {OTHER} to bytes of {MD5}" in capsys.readouterr().out
+    faulty.requests = 0
+    assert folder.read("x") == BODY
+    assert faulty.requests == 1
 
 
 @pytest.mark.parametrize(

@@ -189,3 +189,23 @@ def test_names_that_clash_with_none_stay_as_they_are() -> None:
 
 def test_what_is_no_unicode_is_spelled_out() -> None:
     assert spell_out("ü \udcff") == "ü \\udcff"
+
+
+SPELLED = st.text(st.sampled_from(["\udcff", "\ud800", "\\", "u", "d", "c", "f", "8", "0", "é"]))
+
+
+@given(SPELLED, SPELLED)
+@example("a\udcff.png", "a\\udcff.png")
+@example("\\\udcff", "\\\\udcff")
+@example("\\udcff", "\\\\udcff")
+@example("\\", "\\\\")
+def test_what_is_spelled_out_stays_apart(one: str, other: str) -> None:
+    spelled = spell_out(one)
+    spelled.encode()  # no surrogate is left
+    if one != other:
+        assert spelled != spell_out(other)
+
+
+def test_what_has_no_surrogate_stays_as_it_is() -> None:
+    for text in ("a b.png", "c:\\users\\x.png", "é"):
+        assert spell_out(text) == text

@@ -72,6 +72,7 @@ def test_the_manifest_is_written_last(tmp_path: Path, monkeypatch: pytest.Monkey
             return call(self, key, *rest)
 
         monkeypatch.setattr(kind, name, spy)
+    monkeypatch.setattr(kind, "settle", lambda _: order.append("all is on the disk"))
     store = Results(folder, "c0")
     store.describe({})
     attempt = store.begin("run", 1)
@@ -86,9 +87,27 @@ def test_the_manifest_is_written_last(tmp_path: Path, monkeypatch: pytest.Monkey
         "runs/run/attempt.json",
         "runs/run/b.json",
         "runs/run/a.html",
+        "all is on the disk",
         "runs/run/manifest.json",
         "latest.json",
     ]
+
+
+@pytest.mark.parametrize("fenced", [True, False])
+def test_a_run_is_on_the_disk_when_it_is_committed(
+    fenced: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What its manifest names before that has its name, and the manifest when the run is said to be there."""
+    store = opened(str(tmp_path))
+    if not fenced:
+        monkeypatch.setattr(Results, "fenced", False)
+    attempt = store.begin("run", 1)
+    there: list[bool] = []
+    monkeypatch.setattr(
+        type(store.folder), "settle", lambda _: there.append(store.manifest("run") is not None)
+    )
+    attempt.commit(COUNTS, DATA)
+    assert there == ([False] if fenced else [False, True])
 
 
 def test_a_manifest_says_what_there_is(output: str, add: Add) -> None:
@@ -111,6 +130,29 @@ def test_a_manifest_says_what_there_is(output: str, add: Add) -> None:
     assert store.manifest("run 1/x") == manifest
     assert store.manifest("run") is None
     assert opened(output, "c1").manifest("run 1/x") is None
+
+
+def test_latest_never_goes_back(output: str, add: Add, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An old run that is tried again, after a lost answer, finds its manifest and points once more."""
+    store = opened(output)
+
+    def latest() -> str:
+        return str(json.loads(store.folder.read("latest.json"))["run"])
+
+    for run, time in (("old", 1), ("new", 2)):
+        monkeypatch.setenv("SOURCE_DATE_EPOCH", f"{time}")
+        store.begin(run, run).commit(COUNTS, DATA)
+        store.point_to(run)
+    assert store.point_to("old").endswith("runs/old/manifest.json")
+    assert latest() == "new"
+    for damaged in (b"", b"[]", b"{}", b'{"manifest": "../x"}', b'{"manifest": "runs/gone/manifest.json"}'):
+        store.write("latest.json", damaged)
+        store.point_to("old")
+        assert latest() == "old"
+    store.point_to("new")
+    store.folder.delete("runs/new/manifest.json")
+    store.point_to("old")
+    assert latest() == "old"
 
 
 def write(add: Add, output: str, table: bytes, **body: Any) -> dict[str, Any]:

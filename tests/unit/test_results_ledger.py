@@ -3,6 +3,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -10,7 +12,8 @@ from run_history import write_run
 
 from clipseg_kfp.errors import StorageError
 from clipseg_kfp.results import Results, ledger
-from clipseg_kfp.results.layout import image_id
+from clipseg_kfp.results.commit import facts_of
+from clipseg_kfp.results.layout import image_id, json_bytes
 from clipseg_kfp.results.ledger import DONE, NEW, QUARANTINED, Ledger, ids_of
 from clipseg_kfp.storage import open_folder
 
@@ -116,6 +119,35 @@ def test_a_damaged_snapshot_is_left_out(
     assert found.uncovered == 3
     assert found.states([(f"{i}", "1") for i in range(4)]) == [DONE] * 3 + [NEW]
     assert key in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("damage", ["flipped", "cut", "empty", "another table", "of another version"])
+def test_a_damaged_table_of_a_run_is_named(results: Results, damage: str, tmp_path: Path) -> None:
+    write_run(results, "one", [("a", "1", "done")], "s3://in")
+    write_run(results, "two", [("b", "1", "done")], "s3://in")
+    key = "runs/one/images.parquet"
+    data = results.folder.read(key)
+    middle = data.index(b"s3://in/a")  # of a column that nobody reads
+    bad = {
+        "flipped": data[:middle] + b"X" + data[middle + 1 :],
+        "cut": data[:-9],
+        "empty": b"",
+        "another table": results.folder.read("runs/two/images.parquet"),
+    }
+    results.folder.write(key, bad.get(damage, data))
+    if damage == "of another version":  # and its manifest tells of it
+        pq.write_table(pa.table({"name": ["a"]}), tmp_path / "other")
+        results.folder.upload(key, tmp_path / "other")
+        manifest = results.read_manifest("runs/one/manifest.json")
+        (file,) = (file for file in manifest["files"] if file["name"] == "images.parquet")
+        file.update(facts_of(tmp_path / "other"))
+        results.write("runs/one/manifest.json", json_bytes(manifest))
+    with pytest.raises(
+        StorageError, match=rf"{results.folder.locate(key)} is damaged: .*\w.*verify.*manifest"
+    ):
+        Ledger.read(results)
+    results.folder.delete("runs/one/manifest.json")
+    assert Ledger.read(results).states([("a", "1"), ("b", "1")]) == [NEW, DONE]
 
 
 def test_old_snapshots_go_but_the_last(results: Results) -> None:

@@ -145,6 +145,8 @@ def test_file_name_that_is_no_unicode(tmp_path: Path) -> None:
     Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff.jpg")).write_bytes(b"x")
     (source,) = listing(str(tmp_path)).values()
     assert source.key == "\\udcff.jpg"
+    (tmp_path / "\\udcff.jpg").write_bytes(b"y")  # of that very name: another image, another key
+    assert set(listing(str(tmp_path))) == {"\\udcff.jpg", "\\\\udcff.jpg"}
     assert content(source.uri) == b"x"
 
 
