@@ -172,14 +172,17 @@ EVALUATION = pa.schema(
     [
         ("prompt", pa.string()),
         ("images", pa.int64()),
-        *_COUNTS,
-        ("iou_low", pa.float64()),  # 95 % interval over images; null for fewer than two
+        *_COUNTS,  # iou, dice and recall are null where there is no foreground to find
+        ("false_alarm_images", pa.int64()),  # images without the thing and with a mask of it
+        ("false_alarm_share", pa.float64()),  # of the images without the thing; null where all have it
+        ("iou_low", pa.float64()),  # 95 % interval over images; null for fewer than two with foreground
         ("iou_high", pa.float64()),
         ("best_threshold", pa.float64()),  # the rest is null where there is no foreground to find
         ("best_iou", pa.float64()),
         ("best_iou_low", pa.float64()),
         ("best_iou_high", pa.float64()),
         ("average_precision", pa.float64()),
+        ("average_precision_paper", pa.float64()),
         ("roc_auc", pa.float64()),
         ("calibration_error", pa.float64()),
     ]

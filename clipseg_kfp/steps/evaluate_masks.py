@@ -197,7 +197,9 @@ def _resample(table: Path, evaluation: Evaluation) -> Bootstrap:
     columns = [*_COMPARED, "prompt", "tp", "fp", "fn", "sweep_tp", "sweep_fp"]
     for row in records.read_parquet(table, columns, ROWS_AT_ONCE):
         written = Confusion(row["tp"], row["fp"], row["fn"])
-        index = best[row["prompt"]] or 0
+        index = best[row["prompt"]]
+        if index is None:  # nothing to find: there is no IoU to resample
+            continue
         tp, fp = row["sweep_tp"][index], row["sweep_fp"][index]
         counts = (written.tp, written.fp, written.fn, tp, fp, written.tp + written.fn - tp)
         draws.add(row["prompt"], digest([row["key"], row["version"]]), counts)
@@ -212,9 +214,13 @@ def _tell(evaluation: Evaluation, pairs: int) -> None:
     if evaluation.unusable_count > len(evaluation.unusable):
         say(STEP, f"ground truth left out: {evaluation.unusable_count:,} pictures and shapes in all")
     if evaluation.mean_iou is None:
-        say(STEP, "no ground truth to compare with")
+        say(STEP, "no ground truth to compare with" if not pairs else "the ground truth has no foreground")
     else:
-        say(STEP, f"mean IoU {evaluation.mean_iou:.3f} over {len(evaluation.prompts)} prompts, {pairs} pairs")
+        say(STEP, f"mean IoU {evaluation.mean_iou:.3f} over {len(evaluation.present)} prompts, {pairs} pairs")
+    for name in evaluation.prompts:
+        if name not in evaluation.present:
+            images, alarms = evaluation.prompts[name].images, evaluation.presence[name][1]
+            say(STEP, f"'{name}' is not in the ground truth; false alarms in {alarms} of {images} images")
 
 
 def metrics_of(folder: Path) -> dict[str, Any]:

@@ -60,6 +60,12 @@ def test_prompts_and_sets_in_order(tmp_path: Path) -> None:
     best = {row["full_name"]: row["best_iou"] for row in found.ranking.prompts}
     assert found.figures()["best_mean_iou"] == pytest.approx((best["b/dog"] + best["b/cat"]) / 2)
     assert best["b/none"] is None
+    assert found.figures()["best_prompt_iou"] == best["b/dog"]
+    histograms = [evaluated({name: skills[name]}).histograms[name] for name in ("b/cat", "b/dog")]
+    assert found.confusion_matrix()[1] == [
+        sum(h.at(h.best or 0).fn for h in histograms), sum(h.at(h.best or 0).tp for h in histograms),
+    ]  # fmt: skip
+    assert sum(map(sum, found.confusion_matrix())) == 2 * 50 * 60, "a prompt that is nowhere has no threshold"
     with (tmp_path / "out" / "ranking.csv").open() as stream:
         rows = list(csv.DictReader(stream))
     assert (
