@@ -127,11 +127,8 @@ GALLERY = pa.schema(
         ("version", pa.string()),
         ("preview", pa.large_binary()),  # JPEG
         ("overlay", pa.large_binary()),  # JPEG of the same size
-        (
-            "heat",
-            pa.large_binary(),
-        ),  # small JPEG: the probabilities of the prompt that was found most clearly
-        ("heat_prompt", pa.string()),
+        # small JPEGs of probabilities: of the prompt that was found most clearly, and of others that are telling
+        ("heats", pa.list_(pa.struct([("prompt", pa.string()), ("jpeg", pa.large_binary())]))),
     ]
 )
 

@@ -253,6 +253,9 @@ def _curves(histogram: Histogram) -> dict[str, Any]:
         "precision": _short(c.precision for c in curve),
         "recall": _short(c.recall for c in curve),
         "false_positive_rate": _short(c.fp / negatives for c in curve),
+        "precision_recall": dict(
+            zip(("recall", "precision"), map(_short, histogram.precision_recall()), strict=True)
+        ),
         "reliability": {
             "pixels": counts.tolist(),
             "predicted": _short(predicted),

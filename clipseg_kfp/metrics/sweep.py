@@ -135,6 +135,24 @@ class Histogram:
         """The same as the CLIPSeg paper's code computes it, at ``THRESHOLDS``; ``None`` without foreground."""
         return average_precision(self.curve)
 
+    def precision_recall(self, points: int = 100) -> tuple[Curve, Curve]:
+        """Precision over recall for plots: the highest thresholds, of steps of 1 / 1000, that reach each recall.
+
+        Args:
+            points: steps of recall from 0 to 1.
+
+        Returns:
+            Recall, rising to 1, and precision, at most ``points`` + 1 values; none without foreground.
+        """
+        if not self.positives:
+            return np.zeros(0), np.zeros(0)
+        tp = np.cumsum(self.foreground[::-1])
+        said = tp + np.cumsum(self.background[::-1])
+        wanted = np.searchsorted(tp, np.linspace(0, self.positives, points + 1))
+        wanted = np.unique(np.append(wanted, np.flatnonzero(said)[0]))
+        wanted = wanted[said[wanted] > 0]  # where nothing is predicted, there is no precision
+        return tp[wanted] / self.positives, tp[wanted] / said[wanted]
+
     def roc(self) -> tuple[Curve, Curve, Curve]:
         """The receiver operating characteristic.
 
