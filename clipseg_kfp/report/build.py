@@ -20,6 +20,7 @@ from clipseg_kfp.report.content import (
     Report,
     Tile,
 )
+from clipseg_kfp.report.facts import facts_of
 from clipseg_kfp.results import Counts
 
 QUARANTINE_ROWS = 200
@@ -160,7 +161,7 @@ def build_report(
         title=body["source_uri"],
         run=run,
         created=created,
-        facts=_facts(config, body),
+        facts=facts_of(config, body),
         counts=dict(vars(counts)),
         mean_iou=metrics["mean_iou"],
         prompts=_prompts(body["prompts"], sums, metrics["per_prompt"], curves["per_prompt"]),
@@ -217,31 +218,10 @@ def _heats(
     return tuple(Heat(heat["prompt"], heat["jpeg"]) for heat in ordered)
 
 
-def _facts(config: str, body: dict[str, Any]) -> tuple[tuple[str, str], ...]:
-    model = body["model"]
-    return (
-        ("Images", body["source_uri"]),
-        ("Model", model["uri"]),
-        ("Model digest", model["digest"]),
-        ("Input size", f"{model['image_size']} px"),
-        ("Prompts", f"{len(body['prompts']):,}"),
-        ("Configuration", config),
-        ("Listing", body["dataset_digest"]),
-        *(_way(number, facts) for number, facts in enumerate(body["inference"][:4], 1)),
-        ("Software", f"clipseg-kfp {body['software']['clipseg-kfp']}"),
-    )
-
-
 def _first(notes: list[str]) -> list[str]:
     """Keeps the first: a file of ground truth may name ten thousand classes."""
     rest = len(notes) - NOTES
     return notes[:NOTES] + ([f"… and {rest:,} more of this kind: see metrics.json."] if rest > 0 else [])
-
-
-def _way(number: int, facts: dict[str, Any]) -> tuple[str, str]:
-    """How shards were computed: parameters of segment_images, and what it chose."""
-    said = ", ".join(f"{name} {value}" for name, value in facts.items() if value not in ("", None))
-    return (f"Inference {number}" if number > 1 else "Inference", said)
 
 
 def _prompts(

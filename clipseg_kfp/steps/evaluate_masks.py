@@ -22,6 +22,7 @@ from clipseg_kfp.report.pictures import truth_png
 from clipseg_kfp.results import json_bytes
 from clipseg_kfp.steps.postprocess_masks import GALLERY, MASKS, SCORES
 from clipseg_kfp.steps.preprocess_images import IMAGES
+from clipseg_kfp.steps.timing import timed
 from clipseg_kfp.truth import GroundTruth, Reader, UnusableTruthError
 
 STEP = "evaluate_masks"
@@ -38,6 +39,7 @@ _COMPARED = ("key", "version")
 _COLUMNS = (*_COMPARED, "prompt", "width", "height", "rle")
 
 
+@timed(STEP)
 def run(*, shards: Sequence[Path], target: Path, endpoint: str = "") -> Evaluation:
     """Writes tables, metrics, curves and the best thresholds into ``target``.
 

@@ -24,6 +24,7 @@ from clipseg_kfp.results.layout import DELETED, FOLDERS, STAGING, image_id
 from clipseg_kfp.results.ledger import DONE, QUARANTINED, Ids, Ledger, ids_of
 from clipseg_kfp.sources import Source, is_single_file, list_sources
 from clipseg_kfp.steps.encode_prompts import classes_of, prompt_rows, read_facts_of
+from clipseg_kfp.steps.timing import timed
 from clipseg_kfp.storage import Folder, open_folder
 from clipseg_kfp.truth import Classes, open_truth
 
@@ -61,6 +62,7 @@ class Dataset:
     compact: bool = False
 
 
+@timed(STEP)
 def run(
     *,
     source_uri: str,

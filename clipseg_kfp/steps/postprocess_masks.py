@@ -35,6 +35,7 @@ from clipseg_kfp.results.parts import part_key
 from clipseg_kfp.steps.encode_prompts import TABLE, read_facts_of
 from clipseg_kfp.steps.preprocess_images import IMAGES, PREVIEWS, VIEWS
 from clipseg_kfp.steps.segment_images import ENGINE, PROBABILITIES
+from clipseg_kfp.steps.timing import timed
 from clipseg_kfp.storage import open_folder
 from clipseg_kfp.views import Box, Field, FieldLabelMap
 
@@ -80,6 +81,7 @@ class _Options:
     colors: dict[int, NDArray[np.uint8]]
 
 
+@timed(STEP, "probabilities")
 def run(
     *,
     views: Path,
