@@ -269,6 +269,8 @@ class _Measured:
             STEP,
             f"{self._uri}: ground truth of {images.found:,} images, {len(self._wanted):,} classes asked for",
         )
+        for remark in self._truth.left_out:
+            say(STEP, f"ground truth left out: {remark}")
         others = set(self._truth.classes) - set(self._wanted)
         if others:
             say(STEP, f"no prompt looks for {len(others):,} of its classes: {listed(others)}")
