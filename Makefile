@@ -20,7 +20,7 @@ export PIP_EXTRA_INDEX_URL ?=
 export BUILD_ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-faults test-images test-gpu bench lint types compile docs demo-model picture gallery notebook \
+.PHONY: help demo test test-faults test-images test-gpu bench lint types compile docs demo-model picture report-picture gallery notebook \
 	wheel locks wheels images audit sbom clean
 
 help: ## Show this help
@@ -81,6 +81,9 @@ demo-model: $(VENV)/.demo ## Train the demo model anew (two hours on two cores)
 
 picture: $(VENV)/.demo ## Redraw the README's picture from the last demo
 	$(BIN)/python -m clipseg_kfp.demo.picture
+
+report-picture: $(VENV)/.demo ## Redraw docs/report.png from the last demo's report (needs Chromium)
+	$(BIN)/python -m clipseg_kfp.demo.report_picture
 
 gallery: $(VENV)/.demo ## Redraw docs/gallery.md and its pictures, and measure anew
 	@$(BIN)/python -m clipseg_kfp.demo.gallery

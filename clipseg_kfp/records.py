@@ -128,11 +128,8 @@ GALLERY = pa.schema(
         ("version", pa.string()),
         ("preview", pa.large_binary()),  # JPEG
         ("overlay", pa.large_binary()),  # JPEG of the same size
-        (
-            "heat",
-            pa.large_binary(),
-        ),  # small JPEG: the probabilities of the prompt that was found most clearly
-        ("heat_prompt", pa.string()),
+        # small JPEGs of probabilities: of the prompt that was found most clearly, and of others that are telling
+        ("heats", pa.list_(pa.struct([("prompt", pa.string()), ("jpeg", pa.large_binary())]))),
     ]
 )
 
@@ -173,14 +170,17 @@ EVALUATION = pa.schema(
     [
         ("prompt", pa.string()),
         ("images", pa.int64()),
-        *_COUNTS,
-        ("iou_low", pa.float64()),  # 95 % interval over images; null for fewer than two
+        *_COUNTS,  # iou, dice and recall are null where there is no foreground to find
+        ("false_alarm_images", pa.int64()),  # images without the thing and with a mask of it
+        ("false_alarm_share", pa.float64()),  # of the images without the thing; null where all have it
+        ("iou_low", pa.float64()),  # 95 % interval over images; null for fewer than two with foreground
         ("iou_high", pa.float64()),
         ("best_threshold", pa.float64()),  # the rest is null where there is no foreground to find
         ("best_iou", pa.float64()),
         ("best_iou_low", pa.float64()),
         ("best_iou_high", pa.float64()),
         ("average_precision", pa.float64()),
+        ("average_precision_paper", pa.float64()),
         ("roc_auc", pa.float64()),
         ("calibration_error", pa.float64()),
     ]

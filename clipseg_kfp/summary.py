@@ -78,6 +78,11 @@ def show(run: RunSummary, console: Console) -> None:
     titled(f"Run {run.manifest['run']}", table)
     if run.metrics["per_prompt"]:
         titled("Agreement with ground truth", _agreement(run.metrics["per_prompt"]))
+        for name, row in run.metrics["per_prompt"].items():
+            if row.get("iou") is None:
+                alarms = f"false alarms in {row.get('false_alarm_images', 0):,} of {row['images']:,} images"
+                text = f"{printable(name)}: not in the ground truth; {alarms}"
+                console.print(text, soft_wrap=True, highlight=False, markup=False)
     if run.quarantine:
         titled("Quarantined", _set_aside(run.quarantine))
     if not counts["listed"]:

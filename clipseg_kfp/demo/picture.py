@@ -7,7 +7,7 @@ import io
 import os
 from pathlib import Path
 
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from clipseg_kfp.demo.run import BUCKET, OUTPUT
 from clipseg_kfp.embedded import EmbeddedStore
@@ -21,7 +21,7 @@ INK, PAPER = (30, 34, 40), (255, 255, 255)
 
 
 def draw(output: Folder, bucket: Folder, config: str, run: str, keys: list[str]) -> Image.Image:
-    """Puts sources above their overlays, and the prompts' colors below.
+    """Puts the middles of sources above those of their overlays, and the prompts' colors below.
 
     Args:
         output: the demo's output prefix.
@@ -40,7 +40,7 @@ def draw(output: Folder, bucket: Folder, config: str, run: str, keys: list[str])
         above, below = bucket.read(f"dataset/{key}"), place.read(shown)
         for row, data in enumerate((above, below)):
             image = Image.open(io.BytesIO(data)).convert("RGB")
-            square = image.resize((CELL, CELL), Image.Resampling.LANCZOS)
+            square = ImageOps.fit(image, (CELL, CELL), Image.Resampling.LANCZOS)
             sheet.paste(square, (i * (CELL + GAP), row * (CELL + GAP)))
     pen, font = ImageDraw.Draw(sheet), ImageFont.load_default(18)
     x, y = 4, 2 * CELL + GAP + 14

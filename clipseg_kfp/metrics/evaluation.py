@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from itertools import islice
 from typing import Any
 
 import numpy as np
 
 from clipseg_kfp.metrics.bootstrap import Bootstrap, Sums, interval
 from clipseg_kfp.metrics.confusion import Confusion
-from clipseg_kfp.metrics.sweep import PAPER_THRESHOLDS, RELIABILITY_BINS, THRESHOLDS, Histogram
+from clipseg_kfp.metrics.sweep import (
+    PAPER_THRESHOLDS,
+    RELIABILITY_BINS,
+    THRESHOLDS,
+    Histogram,
+    middle_of_best,
+)
 from clipseg_kfp.naming import safe_segment
 
 FIGURES = 50  # prompts with a figure of their own in Kubeflow; metrics.json has all
@@ -26,6 +31,7 @@ class Evaluation:
     Attributes:
         prompts: pixel counts of each prompt that has ground truth, by name: of the masks as they were written.
         histograms: the probabilities of the same, before thresholds and cleaning.
+        presence: by prompt: images that have foreground of it, and images that have none and were given a mask.
         boundaries: sum of boundary IoU over images with an outline, by prompt, and how many these are.
         intervals: 95 % confidence intervals by prompt: of the IoU, and of the IoU at the best threshold.
         mean_interval: of the mean IoU.
@@ -36,6 +42,7 @@ class Evaluation:
 
     prompts: dict[str, Confusion] = field(default_factory=dict)
     histograms: dict[str, Histogram] = field(default_factory=dict)
+    presence: dict[str, tuple[int, int]] = field(default_factory=dict)
     boundaries: dict[str, tuple[float, int]] = field(default_factory=dict)
     intervals: dict[str, tuple[Interval, Interval]] = field(default_factory=dict)
     mean_interval: Interval = None
@@ -46,6 +53,9 @@ class Evaluation:
     def add(self, prompt: str, counts: Confusion, boundary: float | None, histogram: Histogram) -> None:
         """Adds what one image says of a prompt."""
         self.prompts[prompt] = self.prompts.get(prompt, Confusion()) + counts
+        there, alarms = self.presence.get(prompt, (0, 0))
+        found = counts.tp + counts.fn > 0
+        self.presence[prompt] = there + found, alarms + (not found and counts.fp > 0)
         if boundary is not None:
             total, images = self.boundaries.get(prompt, (0.0, 0))
             self.boundaries[prompt] = total + boundary, images + 1
@@ -63,21 +73,31 @@ class Evaluation:
         Args:
             draws: by prompt: tp, fp and fn of the mask as it was written, then of the best threshold.
         """
-        ious = {name: _ratios(draws.sums(name)) for name in self.prompts}
-        for name, counts in self.prompts.items():
-            if counts.images > 1:
-                self.intervals[name] = interval(ious[name][0]), interval(ious[name][1])
-        if ious and max(counts.images for counts in self.prompts.values()) > 1:
+        ious = {name: _ratios(draws.sums(name)) for name in self.present}
+        enough = [
+            name for name in ious if self.presence[name][0] > 1
+        ]  # of one image all replicates are alike
+        for name in enough:
+            self.intervals[name] = interval(ious[name][0]), interval(ious[name][1])
+        if enough:
             written = np.stack([first for first, _ in ious.values()])
             drawn = ~np.isnan(written)
-            some = drawn.any(axis=0)  # replicates that drew an image at all
+            some = drawn.any(axis=0)  # replicates that drew an image with foreground at all
             means = np.where(drawn, written, 0.0).sum(axis=0)[some] / drawn.sum(axis=0)[some]
             self.mean_interval = interval(means)
 
     @property
+    def present(self) -> list[str]:
+        """Prompts that the ground truth has foreground of: only they can be found, or missed."""
+        return [name for name, counts in self.prompts.items() if counts.tp + counts.fn]
+
+    @property
     def mean_iou(self) -> float | None:
-        """The paper's mIoU: mean over prompts of the foreground IoU; ``None`` without ground truth."""
-        values = [confusion.iou for confusion in self.prompts.values()]
+        """The paper's mIoU: mean over prompts of the foreground IoU; ``None`` without ground truth.
+
+        Prompts that the ground truth has nothing of are left out: one pixel would make theirs 0 of 1.
+        """
+        values = [self.prompts[name].iou for name in self.present]
         return float(np.mean(values)) if values else None
 
     @property
@@ -98,10 +118,11 @@ class Evaluation:
             return {}
         whole = self.to_json()
         totals = {name: float(whole[name]) for name in ("mean_iou", "iou_fg", "iou_bin")}
-        if self.histograms and whole["sweep"]["average_precision"] is not None:
+        if whole["sweep"]:
             totals["average_precision"] = whole["sweep"]["average_precision"]
-        prompts = islice(self.prompts.items(), FIGURES)
-        return totals | {f"iou_{safe_segment(name)}": confusion.iou for name, confusion in prompts}
+        return totals | {
+            f"iou_{safe_segment(name)}": self.prompts[name].iou for name in self.present[:FIGURES]
+        }
 
     def row(self, name: str) -> dict[str, Any]:
         """The row of a prompt; ``records.EVALUATION``."""
@@ -109,10 +130,16 @@ class Evaluation:
         written, at_best = self.intervals.get(name, (None, None))
         best = histogram.best
         boundary, outlined = self.boundaries.get(name, (0.0, 0))
+        present, alarms = self.presence.get(name, (0, 0))
+        absent = counts.images - present
+        somewhere = counts.tp + counts.fn > 0
         return {
             "prompt": name,
             **{key: getattr(counts, key) for key in ("images", "tp", "fp", "fn", "tn")},
-            **{key: getattr(counts, key) for key in ("iou", "dice", "precision", "recall")},
+            **{key: getattr(counts, key) if somewhere else None for key in ("iou", "dice", "recall")},
+            "precision": counts.precision,
+            "false_alarm_images": alarms,
+            "false_alarm_share": alarms / absent if absent else None,
             "boundary_iou": boundary / outlined if outlined else None,
             "iou_low": written[0] if written else None,
             "iou_high": written[1] if written else None,
@@ -121,6 +148,7 @@ class Evaluation:
             "best_iou_low": at_best[0] if at_best and best is not None else None,
             "best_iou_high": at_best[1] if at_best and best is not None else None,
             "average_precision": histogram.average_precision,
+            "average_precision_paper": histogram.average_precision_paper,
             "roc_auc": histogram.roc_auc,
             "calibration_error": histogram.calibration_error() if histogram.positives else None,
         }
@@ -128,7 +156,7 @@ class Evaluation:
     def to_json(self) -> dict[str, Any]:
         """The content of ``metrics.json``."""
         total = sum(self.prompts.values(), Confusion())
-        there = bool(self.prompts)
+        there = bool(self.present)
         rows = {name: self.row(name) for name in self.prompts}
         boundary = [row["boundary_iou"] for row in rows.values() if row["boundary_iou"] is not None]
         return {
@@ -163,30 +191,30 @@ class Evaluation:
     def sweep(self) -> dict[str, Any] | None:
         """The paper's table: mIoU, IoU_FG and IoU_BIN at fixed thresholds and at the best of each, and AP.
 
-        ``None`` without ground truth. Probabilities are compared with one threshold for all prompts, before
-        any cleaning.
+        ``None`` where the ground truth has no foreground. Probabilities are compared with one threshold for all
+        prompts, before any cleaning. The mean is over prompts that the ground truth has; the rest is of all pixels.
         """
-        if not self.histograms:
+        present = [histogram for histogram in self.histograms.values() if histogram.positives]
+        if not present:
             return None
         total = self.pooled()
-        mean = np.mean([[c.iou for c in h.curve] for h in self.histograms.values()], axis=0)
         curves = {
-            "mean_iou": mean,
+            "mean_iou": np.mean([[c.iou for c in h.curve] for h in present], axis=0),
             "iou_fg": np.array([counts.iou for counts in total.curve]),
             "iou_bin": np.array([counts.iou_binary for counts in total.curve]),
         }
         best: dict[str, float] = {}
         for name, values in curves.items():
-            best[name] = float(values.max())
-            best[f"{name}_threshold"] = float(THRESHOLDS[int(values.argmax())])
+            index = middle_of_best(values)
+            best[name] = float(values[index])
+            best[f"{name}_threshold"] = float(THRESHOLDS[index])
         at = {str(threshold): int(np.abs(THRESHOLDS - threshold).argmin()) for threshold in PAPER_THRESHOLDS}
-        single = [h.average_precision for h in self.histograms.values()]
-        known = [value for value in single if value is not None]
         return {
             "at": {name: {key: float(c[i]) for key, c in curves.items()} for name, i in at.items()},
             "best": best,
             "average_precision": total.average_precision,
-            "mean_average_precision": float(np.mean(known)) if known else None,
+            "average_precision_paper": total.average_precision_paper,
+            "mean_average_precision": float(np.mean([h.average_precision for h in present])),
             "roc_auc": total.roc_auc,
             "calibration_error": total.calibration_error(),
         }
@@ -201,11 +229,14 @@ class Evaluation:
 
 
 def _ratios(sums: Sums) -> tuple[Sums, Sums]:
-    """The IoU of each replicate, of the masks as written and at the best threshold."""
+    """The IoU of each replicate, of the masks as written and at the best threshold.
+
+    NaN where a replicate drew no image with foreground: as 1 or 0 it would widen the interval of what is rare.
+    """
     pairs = []
     for tp, fp, fn in (sums[:, :3].T, sums[:, 3:].T):
-        union = tp + fp + fn
-        pairs.append(np.where(union == 0, 1.0, tp / np.where(union == 0, 1.0, union)))
+        with np.errstate(invalid="ignore"):
+            pairs.append(np.where(tp + fn > 0, tp / (tp + fp + fn), np.nan))
     return pairs[0], pairs[1]
 
 
@@ -222,6 +253,9 @@ def _curves(histogram: Histogram) -> dict[str, Any]:
         "precision": _short(c.precision for c in curve),
         "recall": _short(c.recall for c in curve),
         "false_positive_rate": _short(c.fp / negatives for c in curve),
+        "precision_recall": dict(
+            zip(("recall", "precision"), map(_short, histogram.precision_recall()), strict=True)
+        ),
         "reliability": {
             "pixels": counts.tolist(),
             "predicted": _short(predicted),

@@ -8,12 +8,14 @@ average precision, ROC and calibration are those of probabilities in steps of 1 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
 from clipseg_kfp.metrics.confusion import Confusion
+from clipseg_kfp.metrics.paper import average_precision
 
 Counts = NDArray[np.int64]
 Curve = NDArray[np.float64]
@@ -113,9 +115,7 @@ class Histogram:
         """
         if not self.positives:
             return None
-        ious = [counts.iou for counts in self.curve]
-        highest = np.flatnonzero(np.asarray(ious) == max(ious))
-        return int(highest[(len(highest) - 1) // 2])
+        return middle_of_best([counts.iou for counts in self.curve])
 
     @property
     def average_precision(self) -> float | None:
@@ -129,6 +129,29 @@ class Histogram:
         said = tp + np.cumsum(self.background[::-1])
         precision = tp / np.maximum(said, 1)
         return float((np.diff(tp, prepend=0) * precision).sum() / self.positives)
+
+    @property
+    def average_precision_paper(self) -> float | None:
+        """The same as the CLIPSeg paper's code computes it, at ``THRESHOLDS``; ``None`` without foreground."""
+        return average_precision(self.curve)
+
+    def precision_recall(self, points: int = 100) -> tuple[Curve, Curve]:
+        """Precision over recall for plots: the highest thresholds, of steps of 1 / 1000, that reach each recall.
+
+        Args:
+            points: steps of recall from 0 to 1.
+
+        Returns:
+            Recall, rising to 1, and precision, at most ``points`` + 1 values; none without foreground.
+        """
+        if not self.positives:
+            return np.zeros(0), np.zeros(0)
+        tp = np.cumsum(self.foreground[::-1])
+        said = tp + np.cumsum(self.background[::-1])
+        wanted = np.searchsorted(tp, np.linspace(0, self.positives, points + 1))
+        wanted = np.unique(np.append(wanted, np.flatnonzero(said)[0]))
+        wanted = wanted[said[wanted] > 0]  # where nothing is predicted, there is no precision
+        return tp[wanted] / self.positives, tp[wanted] / said[wanted]
 
     def roc(self) -> tuple[Curve, Curve, Curve]:
         """The receiver operating characteristic.
@@ -178,6 +201,12 @@ class Histogram:
             return None
         distance = np.where(count > 0, np.abs(predicted - observed), 0.0)
         return float((count * distance).sum() / count.sum())
+
+
+def middle_of_best(values: Sequence[float] | Curve) -> int:
+    """The index of the highest value; of equal ones the middle one, which is the furthest from a fall."""
+    highest = np.flatnonzero(np.asarray(values) == np.max(values))
+    return int(highest[(len(highest) - 1) // 2])
 
 
 def _bins(values: NDArray[np.float32]) -> NDArray[np.int32]:

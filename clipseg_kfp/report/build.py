@@ -9,23 +9,25 @@ from typing import Any
 
 from clipseg_kfp import records
 from clipseg_kfp.masks import palette
-from clipseg_kfp.report.choosing import Name, choice_of
+from clipseg_kfp.report.choosing import Name, choice_of, first_heat, margin
 from clipseg_kfp.report.content import (
     BINS,
     Agreement,
     GalleryItem,
+    Heat,
     PromptRow,
     QuarantineRow,
     Report,
     Tile,
 )
+from clipseg_kfp.report.facts import facts_of
 from clipseg_kfp.results import Counts
 
 QUARANTINE_ROWS = 200
 REASONS = 50
 NOTES = 20  # of a kind
 _MARGIN = ["key", "version", "threshold", "max_probability"]
-_PRINTED = ["source", "key", "version", "prompt", "width", "height", "area", "coverage", "score"]
+_PRINTED = [*_MARGIN, "source", "prompt", "width", "height", "area", "coverage", "score"]
 
 
 @dataclass(frozen=True)
@@ -76,14 +78,18 @@ class Tables:
         batches = records.read_arrow(self.truths)
         return {(row["key"], row["version"]): row["png"] for batch in batches for row in batch.to_pylist()}
 
-    def ious(self, chosen: dict[Name, str]) -> dict[tuple[str, str, str], float]:
-        """IoU of the chosen images by prompt."""
-        rows = records.read_parquet(self.per_image, columns=["key", "version", "prompt", "iou"])
-        return {
-            (row["key"], row["version"], row["prompt"]): row["iou"]
-            for row in rows
-            if (row["key"], row["version"]) in chosen
-        }
+    def ious(self, chosen: dict[Name, str]) -> tuple[dict[tuple[str, str, str], float], set[Name]]:
+        """IoU of the chosen images by prompt, and those that have ground truth with something in it."""
+        ious, somewhere = {}, set()
+        for row in records.read_parquet(
+            self.per_image, columns=["key", "version", "prompt", "iou", "tp", "fn"]
+        ):
+            name = (row["key"], row["version"])
+            if name in chosen:
+                ious[*name, row["prompt"]] = row["iou"]
+                if row["tp"] + row["fn"]:
+                    somewhere.add(name)
+        return ious, somewhere
 
     def rows(self) -> Iterator[dict[str, Any]]:
         """What the page prints of each mask."""
@@ -137,9 +143,11 @@ def build_report(
         created: when the run was committed, ISO 8601.
     """
     chosen = tables.choice()
-    pictures, truths, ious = tables.pictures(chosen), tables.truth(), tables.ious(chosen)
+    pictures, truths = tables.pictures(chosen), tables.truth()
+    ious, somewhere = tables.ious(chosen)
     sums: dict[str, _Sum] = {prompt["name"]: _Sum() for prompt in body["prompts"]}
     tiles: dict[Name, list[Tile]] = {}
+    margins: dict[Name, list[float]] = {}
     shown: dict[Name, dict[str, Any]] = {}
     for row in tables.rows():
         sums[row["prompt"]].add(row)
@@ -147,12 +155,13 @@ def build_report(
         if name in pictures:
             shown[name] = row
             iou = ious.get((*name, row["prompt"]))
+            margins.setdefault(name, []).append(margin(row))
             tiles.setdefault(name, []).append(Tile(row["prompt"], row["coverage"], row["score"], iou))
     return Report(
         title=body["source_uri"],
         run=run,
         created=created,
-        facts=_facts(config, body),
+        facts=facts_of(config, body),
         counts=dict(vars(counts)),
         mean_iou=metrics["mean_iou"],
         prompts=_prompts(body["prompts"], sums, metrics["per_prompt"], curves["per_prompt"]),
@@ -170,9 +179,9 @@ def build_report(
                 overlay=pictures[name]["overlay"],
                 tiles=tuple(tiles[name]),
                 reason=reason,
-                heat=pictures[name]["heat"],
-                heat_prompt=pictures[name]["heat_prompt"],
+                heats=_heats(pictures[name]["heats"], reason, tiles[name], margins[name]),
                 truth=truths.get(name, b""),
+                nothing=name not in somewhere,
             )
             for name, reason in chosen.items()
         ),
@@ -190,34 +199,29 @@ def build_report(
         thresholds=tuple(curves["thresholds"]),
         mean_interval=metrics["mean_iou_interval"] and tuple(metrics["mean_iou_interval"]),
         pooled=curves["all"],
+        sweep=metrics["sweep"],
+        dice=metrics["dice"],
     )
 
 
-def _facts(config: str, body: dict[str, Any]) -> tuple[tuple[str, str], ...]:
-    model = body["model"]
-    return (
-        ("Images", body["source_uri"]),
-        ("Model", model["uri"]),
-        ("Model digest", model["digest"]),
-        ("Input size", f"{model['image_size']} px"),
-        ("Prompts", f"{len(body['prompts']):,}"),
-        ("Configuration", config),
-        ("Listing", body["dataset_digest"]),
-        *(_way(number, facts) for number, facts in enumerate(body["inference"][:4], 1)),
-        ("Software", f"clipseg-kfp {body['software']['clipseg-kfp']}"),
-    )
+def _heats(
+    heats: list[dict[str, Any]], reason: str, tiles: list[Tile], margins: list[float]
+) -> tuple[Heat, ...]:
+    """Puts the prompt first that the image was chosen for."""
+    if not heats:
+        return ()
+    known = {
+        tile.prompt: (unclear, tile.iou, tile.coverage) for tile, unclear in zip(tiles, margins, strict=True)
+    }
+    first = first_heat(reason, known, [heat["prompt"] for heat in heats])
+    ordered = sorted(heats, key=lambda heat: heat["prompt"] != first)
+    return tuple(Heat(heat["prompt"], heat["jpeg"]) for heat in ordered)
 
 
 def _first(notes: list[str]) -> list[str]:
     """Keeps the first: a file of ground truth may name ten thousand classes."""
     rest = len(notes) - NOTES
     return notes[:NOTES] + ([f"… and {rest:,} more of this kind: see metrics.json."] if rest > 0 else [])
-
-
-def _way(number: int, facts: dict[str, Any]) -> tuple[str, str]:
-    """How shards were computed: parameters of segment_images, and what it chose."""
-    said = ", ".join(f"{name} {value}" for name, value in facts.items() if value not in ("", None))
-    return (f"Inference {number}" if number > 1 else "Inference", said)
 
 
 def _prompts(
@@ -238,7 +242,6 @@ def _prompts(
                 images=total.found,
                 mean_coverage=total.coverage / total.images if total.images else 0.0,
                 mean_score=total.score / total.found if total.found else 0.0,
-                iou=figures["iou"] if figures else None,
                 coverages=tuple(total.coverages),
                 scores=tuple(total.scores),
                 agreement=Agreement(figures["images"], figures, curve) if figures else None,

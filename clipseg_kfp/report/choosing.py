@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from itertools import zip_longest
 from typing import Any
 
@@ -10,6 +10,7 @@ from clipseg_kfp.naming import digest
 
 Name = tuple[str, str]  # key and version
 GALLERY_ITEMS = 24
+HEATS = 4  # of an image: each takes about 4 kB of the page
 BEST, WORST, UNCERTAIN, RANDOM = "Best IoU", "Worst IoU", "Most uncertain", "At random"
 
 
@@ -84,20 +85,22 @@ class Shortlist:
         self._random: list[tuple[bool, str, int]] = []
         self._kept: dict[int, dict[str, Any]] = {}
 
-    def add(self, row: dict[str, Any], margin: float, *, truth: bool) -> None:
-        """Considers the row of an image; what falls out is forgotten.
+    def add(self, name: Name, row: Callable[[], dict[str, Any]], margin: float, *, truth: bool) -> None:
+        """Considers an image; what falls out is forgotten.
 
         Args:
-            row: of ``records.GALLERY``.
+            name: of the image.
+            row: makes that of ``records.GALLERY``; not called for what is not kept.
             margin: the smallest over prompts.
             truth: whether there is ground truth of it.
         """
-        self._kept[self._count] = row
         self._unclear = sorted([*self._unclear, (margin, self._count)])[: self._half]
-        self._random = sorted([*self._random, (not truth, lot((row["key"], row["version"])), self._count)])
+        self._random = sorted([*self._random, (not truth, lot(name), self._count)])
         self._random = self._random[: 2 * self._half]
-        self._count += 1
         wanted = self._places()
+        if self._count in wanted:
+            self._kept[self._count] = row()
+        self._count += 1
         self._kept = {place: row for place, row in self._kept.items() if place in wanted}
 
     def _places(self) -> set[int]:
@@ -111,6 +114,69 @@ class Shortlist:
     def rows(self) -> list[dict[str, Any]]:
         """Those that are left, in the order in which they came."""
         return [row for _, row in sorted(self._kept.items())]
+
+
+class HeatChoice:
+    """Chooses the few prompts of an image whose probabilities are worth a look.
+
+    The one that was found most clearly, the one that was barely found or missed, and those with ground truth: one of
+    these is why the gallery has the image.
+
+    Args:
+        truths: names of the prompts that there is ground truth of.
+        most: how many.
+    """
+
+    def __init__(self, truths: Collection[str], most: int = HEATS) -> None:
+        self._truths, self._most = truths, most
+        self._clear: list[tuple[float, str]] = []
+        self._unclear: list[tuple[float, str]] = []
+        self._measured: list[tuple[float, str]] = []
+        self._kept: dict[str, Any] = {}
+
+    def add(self, row: dict[str, Any], what: Callable[[], Any]) -> None:
+        """Considers a prompt.
+
+        Args:
+            row: of ``records.MASKS``.
+            what: makes what is kept of it; not called for what is not.
+        """
+        name, unclear = row["prompt"], margin(row)
+        self._clear = sorted([*self._clear, (-row["max_probability"], name)])[:1]
+        self._unclear = sorted([*self._unclear, (unclear, name)])[:1]
+        if name in self._truths:
+            self._measured = sorted([*self._measured, (unclear, name)])[: self._most]
+        wanted = self._names()
+        if name in wanted:
+            self._kept[name] = what()
+        self._kept = {name: kept for name, kept in self._kept.items() if name in wanted}
+
+    def _names(self) -> list[str]:
+        ranked = dict.fromkeys(name for _, name in (*self._clear, *self._unclear, *self._measured))
+        return list(ranked)[: self._most]
+
+    def chosen(self) -> list[tuple[str, Any]]:
+        """Names with what was kept, the clearest first."""
+        return [(name, self._kept[name]) for name in self._names()]
+
+
+def first_heat(reason: str, tiles: Mapping[str, tuple[float, float | None, float]], heats: list[str]) -> str:
+    """Whose probabilities a card shows first: the prompt that the image was chosen for.
+
+    Args:
+        reason: why it was chosen.
+        tiles: margin, IoU and coverage by prompt.
+        heats: the prompts to choose from, the clearest first.
+    """
+    ious = {name: iou for name in heats if (iou := tiles[name][1]) is not None}
+    if reason == UNCERTAIN:
+        return min(heats, key=lambda name: tiles[name][0])
+    if reason == WORST and ious:
+        return min(ious, key=lambda name: (ious[name], -tiles[name][2]))
+    found = [name for name in ious if tiles[name][2] > 0]
+    if reason == BEST and found:
+        return max(found, key=lambda name: ious[name])
+    return heats[0]
 
 
 def choice_of(

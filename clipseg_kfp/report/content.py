@@ -36,6 +36,19 @@ class Tile:
 
 
 @dataclass(frozen=True)
+class Heat:
+    """The probabilities of one prompt in one image.
+
+    Attributes:
+        prompt: name of the prompt.
+        jpeg: small and colored, to lay over the preview.
+    """
+
+    prompt: str
+    jpeg: bytes
+
+
+@dataclass(frozen=True)
 class GalleryItem:
     """One image of the gallery.
 
@@ -48,9 +61,9 @@ class GalleryItem:
         overlay: a JPEG or PNG of the same size with the masks drawn in.
         tiles: one a prompt, in the order of the prompt set.
         reason: why it was chosen, a few words; empty where it was not.
-        heat: a small colored JPEG of a prompt's probabilities, to lay over the preview; may be empty.
-        heat_prompt: whose probabilities.
-        truth: a small PNG of the ground truth, transparent elsewhere; may be empty.
+        heats: probabilities of some prompts; the first is shown until another is asked for.
+        truth: a small PNG of the ground truth, transparent elsewhere; empty where there is none.
+        nothing: whether that ground truth says that no prompt has anything here.
     """
 
     key: str
@@ -61,9 +74,9 @@ class GalleryItem:
     overlay: bytes
     tiles: tuple[Tile, ...]
     reason: str = ""
-    heat: bytes = b""
-    heat_prompt: str = ""
+    heats: tuple[Heat, ...] = ()
     truth: bytes = b""
+    nothing: bool = False
 
 
 @dataclass(frozen=True)
@@ -93,7 +106,6 @@ class PromptRow:
         images: number of images with a non-empty mask.
         mean_coverage: mean share of the image, 0 to 1.
         mean_score: mean probability inside the masks, 0 to 1.
-        iou: intersection over union with the ground truth; None where there is none.
         coverages: how many masks have a share of the image in each of ``BINS`` equal bins from 0 to 1; empty
             masks are left out.
         scores: the same of the mean probability inside.
@@ -107,7 +119,6 @@ class PromptRow:
     images: int
     mean_coverage: float
     mean_score: float
-    iou: float | None
     coverages: tuple[int, ...] = ()
     scores: tuple[int, ...] = ()
     agreement: Agreement | None = None
@@ -155,6 +166,8 @@ class Report:
         thresholds: that the curves are over.
         mean_interval: 95 % interval of ``mean_iou``.
         pooled: the curve of all prompts together.
+        sweep: all prompts at each of the paper's thresholds, of ``metrics.json``.
+        dice: of all masks as they were written.
     """
 
     title: str
@@ -173,3 +186,5 @@ class Report:
     thresholds: tuple[float, ...] = ()
     mean_interval: tuple[float, float] | None = None
     pooled: dict[str, Any] | None = None
+    sweep: dict[str, Any] | None = None
+    dice: float | None = None

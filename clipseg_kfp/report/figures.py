@@ -8,8 +8,8 @@ from typing import Any
 from markupsafe import Markup
 
 from clipseg_kfp.report.content import PromptRow, Report
-from clipseg_kfp.report.plots import Line, bars, chart, span
-from clipseg_kfp.report.text import percent
+from clipseg_kfp.report.plots import Line, bars, chart, key, span
+from clipseg_kfp.report.text import percent, stretch
 
 LINES = 8  # prompts in a plot; the table has all
 
@@ -23,35 +23,51 @@ class Figure:
     plot: Markup
 
 
-def drawn_prompts(report: Report) -> list[PromptRow]:
-    """The prompts that have lines: those with the highest IoU at their best threshold."""
+@dataclass(frozen=True)
+class Drawn:
+    """A prompt with lines, and how these look."""
+
+    name: str
+    key: Markup
+
+
+def drawn_prompts(report: Report) -> list[Drawn]:
+    """The legend of the plots."""
+    return [
+        Drawn(row.name, key(Line(row.color, (), style=style)))
+        for style, row in enumerate(_drawn_rows(report))
+    ]
+
+
+def _drawn_rows(report: Report) -> list[PromptRow]:
+    """The prompts with the highest IoU at their best threshold.
+
+    Those that the ground truth has nothing of have none: their curves show a convention and no measurement.
+    """
     rows = [row for row in report.prompts if row.agreement and row.agreement.curve]
+    rows = [row for row in rows if _figure(row, "best_iou") is not None]
     rows.sort(key=lambda row: -(_figure(row, "best_iou") or 0.0))
     return rows[:LINES]
 
 
 def figures_of(report: Report) -> list[Figure]:
     """Draws IoU over thresholds, precision over recall, and how far probabilities can be trusted."""
-    if not report.thresholds or not (rows := drawn_prompts(report)):
+    if not report.thresholds or not (rows := _drawn_rows(report)):
         return []
     overs, pairs = [], []
-    for row in rows:
+    for style, row in enumerate(rows):
         curve: dict[str, Any] = row.agreement.curve if row.agreement else {}  # type: ignore[assignment]
-        best = _figure(row, "best_threshold"), _figure(row, "best_iou")
-        mark = None if best[0] is None or best[1] is None else (best[0], best[1])
-        overs.append(Line(row.color, list(zip(report.thresholds, curve["iou"], strict=True)), mark))
-        # Where nothing is predicted, a precision of 1 is a convention and no measurement.
-        points = [
-            (r, p)
-            for r, p in zip(curve["recall"], curve["precision"], strict=True)
-            if None not in (r, p) and (r > 0 or p < 1)
-        ]
-        if points:
-            pairs.append(Line(row.color, points))
+        mark = _figure(row, "best_threshold") or 0.0, _figure(row, "best_iou") or 0.0
+        points = list(zip(report.thresholds, curve["iou"], strict=True))
+        overs.append(Line(row.color, points, mark, style))
+        fine = curve["precision_recall"]
+        if fine["recall"]:
+            points = list(zip(fine["recall"], fine["precision"], strict=True))
+            pairs.append(Line(row.color, points, style=style))
     figures = [
         Figure(
             "IoU over the threshold",
-            "The dot is the best threshold of a prompt. Probabilities are compared before cleaning.",
+            "The large marker is the best threshold of a prompt. Probabilities are compared before cleaning.",
             chart(overs, "IoU over the threshold, a line a prompt", "threshold", "IoU"),
         )
     ]
@@ -60,17 +76,27 @@ def figures_of(report: Report) -> list[Figure]:
         figures.append(
             Figure(
                 "Precision and recall",
-                "Each line runs over all thresholds; further up and right is better.",
+                "Each line runs over all probabilities; further up and right is better.",
                 chart(pairs, label, "recall", "precision"),
             )
         )
     if report.pooled and (trust := _reliability(report.pooled)):
         label = "Observed share of foreground over the predicted probability"
+        error = (report.sweep or {}).get("calibration_error")
         figures.append(
             Figure(
                 "Reliability",
-                "All prompts together. On the dashed line a probability of 0.7 is right for 70% of pixels.",
-                chart([trust], label, "predicted probability", "observed", diagonal=True),
+                "All prompts together. On the dashed line a probability of 0.7 is right for 70% of pixels. "
+                "Bars: pixels, on a logarithmic scale"
+                + ("." if error is None else f"; expected calibration error {percent(error)}."),
+                chart(
+                    [trust],
+                    label,
+                    "predicted probability",
+                    "observed",
+                    diagonal=True,
+                    strip=report.pooled["reliability"]["pixels"],
+                ),
             )
         )
     return figures
@@ -101,11 +127,11 @@ def distribution(counts: tuple[int, ...], what: str) -> Markup:
 
 
 def interval(row: PromptRow) -> Markup:
-    """The IoU of a prompt with its interval."""
+    """The 95 % interval of a prompt's IoU, in numbers and drawn."""
     value, low, high = (_figure(row, name) for name in ("iou", "iou_low", "iou_high"))
     if value is None:
         return Markup("")
-    label = f"IoU {percent(value)}"
+    said = Markup("")
     if low is not None and high is not None:
-        label += f", 95% interval {percent(low)} to {percent(high)}"
-    return span(value, low, high, label.replace("<", "below ").replace(">", "above "))
+        said = Markup('<span class="muted small"> {}</span>').format(stretch(low, high))
+    return said + span(value, low, high)

@@ -22,8 +22,8 @@ def fitting(width: int, height: int, side: int) -> tuple[int, int]:
     return max(1, round(width * scale)), max(1, round(height * scale))
 
 
-def heat_jpeg(maps: NDArray[np.uint8], boxes: Sequence[Box], width: int, height: int) -> bytes:
-    """Colors the probabilities of one prompt: dark is 0, light is 1.
+def heat_levels(maps: NDArray[np.uint8], boxes: Sequence[Box], width: int, height: int) -> NDArray[np.uint8]:
+    """The probabilities of one prompt, small: blended as for the mask, so that the picture shows what was cut.
 
     Args:
         maps: uint8 (V, S, S), 255 times the probability, one a view.
@@ -32,21 +32,42 @@ def heat_jpeg(maps: NDArray[np.uint8], boxes: Sequence[Box], width: int, height:
         height: of the image.
 
     Returns:
-        A JPEG, its longer side ``HEAT_SIDE`` at most.
+        255 times the probability, uint8 (h, w), the longer side ``HEAT_SIDE`` at most.
     """
     across, down = fitting(width, height, HEAT_SIDE)
-    total, weight = np.zeros((down, across), np.float32), np.zeros((down, across), np.float32)
-    if len(boxes) == 1:
-        values = next(iter(Merger([(0, 0, across, down)], across, down).field(list(maps))))[1]
-    else:
-        for found, (left, top, right, bottom) in zip(maps, boxes, strict=True):
-            x0, y0 = left * across // width, top * down // height
-            x1, y1 = max(x0 + 1, -(-right * across // width)), max(y0 + 1, -(-bottom * down // height))
-            part = cv2.resize(found, (x1 - x0, y1 - y0), interpolation=cv2.INTER_AREA).astype(np.float32)
-            total[y0:y1, x0:x1] += part / 255
-            weight[y0:y1, x0:x1] += 1
-        values = np.asarray(total / np.maximum(weight, 1), np.float32)
-    levels = (np.asarray(values).clip(0, 1) * 255).astype(np.uint8)
+    found = np.empty((down, across), np.float32)
+    small = _scaled(boxes, width, height, across, down)
+    for columns, values in (small or Merger(boxes, width, height)).field(list(maps)):
+        if small:
+            found[:, columns] = values
+        else:  # from full size, a strip at a time
+            start, stop = columns.start * across // width, -(-columns.stop * across // width)
+            size = (stop - start, down)
+            found[:, start:stop] = cv2.resize(values, size, interpolation=cv2.INTER_AREA)
+    return np.asarray((found.clip(0, 1) * 255).round(), np.uint8)
+
+
+def _scaled(boxes: Sequence[Box], width: int, height: int, across: int, down: int) -> Merger | None:
+    """Blends views at a small size; ``None`` where tiles would be too small for it."""
+    scaled = [
+        (
+            round(left * across / width),
+            round(top * down / height),
+            round(right * across / width),
+            round(bottom * down / height),
+        )
+        for left, top, right, bottom in boxes
+    ]
+    if len(set(scaled)) < len(boxes):
+        return None
+    try:
+        return Merger(scaled, across, down)
+    except ValueError:
+        return None
+
+
+def heat_jpeg(levels: NDArray[np.uint8]) -> bytes:
+    """Colors ``heat_levels``: dark is 0, light is 1."""
     buffer = io.BytesIO()
     colored = cv2.cvtColor(cv2.applyColorMap(levels, cv2.COLORMAP_INFERNO), cv2.COLOR_BGR2RGB)
     Image.fromarray(colored).save(buffer, "JPEG", quality=80)

@@ -1,19 +1,34 @@
 """Plots as inline SVG: plain functions, numbers in, markup out.
 
-Nothing but numbers and the words of this file get into the markup, so there is nothing to escape. Lines take
-their colors from the page, as ``--ink``; the page's stylesheet does the rest, dark and light.
+Nothing but numbers and the words of this file get into the markup, so there is nothing to escape. A line carries
+its colors for both schemes; plots.css.j2 does the rest. Lines differ by dash and marker as well as by color.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from markupsafe import Markup
 
+from clipseg_kfp.report.inks import inks
+
 WIDTH, HEIGHT = 360, 236
 _LEFT, _TOP, _RIGHT, _BOTTOM = 42, 10, 12, 38
 _TICKS = (0.0, 0.25, 0.5, 0.75, 1.0)
+_STRIP = 0.16  # of the height: bars of how many there are
+_DASHES = ("", "8 4", "2 3", "10 3 2 3")
+#: Circle, square, triangle and diamond of about the same area, around 0 0.
+_MARKERS = (
+    "M-3 0a3 3 0 1 0 6 0a3 3 0 1 0-6 0Z",
+    "M-2.7-2.7H2.7V2.7H-2.7Z",
+    "M0-3.8L3.6 2.7H-3.6Z",
+    "M0-3.9L3.9 0L0 3.9L-3.9 0Z",
+)
+STYLES = len(_DASHES) * len(_MARKERS)
+_DOTS = 5  # markers along a line
+_BEST = 1.75  # the marker at a line's best point is so much larger
 
 
 @dataclass(frozen=True)
@@ -21,19 +36,23 @@ class Line:
     """A line of a chart.
 
     Attributes:
-        color: ``#rrggbb``; empty for the text's color.
+        color: ``#rrggbb``; empty for the page's accent.
         points: x and y, each 0 to 1.
-        mark: a point to set a dot at.
-        dots: set a dot at every point.
+        mark: a point to set a large marker at.
+        style: number of its dash and marker, below ``STYLES``.
+        dots: set a marker at every point, not at some.
     """
 
     color: str
     points: Sequence[tuple[float, float]]
     mark: tuple[float, float] | None = None
+    style: int = 0
     dots: bool = False
 
 
-def chart(lines: Sequence[Line], label: str, x: str, y: str, *, diagonal: bool = False) -> Markup:
+def chart(
+    lines: Sequence[Line], label: str, x: str, y: str, *, diagonal: bool = False, strip: Sequence[int] = ()
+) -> Markup:
     """Draws lines over axes from 0 to 1.
 
     Args:
@@ -42,6 +61,7 @@ def chart(lines: Sequence[Line], label: str, x: str, y: str, *, diagonal: bool =
         x: name of the axis.
         y: name of the axis.
         diagonal: with the line on which both are equal.
+        strip: counts along the x axis, drawn as low bars with a logarithmic height.
     """
     parts = []
     for tick in _TICKS:
@@ -56,17 +76,32 @@ def chart(lines: Sequence[Line], label: str, x: str, y: str, *, diagonal: bool =
         f'<text x="{(_LEFT + WIDTH - _RIGHT) / 2:.0f}" y="{HEIGHT - 5}" text-anchor="middle">{x}</text>'
         f'<text transform="translate(11 {middle:.0f}) rotate(-90)" text-anchor="middle">{y}</text>'
     )
+    for i, count in enumerate(strip):
+        if count:
+            tall = _STRIP * math.log1p(count) / math.log1p(max(strip))
+            (left, top), (right, bottom) = _place((i / len(strip), tall)), _place(((i + 1) / len(strip), 0))
+            parts.append(
+                f'<rect class="count" x="{left + 0.5:.1f}" y="{top:.1f}" width="{right - left - 1:.1f}" '
+                f'height="{bottom - top:.1f}"/>'
+            )
     if diagonal:
         parts.append(f'<path class="diagonal" d="{_path([(0, 0), (1, 1)])}"/>')
     for line in lines:
-        ink = f' style="--ink: {line.color}"' if line.color else ""
-        parts.append(f'<g{ink}><path class="line" d="{_path(line.points)}"/>')
-        for point in [*(line.points if line.dots else ()), *([line.mark] if line.mark else ())]:
-            left, top = _place(point)
-            size = 4.5 if point == line.mark else 2.5
-            parts.append(f'<circle cx="{left:.1f}" cy="{top:.1f}" r="{size}"/>')
+        step = 1 if line.dots else max(1, len(line.points) // _DOTS)
+        first = 0 if line.dots else line.style * step // STYLES  # those of other lines do not lie below
+        parts.append(f"<g{_ink(line.color)}>{_stroke(line.style, _path(line.points))}")
+        parts += [_marker(line.style, _place(point)) for point in line.points[first::step]]
+        if line.mark:
+            parts.append(_marker(line.style, _place(line.mark), "best", _BEST))
         parts.append("</g>")
-    return _svg("chart", WIDTH, HEIGHT, label, "".join(parts))
+    return _svg("chart", WIDTH, HEIGHT, f'role="img" aria-label="{label}"', "".join(parts))
+
+
+def key(line: Line) -> Markup:
+    """A piece of a line for the legend."""
+    stroke = _stroke(line.style, "M1 7H37")
+    parts = f"<g{_ink(line.color)}>{stroke}{_marker(line.style, (19.0, 7.0))}</g>"
+    return _svg("key", 38, 14, 'aria-hidden="true"', parts)
 
 
 def bars(counts: Sequence[int], label: str) -> Markup:
@@ -81,24 +116,40 @@ def bars(counts: Sequence[int], label: str) -> Markup:
                 f'<rect x="{i * step + 0.4:.1f}" y="{height - 1 - tall:.1f}" width="{step - 0.8:.1f}" '
                 f'height="{tall:.1f}"/>'
             )
-    return _svg("bars", width, height, label, "".join(parts))
+    return _svg("bars", width, height, f'role="img" aria-label="{label}"', "".join(parts))
 
 
-def span(value: float, low: float | None, high: float | None, label: str) -> Markup:
-    """Draws a value between 0 and 1 with its interval."""
+def span(value: float, low: float | None, high: float | None) -> Markup:
+    """Draws a value between 0 and 1 with its interval, beside the words that say the same."""
     width, height, pad = 120, 14, 4
     reach = width - 2 * pad
     parts = [f'<path class="base" d="M{pad} 7H{width - pad}"/>']
     if low is not None and high is not None:
         parts.append(f'<path class="range" d="M{pad + reach * low:.1f} 7H{pad + reach * high:.1f}"/>')
     parts.append(f'<circle cx="{pad + reach * value:.1f}" cy="7" r="3.5"/>')
-    return _svg("span", width, height, label, "".join(parts))
+    return _svg("span", width, height, 'aria-hidden="true"', "".join(parts))
 
 
-def _svg(kind: str, width: int, height: int, label: str, content: str) -> Markup:
-    return Markup(
-        f'<svg class="{kind}" viewBox="0 0 {width} {height}" role="img" aria-label="{label}">{content}</svg>'
-    )
+def _svg(kind: str, width: int, height: int, said: str, content: str) -> Markup:
+    return Markup(f'<svg class="{kind}" viewBox="0 0 {width} {height}" {said}>{content}</svg>')
+
+
+def _ink(color: str) -> str:
+    if not color:
+        return ' class="ink"'
+    light, dark = inks(color)
+    return f' class="ink" style="--light: {light}; --dark: {dark}"'
+
+
+def _stroke(style: int, path: str) -> str:
+    dash = _DASHES[style % len(_DASHES)]
+    return f'<path class="line"{f" stroke-dasharray={chr(34)}{dash}{chr(34)}" if dash else ""} d="{path}"/>'
+
+
+def _marker(style: int, place: tuple[float, float], kind: str = "dot", scale: float = 1.0) -> str:
+    shape = _MARKERS[(style + style // len(_DASHES)) % len(_MARKERS)]
+    grown = f" scale({scale:g})" if scale != 1 else ""
+    return f'<path class="{kind}" transform="translate({place[0]:.1f} {place[1]:.1f}){grown}" d="{shape}"/>'
 
 
 def _place(point: tuple[float, float]) -> tuple[float, float]:

@@ -5,14 +5,26 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from jinja2 import Environment, PackageLoader
+from markupsafe import Markup
+
+from clipseg_kfp.report.plots import Line, chart, key, span
+from clipseg_kfp.report.templates import template
+from clipseg_kfp.report.text import visible
 
 ROWS = 200  # of the tables; Kubeflow cuts Markdown at 400,000 characters
 CURVES = 8
-WIDTH, HEIGHT = 420, 220
 _MARKUP = str.maketrans({sign: f"&#{ord(sign)};" for sign in "\\|`*_<>[]&!~#"})
 COLUMNS = ("rank", "set", "prompt", "best threshold", "IoU", "95 % interval", "AP", "images")
-_COLORS = ("#1f6feb", "#d1242f", "#1a7f37", "#9a6700", "#8250df", "#0f7b8a", "#bf3989", "#57606a")
+_COLORS = (
+    "#1f6feb",
+    "#d1242f",
+    "#1a7f37",
+    "#9a6700",
+    "#8250df",
+    "#0f7b8a",
+    "#bf3989",
+    "#57606a",
+)  # CURVES of them
 
 
 @dataclass(frozen=True)
@@ -74,32 +86,27 @@ def render_markdown(ranking: Ranking, title: str) -> str:
 
 def render_html(ranking: Ranking, curves: dict[str, Any], title: str) -> str:
     """The tables and the IoU over the thresholds of the first prompts that have foreground to find."""
-    environment = Environment(loader=PackageLoader("clipseg_kfp", "report"), autoescape=True)
     lines = []
-    known = [row for row in ranking.prompts if row["best_iou"] is not None]
-    for row, color in zip(known[:CURVES], _COLORS, strict=False):
-        ious = curves["per_prompt"][row["full_name"]]["iou"]
-        points = " ".join(
-            f"{threshold * WIDTH:.1f},{HEIGHT - iou * HEIGHT:.1f}"
-            for threshold, iou in zip(curves["thresholds"], ious, strict=True)
-        )
-        best = f"{row['best_threshold'] * WIDTH:.1f}", f"{HEIGHT - row['best_iou'] * HEIGHT:.1f}"
-        lines.append({"name": row["full_name"], "points": points, "color": color, "best": best})
-    return environment.get_template("ranking.html.j2").render(
+    known = [row for row in ranking.prompts if row["best_iou"] is not None][:CURVES]
+    for style, row in enumerate(known):
+        points = zip(curves["thresholds"], curves["per_prompt"][row["full_name"]]["iou"], strict=True)
+        mark = row["best_threshold"], row["best_iou"]
+        lines.append(Line(_COLORS[style], list(points), mark, style))
+    return template("ranking.html.j2").render(
         title=title,
         sets=ranking.sets,
         columns=COLUMNS,
         rows=[_shown(row) for row in ranking.prompts[:ROWS]],
         more=max(0, len(ranking.prompts) - ROWS),
-        lines=lines,
-        width=WIDTH,
-        height=HEIGHT,
+        plot=chart(lines, "IoU of the first prompts at each threshold", "threshold", "IoU") if lines else "",
+        legend=[(key(line), row["full_name"]) for line, row in zip(lines, known, strict=True)],
     )
 
 
 def _shown(row: dict[str, Any]) -> dict[str, Any]:
-    found = {"iou": row["best_iou"], "low": row["best_iou_low"], "high": row["best_iou_high"]}
-    return {**found, "values": _values(row)}
+    there = row["best_iou"] is not None
+    drawn = span(row["best_iou"], row["best_iou_low"], row["best_iou_high"]) if there else Markup("")
+    return {"span": drawn, "values": _values(row)}
 
 
 def _values(row: dict[str, Any]) -> list[str]:
@@ -114,5 +121,5 @@ def _values(row: dict[str, Any]) -> list[str]:
 
 
 def _cell(text: str) -> str:
-    """Names are data: no tables, markup or links of their own."""
-    return " ".join(text.split()).translate(_MARKUP)
+    """Names are data: no tables, markup, links or turned text of their own."""
+    return " ".join(visible(text).split()).translate(_MARKUP)

@@ -9,19 +9,17 @@ security policy inside the page allows no script but the page's own.
 from __future__ import annotations
 
 import base64
-import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import cache
-from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 from markupsafe import Markup
 
 from clipseg_kfp.errors import ParameterError
+from clipseg_kfp.report.agreement import lead, sweep_heads, sweep_rows, totals
 from clipseg_kfp.report.content import GalleryItem, Report, Tile
-from clipseg_kfp.report.figures import distribution, drawn_prompts, figures_of, interval
-from clipseg_kfp.report.text import moment, percent, thousands, visible
+from clipseg_kfp.report.figures import drawn_prompts, figures_of
+from clipseg_kfp.report.templates import template
+from clipseg_kfp.report.text import percent
 
 ROWS_PER_CARD = 6  # rows of a gallery card before the rest folds away
 
@@ -35,13 +33,22 @@ class _Line:
 
 
 @dataclass(frozen=True)
+class _Heat:
+    """A heat map of a card, with the number of its prompt in the legend."""
+
+    number: int
+    prompt: str
+    picture: Markup
+
+
+@dataclass(frozen=True)
 class _Card:
     """A gallery item made ready for the template."""
 
     item: GalleryItem
     preview: Markup
     overlay: Markup
-    heat: Markup
+    heats: tuple[_Heat, ...]
     truth: Markup
     lines: tuple[_Line, ...]
     folded: tuple[_Line, ...]
@@ -62,8 +69,8 @@ class _Legend:
 def render_report(report: Report, limit_bytes: int = 4_500_000) -> str:
     """Renders the page, leaving out what does not fit.
 
-    Gallery items go first, from the end; should the tables alone be too long, quarantine rows and then
-    prompt rows go too. The page says how many of how many it shows.
+    Heat maps beyond the first of an image go first, then gallery items, from the end; should the tables alone be
+    too long, quarantine rows and then prompt rows go too. The page says how many of how many it shows.
 
     Args:
         report: what to show.
@@ -77,9 +84,11 @@ def render_report(report: Report, limit_bytes: int = 4_500_000) -> str:
     """
     numbers = _numbers(report)
     cards: list[_Card] = []
-    room = limit_bytes
-    for item in report.gallery:  # pictures that cannot fit are not even encoded
-        room -= 4 * sum(map(len, (item.preview, item.overlay, item.heat, item.truth))) // 3
+    room, gallery = limit_bytes, report.gallery
+    if sum(map(_size, gallery)) > 9 * limit_bytes // 10:  # the rest is for tables
+        gallery = tuple(replace(item, heats=item.heats[:1]) for item in gallery)
+    for item in gallery:  # pictures that cannot fit are not even encoded
+        room -= _size(item)
         if room < 0:
             break
         cards.append(_card(item, numbers))
@@ -101,6 +110,12 @@ def render_report(report: Report, limit_bytes: int = 4_500_000) -> str:
         f"The report does not fit in {limit_bytes:,} bytes even without pictures and tables.",
         "Allow more bytes, or give fewer facts and notes.",
     )
+
+
+def _size(item: GalleryItem) -> int:
+    """Bytes that an item's pictures take in the page."""
+    pictures = (item.preview, item.overlay, item.truth, *(heat.jpeg for heat in item.heats))
+    return 4 * sum(map(len, pictures)) // 3
 
 
 def _largest(most: int, attempt: Callable[[int], str | None]) -> str | None:
@@ -133,7 +148,7 @@ def _card(item: GalleryItem, numbers: dict[str, int]) -> _Card:
         item=item,
         preview=_data_uri(item.preview),
         overlay=_data_uri(item.overlay),
-        heat=_data_uri(item.heat),
+        heats=tuple(_Heat(numbers[heat.prompt], heat.prompt, _data_uri(heat.jpeg)) for heat in item.heats),
         truth=_data_uri(item.truth),
         lines=lines[:ROWS_PER_CARD],
         folded=lines[ROWS_PER_CARD:],
@@ -165,7 +180,7 @@ def _page(report: Report, cards: list[_Card], numbers: dict[str, int], quarantin
         name: report.counts.get(name, 0) for name in ("listed", "done", "skipped", "quarantined", "masks")
     }
     unaccounted = counts["listed"] - counts["done"] - counts["skipped"] - counts["quarantined"]
-    return _template().render(
+    return template("report.html.j2").render(
         report=replace(
             report,
             quarantine=report.quarantine[:quarantine],
@@ -180,12 +195,16 @@ def _page(report: Report, cards: list[_Card], numbers: dict[str, int], quarantin
         colors={numbers[name]: color for name, color in colors.items()},
         figures=figures_of(report),
         drawn=drawn_prompts(report),
+        lead=lead(report),
+        sweep_heads=sweep_heads(report),
+        sweep_rows=sweep_rows(report),
+        totals=totals(report),
         views=[
             name
             for name, there in (
                 ("overlay", True),
                 ("image", True),
-                ("heat", any(card.heat for card in cards)),
+                ("heat", any(card.heats for card in cards)),
                 ("truth", any(card.truth for card in cards)),
             )
             if there
@@ -193,29 +212,3 @@ def _page(report: Report, cards: list[_Card], numbers: dict[str, int], quarantin
         chosen_for=list(dict.fromkeys(card.item.reason for card in cards if card.item.reason)),
         has_iou=any(line.tile.iou is not None for card in cards for line in (*card.lines, *card.folded)),
     )
-
-
-@cache
-def _template() -> Template:
-    environment = Environment(
-        loader=PackageLoader("clipseg_kfp", "report"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        finalize=_finalize,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters.update(
-        percent=percent, thousands=thousands, moment=moment, visible=visible, csp_hash=_csp_hash
-    )
-    environment.globals.update(distribution=distribution, interval=interval)
-    return environment.get_template("report.html.j2")
-
-
-def _finalize(value: Any) -> Any:
-    """Makes every printed string visible; Markup is the template's own and stays as it is."""
-    return visible(value) if isinstance(value, str) and not isinstance(value, Markup) else value
-
-
-def _csp_hash(script: str) -> Markup:
-    return Markup(base64.b64encode(hashlib.sha256(script.encode()).digest()).decode("ascii"))

@@ -28,6 +28,12 @@ def percent(value: float | None) -> str:
     return f"{value:.1%}"
 
 
+def stretch(low: float, high: float) -> str:
+    """Formats an interval of shares, as short as still tells its ends apart: ``61-90%``."""
+    digits = 0 if high - low >= 0.02 else 1
+    return f"{100 * low:.{digits}f}\N{EN DASH}{100 * high:.{digits}f}%"
+
+
 def thousands(value: int) -> str:
     """Formats a count, for example ``1,204``."""
     return f"{value:,}"

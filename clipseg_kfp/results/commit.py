@@ -5,7 +5,7 @@ file, comes last, and only where there is none. What holds whoever else writes, 
 
 - The files of a run say when it was made (the report does), so two attempts of one run would write other
   bytes under the same names. The first attempt to get there claims the run's folder (``attempt.json``) with a
-  digest of what it is about to write, and fixes the time. An attempt with the same content takes that time
+  digest of what it is about to write, and fixes the times. An attempt with the same content takes these
   and writes the very same bytes. One with other content, after a killed attempt, say, goes to a folder of
   its own inside the run's, and leaves what is there alone.
 - Claim and manifest are made by a PUT on the condition that there is no such object. Whether the store keeps
@@ -104,20 +104,21 @@ class Results:
         except ConditionUnsupportedError:
             return False
 
-    def begin(self, run: str, content: Any) -> Attempt:
+    def begin(self, run: str, content: Any, seconds: dict[str, float] | None = None) -> Attempt:
         """Claims a place for a run's files.
 
         Args:
             run: the run's ID.
-            content: JSON value that differs where any of the files will differ, the time left aside.
+            content: JSON value that differs where any of the files will differ, times left aside.
+            seconds: that each step took; fixed with the time of the claim.
         """
-        mark = digest(content)
+        mark, took = digest(content), {"seconds": seconds} if seconds else {}
         if not self.fenced:
             created = now()
-            return Attempt(self, run, created, f"{digest([mark, created])}/")
+            return Attempt(self, run, created, f"{digest([mark, created])}/", seconds=seconds or {})
         for place in ("", f"{mark}/"):
             key = run_key(run, place + CLAIM)
-            claim = json_bytes({"attempt": mark, "created": now()})
+            claim = json_bytes({"attempt": mark, "created": now(), **took})
             mine = self.folder.create(key, claim, content_type(key))
             if not mine:
                 claim = self.folder.read(key)
@@ -125,7 +126,7 @@ class Results:
             if found["attempt"] == mark:
                 if not mine:  # the same bytes, but young: gc takes an old claim that no manifest names yet
                     self.write(key, claim)
-                attempt = Attempt(self, run, found["created"], place)
+                attempt = Attempt(self, run, found["created"], place, seconds=found.get("seconds", {}))
                 attempt.remember(CLAIM, claim)
                 return attempt
         raise AssertionError(f"{run_key(run, mark)} is claimed by another content")
@@ -218,6 +219,7 @@ class Attempt:
         created: when its first attempt began.
         place: folder of its files inside the run's, with a slash; empty for the first attempt's.
         files: name, bytes and sha256 of what has been written.
+        seconds: that each step took in the first attempt.
     """
 
     results: Results
@@ -225,6 +227,7 @@ class Attempt:
     created: str
     place: str = ""
     files: list[dict[str, Any]] = field(default_factory=list)
+    seconds: dict[str, float] = field(default_factory=dict)
 
     def add(self, name: str, path: Path) -> None:
         """Copies a local file to the run, as a stream."""
@@ -258,6 +261,7 @@ class Attempt:
             "config": self.results.config,
             "created": self.created,
             "counts": vars(counts),
+            **({"seconds": self.seconds} if self.seconds else {}),
             **body,
             "files": sorted(self.files, key=lambda entry: str(entry["name"])),
         }

@@ -16,6 +16,7 @@ from clipseg_kfp.model import ModelFacts, load_model, load_tokenizer, read_facts
 from clipseg_kfp.progress import say
 from clipseg_kfp.results import configuration_digest, json_bytes
 from clipseg_kfp.settings import Settings
+from clipseg_kfp.steps.timing import timed
 from clipseg_kfp.storage import open_object
 
 STEP = "encode_prompts"
@@ -23,6 +24,7 @@ TABLE, FACTS, CONFIGURATION = "prompts.parquet", "model.json", "configuration.tx
 CLASSES = "classes.json"
 
 
+@timed(STEP)
 def run(
     *,
     model: Path,

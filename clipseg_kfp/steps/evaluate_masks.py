@@ -22,6 +22,7 @@ from clipseg_kfp.report.pictures import truth_png
 from clipseg_kfp.results import json_bytes
 from clipseg_kfp.steps.postprocess_masks import GALLERY, MASKS, SCORES
 from clipseg_kfp.steps.preprocess_images import IMAGES
+from clipseg_kfp.steps.timing import timed
 from clipseg_kfp.truth import GroundTruth, Reader, UnusableTruthError
 
 STEP = "evaluate_masks"
@@ -38,6 +39,7 @@ _COMPARED = ("key", "version")
 _COLUMNS = (*_COMPARED, "prompt", "width", "height", "rle")
 
 
+@timed(STEP)
 def run(*, shards: Sequence[Path], target: Path, endpoint: str = "") -> Evaluation:
     """Writes tables, metrics, curves and the best thresholds into ``target``.
 
@@ -197,7 +199,9 @@ def _resample(table: Path, evaluation: Evaluation) -> Bootstrap:
     columns = [*_COMPARED, "prompt", "tp", "fp", "fn", "sweep_tp", "sweep_fp"]
     for row in records.read_parquet(table, columns, ROWS_AT_ONCE):
         written = Confusion(row["tp"], row["fp"], row["fn"])
-        index = best[row["prompt"]] or 0
+        index = best[row["prompt"]]
+        if index is None:  # nothing to find: there is no IoU to resample
+            continue
         tp, fp = row["sweep_tp"][index], row["sweep_fp"][index]
         counts = (written.tp, written.fp, written.fn, tp, fp, written.tp + written.fn - tp)
         draws.add(row["prompt"], digest([row["key"], row["version"]]), counts)
@@ -212,9 +216,13 @@ def _tell(evaluation: Evaluation, pairs: int) -> None:
     if evaluation.unusable_count > len(evaluation.unusable):
         say(STEP, f"ground truth left out: {evaluation.unusable_count:,} pictures and shapes in all")
     if evaluation.mean_iou is None:
-        say(STEP, "no ground truth to compare with")
+        say(STEP, "no ground truth to compare with" if not pairs else "the ground truth has no foreground")
     else:
-        say(STEP, f"mean IoU {evaluation.mean_iou:.3f} over {len(evaluation.prompts)} prompts, {pairs} pairs")
+        say(STEP, f"mean IoU {evaluation.mean_iou:.3f} over {len(evaluation.present)} prompts, {pairs} pairs")
+    for name in evaluation.prompts:
+        if name not in evaluation.present:
+            images, alarms = evaluation.prompts[name].images, evaluation.presence[name][1]
+            say(STEP, f"'{name}' is not in the ground truth; false alarms in {alarms} of {images} images")
 
 
 def metrics_of(folder: Path) -> dict[str, Any]:

@@ -25,6 +25,7 @@ from clipseg_kfp.results.layout import DELETED, FOLDERS, STAGING, image_id
 from clipseg_kfp.results.ledger import DONE, QUARANTINED, Ids, Ledger, ids_of
 from clipseg_kfp.sources import Source, is_single_file, list_sources
 from clipseg_kfp.steps.encode_prompts import classes_of, prompt_rows, read_facts_of
+from clipseg_kfp.steps.timing import timed
 from clipseg_kfp.storage import Folder, open_folder
 from clipseg_kfp.truth import Classes, open_truth
 
@@ -65,6 +66,7 @@ class Dataset:
     listed_at: float = 0.0
 
 
+@timed(STEP)
 def run(
     *,
     source_uri: str,
@@ -273,6 +275,8 @@ class _Measured:
             STEP,
             f"{self._uri}: ground truth of {images.found:,} images, {len(self._wanted):,} classes asked for",
         )
+        for remark in self._truth.left_out:
+            say(STEP, f"ground truth left out: {remark}")
         others = set(self._truth.classes) - set(self._wanted)
         if others:
             say(STEP, f"no prompt looks for {len(others):,} of its classes: {listed(others)}")

@@ -6,6 +6,7 @@ import io
 import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import groupby, pairwise, repeat
 from operator import itemgetter
 from pathlib import Path
@@ -25,8 +26,8 @@ from clipseg_kfp.formats.probability import encode_levels, to_levels
 from clipseg_kfp.naming import digest, distinct_segments, image_folder
 from clipseg_kfp.progress import say, track
 from clipseg_kfp.prompts import Row, read_rows
-from clipseg_kfp.report.choosing import Shortlist, margin
-from clipseg_kfp.report.pictures import heat_jpeg
+from clipseg_kfp.report.choosing import HeatChoice, Shortlist, margin
+from clipseg_kfp.report.pictures import heat_jpeg, heat_levels
 from clipseg_kfp.resources import cpu_limit
 from clipseg_kfp.results import Results
 from clipseg_kfp.results.layout import content_key
@@ -34,6 +35,7 @@ from clipseg_kfp.results.parts import part_key
 from clipseg_kfp.steps.encode_prompts import TABLE, read_facts_of
 from clipseg_kfp.steps.preprocess_images import IMAGES, PREVIEWS, VIEWS
 from clipseg_kfp.steps.segment_images import ENGINE, PROBABILITIES
+from clipseg_kfp.steps.timing import timed
 from clipseg_kfp.storage import open_folder
 from clipseg_kfp.views import Box, Field, FieldLabelMap
 
@@ -58,8 +60,7 @@ class _Done:
     masks: list[dict[str, Any]]
     preview: bytes
     overlay: bytes
-    heat: bytes
-    heat_prompt: str
+    heats: list[tuple[str, NDArray[np.uint8]]]
     scores: list[dict[str, Any]]
 
 
@@ -80,6 +81,7 @@ class _Options:
     colors: dict[int, NDArray[np.uint8]]
 
 
+@timed(STEP, "probabilities")
 def run(
     *,
     views: Path,
@@ -146,7 +148,8 @@ def run(
         for item in track(STEP, finished, done):
             if item.overlay:
                 pictures.add(
-                    _pictures(item),
+                    (item.row["key"], item.row["version"]),
+                    partial(_pictures, item),
                     min(margin(row) for row in item.masks),
                     truth=bool(item.row["ground_truth"]),
                 )
@@ -173,7 +176,8 @@ def _pictures(item: _Done) -> dict[str, Any]:
     """The row of ``records.GALLERY``."""
     return {
         **{name: item.row[name] for name in ("key", "version")},
-        **{name: getattr(item, name) for name in ("preview", "overlay", "heat", "heat_prompt")},
+        **{name: getattr(item, name) for name in ("preview", "overlay")},
+        "heats": [{"prompt": prompt, "jpeg": heat_jpeg(levels)} for prompt, levels in item.heats],
     }
 
 
@@ -246,12 +250,9 @@ def _finish(work: _Work, results: Results, prompts: Sequence[Row], options: _Opt
         small_size = header.size
     measured = {truth["prompt"] for truth in row["ground_truth"]}
     layers, mask_rows, scores = [], [], []
-    clearest, clear_maps = ("", -1.0), np.empty(0, np.uint8)
+    heats = HeatChoice(measured)
     for name, done in zip(names, finish(prompts, work.maps, work.boxes, width, height), strict=True):
         prompt, measures = done.prompt, done.measures
-        if options.overlays and measures.maximum > clearest[1]:
-            clearest = prompt.name, measures.maximum
-            clear_maps = done.maps
         png = masks.mask_png(done.mask)
         written = _written(results, "mask", f"masks/{place}/{name}", png, ".png")
         if options.label_maps:
@@ -286,15 +287,16 @@ def _finish(work: _Work, results: Results, prompts: Sequence[Row], options: _Opt
                 **probability,
             }
         )
-    overlay = heat = b""
+        if options.overlays:
+            heats.add(mask_rows[-1], partial(heat_levels, done.maps, work.boxes, width, height))
+    overlay = b""
     if labels:
         # A folder of their own: prompts may have any name.
         row.update(_written(results, "label_map", f"labels/{place}", labels.png(), ".png"))
     if options.overlays:
         overlay = masks.overlay_jpeg(work.preview, layers)
         row.update(_written(results, "overlay", f"overlays/{place}", overlay, ".jpg"))
-        heat = heat_jpeg(clear_maps, work.boxes, width, height)
-    return _Done(row, mask_rows, work.preview, overlay, heat, clearest[0], scores)
+    return _Done(row, mask_rows, work.preview, overlay, heats.chosen(), scores)
 
 
 def _written(results: Results, column: str, stem: str, data: bytes, suffix: str) -> dict[str, Any]:

@@ -24,6 +24,7 @@ from clipseg_kfp.results.accounting import Quarantine
 from clipseg_kfp.settings import Settings
 from clipseg_kfp.steps.encode_prompts import TABLE, read_facts_of
 from clipseg_kfp.steps.fetch_dataset import SUMMARY, read_summary
+from clipseg_kfp.steps.timing import timed
 from clipseg_kfp.storage import ObjectTooLargeError, open_object
 
 STEP = "preprocess_images"
@@ -68,6 +69,7 @@ class _Item:
     views: Path = Path()
 
 
+@timed(STEP)
 def run(
     *,
     dataset: Path,

@@ -16,8 +16,9 @@ from clipseg_kfp import __version__, records
 from clipseg_kfp.errors import ParameterError, StorageError
 from clipseg_kfp.formats import TOLERANCE, export_coco, export_csv, export_labelstudio, export_yolo
 from clipseg_kfp.progress import say
-from clipseg_kfp.report import build_report, render_report
+from clipseg_kfp.report import Report, build_report, render_report
 from clipseg_kfp.report.build import QUARANTINE_ROWS, Tables
+from clipseg_kfp.report.facts import time_by_step
 from clipseg_kfp.results import IMAGES as RUN_IMAGES
 from clipseg_kfp.results import QUARANTINE, Counts, Results, json_bytes
 from clipseg_kfp.results.accounting import Quarantine, reconcile
@@ -26,12 +27,14 @@ from clipseg_kfp.results.inventory import check_present, gone
 from clipseg_kfp.results.layout import DELETED
 from clipseg_kfp.results.ledger import Ledger
 from clipseg_kfp.results.parts import part_key
+from clipseg_kfp.settings import Settings
 from clipseg_kfp.steps.encode_prompts import prompt_rows, read_facts_of
 from clipseg_kfp.steps.evaluate_masks import CURVES, PER_IMAGE, TABLE, THRESHOLDS, TRUTHS, metrics_of
 from clipseg_kfp.steps.fetch_dataset import Dataset, read_summary
 from clipseg_kfp.steps.postprocess_masks import GALLERY, MASKS
 from clipseg_kfp.steps.preprocess_images import IMAGES
 from clipseg_kfp.steps.segment_images import ENGINE
+from clipseg_kfp.steps.timing import summed
 from clipseg_kfp.storage import open_folder
 
 STEP = "publish_results"
@@ -159,6 +162,7 @@ def run(
         "prompts": [{**prompt, "category_id": prompt["id"]} for prompt in table],
         "software": {"clipseg-kfp": __version__},
         "inference": _inference(shards),
+        "settings": Settings.read(prompts).to_json(),
         "deleted": listing.deleted,
         "parts": parts,
     }
@@ -176,12 +180,13 @@ def run(
     names = (*FILES, *extra)
     if committed:  # by an attempt of this run that was not heard of: its files stay, byte by byte
         results.settle(run_id)
-        report = render_report(replace(draft, created=committed["created"]))
+        report = _rendered(draft, committed["created"], committed.get("seconds", {}))
         manifest = results.point_to(run_id)
     else:
         content = [body, render_report(draft), {name: facts_of(target / name) for name in names}]
-        attempt = results.begin(run_id, content)
-        report = render_report(replace(draft, created=attempt.created))
+        seconds = summed([prompts, dataset, *shards, evaluation])
+        attempt = results.begin(run_id, content, seconds)
+        report = _rendered(draft, attempt.created, attempt.seconds)
         (target / REPORT).write_text(report, "utf-8")
         for name in (*names, REPORT):
             attempt.add(name, target / name)
@@ -195,6 +200,11 @@ def run(
     if listing.compact:
         _compact(results)
     return Published(manifest, counts, metrics["mean_iou"], report)
+
+
+def _rendered(draft: Report, created: str, seconds: dict[str, float]) -> str:
+    """The page with what differs from attempt to attempt: the claim fixes it, so that all write the same bytes."""
+    return render_report(replace(draft, created=created, facts=(*draft.facts, *time_by_step(seconds))))
 
 
 def _check(counts: Counts, quarantine: Quarantine, listing: Dataset, prompts: int) -> None:

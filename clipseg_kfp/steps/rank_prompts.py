@@ -45,8 +45,11 @@ class Ranked:
         """For Kubeflow's table of metrics; empty without ground truth."""
         if not self.ranking.sets:
             return {}
-        first = self.ranking.sets[0]
+        first, best = self.ranking.sets[0], self.ranking.prompts[0]
         return {
+            "best_prompt_iou": best["best_iou"],
+            "best_prompt_threshold": best["best_threshold"],
+            "best_prompt_average_precision": best["average_precision"],
             "best_mean_iou": first.mean_iou,
             "best_mean_average_precision": first.mean_average_precision,
             "prompts": float(len(self.ranking.prompts)),
@@ -66,7 +69,10 @@ class Ranked:
         return rates[0], rates[1], [1.0, *self.curves["thresholds"][::-1], 0.0]
 
     def confusion_matrix(self) -> list[list[int]]:
-        """Pixels of the best set, each prompt at its best threshold: rows are the truth, columns the mask."""
+        """Pixels of the best set, each prompt at its best threshold: rows are the truth, columns the mask.
+
+        Prompts that the ground truth has nothing of have no best threshold, and do not count.
+        """
         matrix = np.zeros((2, 2), np.int64)
         for name, index in self._best_indexes().items():
             one = self.curves["per_prompt"][name]
@@ -95,8 +101,9 @@ class Ranked:
     def _best_indexes(self) -> dict[str, int]:
         thresholds = self.curves["thresholds"]
         return {
-            row["full_name"]: 0 if row["best_threshold"] is None else thresholds.index(row["best_threshold"])
+            row["full_name"]: thresholds.index(row["best_threshold"])
             for row in self._members()
+            if row["best_threshold"] is not None
         }
 
 

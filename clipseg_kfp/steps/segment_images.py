@@ -23,6 +23,7 @@ from clipseg_kfp.results import json_bytes
 from clipseg_kfp.settings import Settings
 from clipseg_kfp.steps.encode_prompts import TABLE, read_facts_of
 from clipseg_kfp.steps.preprocess_images import VIEWS
+from clipseg_kfp.steps.timing import timed
 from clipseg_kfp.views import averaged_with_flip, mirrored
 
 STEP = "segment_images"
@@ -31,6 +32,7 @@ PROBABILITIES, ENGINE = "probabilities.arrow", "engine.json"
 Rows = list[dict[str, Any]]
 
 
+@timed(STEP, "views")
 def run(
     *,
     views: Path,

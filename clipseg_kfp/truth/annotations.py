@@ -16,7 +16,11 @@ class Coco:
     All instances of a category in an image are one mask, crowds included. Images are annotated for every
     category, so one without annotations of a category has nothing of it. LVIS's are not: there that holds for
     ``neg_category_ids`` only; categories of ``not_exhaustive_category_ids``, with instances that nobody drew,
-    say nothing of the image; and images are named by ``coco_url``.
+    say nothing of the image; and images are named by ``coco_url``. An annotation that has a box and no shape makes
+    its category unknown in its image: which pixels are the thing, nobody says.
+
+    Attributes:
+        left_out: remarks on what the file says and cannot be used.
 
     Args:
         value: the file's content.
@@ -34,12 +38,15 @@ class Coco:
             self._categories = {int(one["id"]): str(one["name"]) for one in value["categories"]}
             images = {int(one["id"]): one for one in value["images"]}
             self._shapes: dict[int, dict[int, list[Any]]] = {key: {} for key in images}
+            self._unknown: set[tuple[int, int]] = set()
+            self._boxes = 0
             for i, one in enumerate(value["annotations"], start=1):
                 self._take(one, i)
             named = {_name(one): one for one in value["images"]}
             if len(named) < len(value["images"]) or len(images) < len(named):
                 raise ParameterError(f"{uri}: two images have the same id or file_name.", "Make both unique.")
             self.images = ByImage(named, True, uri)
+            self.left_out = self._remarks()
         except (KeyError, TypeError, ValueError) as error:
             raise ParameterError(
                 f"{uri} is no COCO file: {type(error).__name__} {error}.",
@@ -48,18 +55,26 @@ class Coco:
             ) from error
 
     def _take(self, one: dict[str, Any], number: int) -> None:
-        image, category, shape = one["image_id"], one["category_id"], one.get("segmentation")
+        image, category, shape = int(one["image_id"]), int(one["category_id"]), one.get("segmentation")
         if image not in self._shapes or category not in self._categories:
             raise ParameterError(
                 f"{self._uri}: annotation {number} names image {image} and category {category}, of which one "
                 "is missing."
             )
-        if not shape:
-            raise ParameterError(
-                f"{self._uri}: annotation {number} has no segmentation.",
-                "Boxes do not tell which pixels are the thing; take a file with polygons or run lengths.",
-            )
-        self._shapes[image].setdefault(category, []).append(shape)
+        if shape:
+            self._shapes[image].setdefault(category, []).append(shape)
+        else:
+            self._unknown.add((image, category))
+            self._boxes += 1
+
+    def _remarks(self) -> list[str]:
+        if not self._boxes:
+            return []
+        return [
+            f"{self._uri}: {self._boxes:,} annotations have a box and no segmentation, which does not tell the pixels: "
+            f"their categories are unknown in their images, {len(self._unknown):,} pairs. Take a file with polygons "
+            "or run lengths."
+        ]
 
     @property
     def classes(self) -> list[str]:
@@ -72,11 +87,11 @@ class Coco:
         if image is None:
             return
         found = self._shapes[int(image["id"])]
-        absent = image.get("neg_category_ids", self._categories)
-        partly = image.get("not_exhaustive_category_ids", ())
+        absent = set(map(int, image.get("neg_category_ids", self._categories)))
+        partly = set(map(int, image.get("not_exhaustive_category_ids", ())))
         size = (int(image["height"]), int(image["width"])) if image.get("height") else None
         for category, name in self._categories.items():
-            if category in partly:
+            if category in partly or (int(image["id"]), category) in self._unknown:
                 continue
             if category in found or (category in absent and name in wanted):
                 yield GroundTruth.of_shapes(name, self._uri, found.get(category, []), size)
@@ -122,6 +137,7 @@ class PhraseCut:
                     f"{uri}: task {i} is none of PhraseCut's: {type(error).__name__} {error}.",
                     "It needs image_id, phrase and Polygons (of each instance, of each part, points x and y).",
                 ) from error
+        self.left_out: list[str] = []
         self.images = ByImage(tasks, False, uri)
         self.classes = sorted({phrase for image in tasks.values() for phrase in image})
 

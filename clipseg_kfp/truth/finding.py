@@ -36,6 +36,11 @@ class TruthIndex(Protocol):
         """Where its pictures lie: they are no images to segment. Empty for a file that has all in it."""
         ...
 
+    @property
+    def left_out(self) -> list[str]:
+        """Remarks on what is there and cannot be used."""
+        ...
+
     def of(self, key: str, wanted: Sequence[str]) -> Iterator[GroundTruth]:
         """Yields the ground truth of an image; each names its class in place of a prompt.
 

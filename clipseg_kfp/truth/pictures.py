@@ -40,6 +40,7 @@ class LabelMaps:
         for value, name in table.items():
             self._values.setdefault(name, []).append(value)
         self.classes = list(self._values)
+        self.left_out: list[str] = []
         self.images = ByImage({key: key for key in _pictures(folder)}, False, folder.uri)
 
     def of(self, key: str, wanted: Sequence[str]) -> Iterator[GroundTruth]:
@@ -79,6 +80,7 @@ class MaskFolders:
         self._folder = folder
         self.place = folder.locate("").rstrip("/") + "/"
         self.images = ByImage({f"{stem}.png": masks for stem, masks in by_stem.items()}, False, folder.uri)
+        self.left_out: list[str] = []
         self.classes = sorted({name for masks in by_stem.values() for name in masks})
 
     def of(self, key: str, wanted: Sequence[str]) -> Iterator[GroundTruth]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from clipseg_kfp.storage import ObjectTooLargeError, open_object
 from clipseg_kfp.truth.references import LABELS, SHAPES, GroundTruth
 
 MAX_BYTES = 100_000_000
+SHAPE_TOLERANCE = 0.02  # of the ratio of sides, beside what rounding to whole pixels makes
 
 Mask = NDArray[np.bool_]
 
@@ -65,16 +67,23 @@ class Reader:
             height: of the image.
 
         Raises:
-            UnusableTruthError: it cannot be read, though the store works; or it lies on its side.
+            UnusableTruthError: it cannot be read, though the store works; or it lies on its side, or has
+                other proportions: it belongs to another picture, or to a part of this one.
             StorageError: the store fails as a whole.
         """
         found = self._read(truth, width, height)
-        if width != height and found.mask.shape == (width, height):
+        down, across = found.mask.shape
+        if same_shape(across, down, width, height):
+            return found
+        said = f"{truth.uri}: {across} x {down} pixels for an image of {width} x {height}"
+        if same_shape(down, across, width, height):
             raise UnusableTruthError(
-                f"{truth.uri}: {height} x {width} pixels for an image of {width} x {height}, which its EXIF "
-                "orientation may have turned. Save the image upright, or turn the ground truth."
+                f"{said}, which its EXIF orientation may have turned. Save the image upright, or turn the ground "
+                "truth."
             )
-        return found
+        raise UnusableTruthError(
+            f"{said}: the proportions differ, so it is of another picture, or of a part."
+        )
 
     def _read(self, truth: GroundTruth, width: int, height: int) -> Truth:
         try:
@@ -101,6 +110,12 @@ class Reader:
     def _picture(self, uri: str) -> tuple[bytes, str]:
         folder, key = open_object(uri, self._endpoint)
         return folder.read(key, limit=self._max_bytes), key
+
+
+def same_shape(across: int, down: int, width: int, height: int) -> bool:
+    """Says whether two sizes have the same proportions, as a picture and its ground truth have at any scale."""
+    rounding = 0.5 / min(across, width) + 0.5 / min(down, height)
+    return abs(math.log(across * height / (down * width))) <= SHAPE_TOLERANCE + rounding
 
 
 def draw(shapes: Sequence[Any], height: int, width: int) -> Mask:

@@ -16,6 +16,7 @@ from clipseg_kfp.demo.scenes import Query, draw_scene
 from clipseg_kfp.report import (
     Agreement,
     GalleryItem,
+    Heat,
     PromptRow,
     QuarantineRow,
     Report,
@@ -23,7 +24,8 @@ from clipseg_kfp.report import (
     render_report,
 )
 from clipseg_kfp.report.choosing import BEST, RANDOM, UNCERTAIN, WORST
-from clipseg_kfp.report.pictures import heat_jpeg, truth_png
+from clipseg_kfp.report.pictures import heat_jpeg, heat_levels, truth_png
+from clipseg_kfp.report.ranking import Ranking, SetRow, render_html
 
 pytestmark = pytest.mark.browser
 
@@ -68,6 +70,19 @@ def jpeg(image: Image.Image) -> bytes:
 THRESHOLDS = tuple(i / 50 for i in range(1, 50))
 
 
+SWEEP = {
+    "at": {
+        str(t): {"mean_iou": 0.7 - t / 9, "iou_fg": 0.75 - t / 9, "iou_bin": 0.84}
+        for t in (0.1, 0.2, 0.3, 0.5)
+    },
+    "best": {
+        **{"mean_iou": 0.731, "mean_iou_threshold": 0.34, "iou_fg": 0.76, "iou_fg_threshold": 0.3},
+        **{"iou_bin": 0.86, "iou_bin_threshold": 0.38},
+    },
+    **{"average_precision": 0.84, "roc_auc": 0.95, "calibration_error": 0.031},
+}
+
+
 def agreement(place: int) -> Agreement:
     """Smooth curves of the shapes that real ones have."""
     top = 0.3 + 0.06 * place
@@ -77,6 +92,12 @@ def agreement(place: int) -> Agreement:
         "iou": ious,
         "precision": [round(0.5 + 0.5 * t, 4) for t in THRESHOLDS],
         "recall": [round(1 - t**2, 4) for t in THRESHOLDS],
+        "precision_recall": {
+            "recall": [i / 100 for i in range(101)],
+            "precision": [
+                round(1 - 0.1 * (i / 100) ** (8 - place) - 0.4 * (i / 100) ** 20, 4) for i in range(101)
+            ],
+        },
         "reliability": {
             "pixels": [900, 500, 200, 0, 100],
             "predicted": [0.05, 0.3, 0.5, None, 0.9],
@@ -127,13 +148,23 @@ def sample_report(images: int = 14, ground_truth: bool = True) -> Report:
                 jpeg(overlay),
                 tuple(tiles),
                 reason=(WORST, UNCERTAIN, BEST, RANDOM)[4 * i // images],
-                heat=heat_jpeg(
-                    np.asarray(scene.image.convert("L").resize((64, 64)))[None], [(0, 0, *size)], *size
+                heats=tuple(
+                    Heat(
+                        name,
+                        heat_jpeg(
+                            heat_levels(
+                                np.asarray(scene.image.convert("L").resize((64, 64)))[None],
+                                [(0, 0, *size)],
+                                *size,
+                            )
+                        ),
+                    )
+                    for name in ("red thing", "star")[: 1 + i % 2]
                 ),
-                heat_prompt="red thing",
                 truth=truth_png([(i + 1, scene.mask(q)) for i, q in enumerate(QUERIES.values())])
                 if ground_truth and i % 3
                 else b"",
+                nothing=i == 1,
             )
         )
     prompts = tuple(
@@ -145,7 +176,6 @@ def sample_report(images: int = 14, ground_truth: bool = True) -> Report:
             int(rng.integers(40, 1100)),
             float(rng.uniform(0.004, 0.3)),
             float(rng.uniform(0.5, 0.95)),
-            float(rng.uniform(0.4, 0.9)) if ground_truth else None,
             coverages=tuple(int(n) for n in rng.integers(0, 40, 20)),
             scores=tuple(int(n) for n in rng.integers(0, 90, 20)),
             agreement=agreement(place) if ground_truth else None,
@@ -185,6 +215,8 @@ def sample_report(images: int = 14, ground_truth: bool = True) -> Report:
         thresholds=THRESHOLDS if ground_truth else (),
         mean_interval=(0.701, 0.758) if ground_truth else None,
         pooled=agreement(3).curve if ground_truth else None,
+        sweep=SWEEP if ground_truth else None,
+        dice=0.81 if ground_truth else None,
         notes=("Ground truth was given for 212 images." if ground_truth else "A first trial.",),
     )
 
@@ -318,13 +350,16 @@ def test_heat_map_and_ground_truth_lie_over_the_image(driver: Any, tmp_path: Pat
             layers = card.find_elements("css selector", f".{view}")
             assert plain.is_displayed() or not layers
             assert card.get_attribute("data-view") == (view if layers else "image")
-            for layer in layers:
+            for layer in layers[:1]:  # of heat maps one is shown
                 assert layer.is_displayed()
+                assert not any(other.is_displayed() for other in layers[1:])
                 assert layer.rect == plain.rect
                 assert driver.execute_script(ON_TOP, layer)
             assert not card.find_elements("css selector", ".overlay")[0].is_displayed()
             named = card.find_elements("css selector", "[data-heat]")[0]
             assert named.is_displayed() == (view == "heat")
+            (plain_badge,) = card.find_elements("css selector", "[data-badge]") or [None]
+            assert plain_badge is None or plain_badge.is_displayed() == (view == "truth")
         pressed = [b.get_attribute("data-show") for b in css(driver, "[data-show][aria-pressed=true]")]
         assert pressed == [view]
 
@@ -390,7 +425,97 @@ def test_plots_are_drawn_inside_their_frames(driver: Any, tmp_path: Path, page: 
     lines = plots[0].find_elements("css selector", ".line")
     inks = driver.execute_script("return arguments[0].map(e => getComputedStyle(e).stroke)", lines)
     assert len(set(inks)) == len(QUERIES)
-    assert len(plots[0].find_elements("css selector", "circle")) == len(QUERIES)  # the best thresholds
+    assert len(plots[0].find_elements("css selector", ".best")) == len(QUERIES)  # the best thresholds
+
+
+LINES = """
+return Array.from(document.querySelectorAll('.line'), line => {
+  const marker = line.parentElement.querySelector('.dot'), style = getComputedStyle(line);
+  const back = ground(line.closest('.card') || document.body);
+  const [a, b] = [light(back), light(over(back, style.stroke))].sort((x, y) => y - x);
+  return [line.closest('svg').className.baseVal, (a + 0.05) / (b + 0.05), style.strokeDasharray,
+    marker.getAttribute('d'), style.stroke];
+});
+"""
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("kind", ["report", "ranking"])
+def test_lines_stand_out_and_differ_by_dash_and_marker(
+    driver: Any, tmp_path: Path, page: str, kind: str, scheme: str
+) -> None:
+    open_framed(driver, tmp_path, page if kind == "report" else ranking_page(), 1440, scheme)
+    lines = driver.execute_script(COLORS + LINES)
+    assert min(contrast for _, contrast, *_ in lines) >= 3
+    keys = [(dash, marker) for kind, _, dash, marker, _ in lines if kind == "key"]
+    assert len(set(keys)) == len(keys) == (len(QUERIES) if kind == "report" else 8)
+    drawn = [(dash, marker) for kind, _, dash, marker, _ in lines if kind == "chart"]
+    assert drawn[: len(keys)] == keys, "the legend repeats them"
+
+
+@pytest.mark.parametrize("width", [360, 1440])
+def test_the_ranking_fits_a_phone(driver: Any, tmp_path: Path, width: int) -> None:
+    open_framed(driver, tmp_path, ranking_page(), width)
+    assert driver.get_log("browser") == []
+    assert driver.execute_script(OVERFLOW) == [0, []]
+    for table in css(driver, ".wide"):
+        assert driver.execute_script("return arguments[0].scrollWidth - arguments[0].clientWidth", table) <= 0
+    assert driver.execute_script(COLORS + CONTRAST) == []
+    assert css(driver, "script") == []
+
+
+def ranking_page() -> str:
+    """Ten prompts of two sets with names of every kind."""
+    names = [*QUERIES, "invoice\u202egnp.exe", "<b>bold</b>", "short", "none"]
+    rows, curves = [], {}
+    for place, name in enumerate(names):
+        found = agreement(min(place, 7))
+        figures = found.figures | {"best_iou_low": 0.4, "best_iou_high": 0.6, "average_precision": 0.5}
+        if name == "none":
+            figures |= dict.fromkeys(("best_iou", "best_iou_low", "best_threshold", "average_precision"))
+        full = f"engineered wordings/{name}"
+        row = {**figures, "rank": place + 1, "set": "engineered wordings", "prompt": name, "images": 12_345}
+        rows.append(row | {"full_name": full})
+        curves[full] = found.curve
+    sets = [
+        SetRow("engineered wordings", 9, 0.61234, 0.5),
+        SetRow("a set of the plainest words", 9, 0.5, 0.4),
+    ]
+    curve = {"thresholds": THRESHOLDS, "per_prompt": curves}
+    return render_html(Ranking(rows, sets), curve, "s3://factory-images/inspection/2025/week-47/")
+
+
+def test_heat_maps_follow_the_prompt_that_is_asked_for(driver: Any, tmp_path: Path, page: str) -> None:
+    open_framed(driver, tmp_path, page, 1440)
+    css(driver, "[data-show=heat]")[0].click()
+
+    def named() -> set[str]:
+        return {badge.text for badge in css(driver, "[data-heat]") if badge.is_displayed()}
+
+    assert named() == {"red thing"}, "whatever each card was chosen for"
+    chip = next(c for c in css(driver, "[data-filter]") if c.text.startswith("star"))
+    chip.click()
+    for card in css(driver, "[data-card]"):
+        maps = [image for image in card.find_elements("css selector", ".heat") if image.is_displayed()]
+        badges = [b.text for b in card.find_elements("css selector", "[data-heat]") if b.is_displayed()]
+        assert len(maps) == len(badges) == int(card.is_displayed())
+        if badges:
+            assert maps[0].get_attribute("alt").startswith(f"Probabilities of {badges[0]} ")
+    assert "star" in named()
+    css(driver, "[data-filter='']")[0].click()
+    assert named() == {"red thing"}
+
+
+def test_a_view_of_ground_truth_says_where_there_is_none(driver: Any, tmp_path: Path, page: str) -> None:
+    open_framed(driver, tmp_path, page, 1440)
+    badges = css(driver, "[data-badge]")
+    assert not any(badge.is_displayed() for badge in badges)
+    css(driver, "[data-show=truth]")[0].click()
+    assert [badge.text for badge in badges] == [
+        "no ground truth" if not i % 3 else "ground truth: nothing here"
+        for i in range(14)
+        if not i % 3 or i == 1
+    ]
 
 
 def test_filter_by_prompt(driver: Any, tmp_path: Path, page: str) -> None:
@@ -428,7 +553,7 @@ def test_sort(driver: Any, tmp_path: Path, page: str, name: str) -> None:
 OVERFLOW = """
 const root = document.documentElement;
 const wide = Array.from(document.querySelectorAll('body *')).filter(e =>
-  !e.closest('.wide') && e.getClientRects().length && getComputedStyle(e).position !== 'absolute'
+  !e.closest('.wide, .gallery') && e.getClientRects().length && getComputedStyle(e).position !== 'absolute'
   && e.getBoundingClientRect().right > root.clientWidth + 0.5).map(e => e.outerHTML.slice(0, 90));
 return [root.scrollWidth - root.clientWidth, wide];
 """
@@ -443,6 +568,13 @@ def test_no_horizontal_overflow(driver: Any, tmp_path: Path, page: str, width: i
     assert excess <= 0
 
 
+def test_a_phone_is_not_scrolled_for_ever(driver: Any, tmp_path: Path, page: str) -> None:
+    open_framed(driver, tmp_path, page, 360)
+    assert driver.execute_script("return document.documentElement.scrollHeight") < 8_000
+    sweep = css(driver, ".sweep")[0]
+    assert driver.execute_script("return arguments[0].scrollWidth - arguments[0].clientWidth", sweep) <= 0
+
+
 def test_words_of_buttons_stay_whole_on_a_phone(driver: Any, tmp_path: Path, page: str) -> None:
     open_framed(driver, tmp_path, page, 360)
     for button in css(driver, "[data-show]"):
@@ -454,7 +586,7 @@ def test_words_of_buttons_stay_whole_on_a_phone(driver: Any, tmp_path: Path, pag
         assert lines <= len(button.text.split()), button.text
 
 
-CONTRAST = """
+COLORS = """
 const canvas = new OffscreenCanvas(1, 1).getContext('2d', { willReadFrequently: true });
 const over = (under, color) => {
   canvas.fillStyle = `rgb(${under.join(' ')})`; canvas.fillRect(0, 0, 1, 1);
@@ -466,6 +598,8 @@ const light = (rgb) => rgb.map(v => v / 255)
   .reduce((sum, v, i) => sum + v * [0.2126, 0.7152, 0.0722][i], 0);
 const ground = (e) => over(e.parentElement ? ground(e.parentElement) : [255, 255, 255],
   getComputedStyle(e).backgroundColor);
+"""
+CONTRAST = """
 const low = [];
 for (const e of document.querySelectorAll('body *')) {
   const text = Array.from(e.childNodes).some(n => n.nodeType === 3 && n.data.trim());
@@ -484,7 +618,7 @@ def test_text_has_contrast(driver: Any, tmp_path: Path, page: str, scheme: str) 
     css(driver, "[data-filter]")[1].click()
     dark = driver.execute_script("return matchMedia('(prefers-color-scheme: dark)').matches")
     assert dark == (scheme == "dark")
-    assert driver.execute_script(CONTRAST) == []
+    assert driver.execute_script(COLORS + CONTRAST) == []
 
 
 def test_keyboard_reaches_all_controls_with_visible_focus(driver: Any, tmp_path: Path, page: str) -> None:

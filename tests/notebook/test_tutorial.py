@@ -47,8 +47,12 @@ def test_what_is_committed_has_its_outputs() -> None:
         assert cell.execution_count == number, "run `make notebook` and commit what it writes"
         assert not any(output.output_type == "error" for output in cell.outputs)
         assert not any(output.get("name") == "stderr" for output in cell.outputs), "a warning is no output"
-    pictures = [o for cell in cells(NOTEBOOK) for o in cell.outputs if "image/png" in o.get("data", {})]
-    assert len(pictures) >= 7
+    outputs = [o.get("data", {}) for cell in cells(NOTEBOOK) for o in cell.outputs]
+    assert sum("image/jpeg" in data for data in outputs) >= 10, "plots, and the pipeline's overlays"
+    (report,) = [page for data in outputs if "<iframe" in (page := data.get("text/html", ""))]
+    assert 'sandbox="allow-scripts"' in report and "Run details" in report, (
+        "the pipeline's report, as Kubeflow frames it"
+    )
 
 
 @pytest.mark.slow

@@ -65,8 +65,10 @@ def test_a_bucket_is_segmented_and_a_second_run_has_nothing_to_do(
     first = run(tmp_path, source, output, run_id="one")
 
     assert first.manifest["counts"] == {"listed": 4, "done": 3, "skipped": 0, "quarantined": 1, "masks": 6}
-    assert first.metrics["per_prompt"]["red"]["images"] == 3
-    assert first.metrics["per_prompt"]["red"]["iou"] > 0.8
+    assert first.metrics["per_prompt"]["circle"]["images"] == 3
+    assert first.metrics["mean_iou"] == first.metrics["per_prompt"]["circle"]["iou"] > 0.8
+    red = first.metrics["per_prompt"]["red"]
+    assert (red["iou"], red["false_alarm_images"]) == (None, 0), "nothing in these scenes is red"
     assert [row["key"] for row in first.quarantine] == ["images/broken.png"]
     rows = pq.read_table(io.BytesIO(first.read("masks.parquet"))).to_pylist()
     place = open_folder(f"{output}/{first.manifest['config']}")

@@ -149,7 +149,7 @@ def test_logic_prompts_otsu_and_cleaning_are_measured(chain: Chain) -> None:
     assert 0.2 < found["a circle"]["iou"] != found["a circle"]["best_iou"]
 
 
-@pytest.mark.parametrize("size", [(90, 120), (17, 23)])
+@pytest.mark.parametrize("size", [(84, 120), (17, 24)])
 def test_tiles_and_ground_truth_of_another_size(chain: Chain, size: tuple[int, int]) -> None:
     put(chain, {"images/a.png": picture(1, 100, 70)})
     truth = np.zeros(size, bool)
@@ -172,7 +172,9 @@ def test_empty_and_full_ground_truth(chain: Chain) -> None:
     put(chain, {"masks/red things/a.png": mask_picture(np.ones((30, 40), bool))})
     run = chain([{"text": "a circle", "threshold": 0.99}, {"text": "red things", "threshold": 0.01}])
     found = metrics(run)["per_prompt"]
-    assert found["a circle"]["iou"] == 1, "nothing to find, and nothing found"
+    assert found["a circle"]["iou"] is found["a circle"]["recall"] is None, "nothing to find"
+    assert found["a circle"]["false_alarm_images"] == found["a circle"]["false_alarm_share"] == 0
+    assert metrics(run)["mean_iou"] == 1
     assert found["a circle"]["average_precision"] is found["a circle"]["best_threshold"] is None
     assert found["red things"]["iou"] == found["red things"]["average_precision"] == 1
     assert found["red things"]["roc_auc"] is None

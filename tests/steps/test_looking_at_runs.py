@@ -48,8 +48,10 @@ def test_the_report_has_the_layers_that_there_is_data_for(measured: Run, tmp_pat
     ]
     assert {row["key"] for row in pictures} == {"a.png", "b.png", "c.png"}
     for row in pictures:
-        assert row["heat_prompt"] in ("cat", "dog")
-        assert Image.open(io.BytesIO(row["heat"])).size == (40, 30)
+        assert {heat["prompt"] for heat in row["heats"]} <= {"cat", "dog"}
+        assert row["key"] == "c.png" or "cat" in [heat["prompt"] for heat in row["heats"]], "it is measured"
+        for heat in row["heats"]:
+            assert Image.open(io.BytesIO(heat["jpeg"])).size == (40, 30)
     drawings = tmp_path / "work" / "run-1" / "evaluation" / TRUTHS
     rows = [row for batch in records.read_arrow(drawings) for row in batch.to_pylist()]
     assert {row["key"] for row in rows} == {"a.png", "b.png"}
@@ -58,7 +60,10 @@ def test_the_report_has_the_layers_that_there_is_data_for(measured: Run, tmp_pat
         (y, x) for y in range(5, 20) for x in range(10, 30)
     }
     page = measured.published.report
-    assert len(re.findall('<img class="heat"', page)) == 3
+    heats = sum(len(row["heats"]) for row in pictures)
+    assert len(re.findall('<img class="heat"', page)) == heats
+    assert len(re.findall('<img class="heat"[^>]* hidden>', page)) == heats - 3
+    assert page.count(">no ground truth</span>") == 1 and "ground truth: nothing" not in page
     assert len(re.findall('<img class="truth"', page)) == 2
     assert set(re.findall('data-reason="([^"]*)"', page)) == {"Worst IoU", "Best IoU", "Most uncertain"}
     assert page.count('<svg class="chart"') == 3

@@ -17,7 +17,7 @@ from clipseg_kfp.metrics.evaluation import Evaluation
 from clipseg_kfp.steps import rank_prompts
 from clipseg_kfp.steps.rank_prompts import Ranked
 
-HOSTILE = "<script>alert(1)</script>|[x](http://y)"
+HOSTILE = "<script>alert(1)</script>|[x](http://y)\u202egnp"
 
 
 def evaluated(skills: dict[str, float]) -> Evaluation:
@@ -60,6 +60,12 @@ def test_prompts_and_sets_in_order(tmp_path: Path) -> None:
     best = {row["full_name"]: row["best_iou"] for row in found.ranking.prompts}
     assert found.figures()["best_mean_iou"] == pytest.approx((best["b/dog"] + best["b/cat"]) / 2)
     assert best["b/none"] is None
+    assert found.figures()["best_prompt_iou"] == best["b/dog"]
+    histograms = [evaluated({name: skills[name]}).histograms[name] for name in ("b/cat", "b/dog")]
+    assert found.confusion_matrix()[1] == [
+        sum(h.at(h.best or 0).fn for h in histograms), sum(h.at(h.best or 0).tp for h in histograms),
+    ]  # fmt: skip
+    assert sum(map(sum, found.confusion_matrix())) == 2 * 50 * 60, "a prompt that is nowhere has no threshold"
     with (tmp_path / "out" / "ranking.csv").open() as stream:
         rows = list(csv.DictReader(stream))
     assert (
@@ -94,11 +100,13 @@ def test_names_are_text_in_both_pages(tmp_path: Path) -> None:
     found = ranked(tmp_path, {HOSTILE: 0.5, "dog": 0.4}, {})
     for page in (found.html(), found.markdown()):
         assert "<script>" not in page and "alert" in page
+        assert "\u202e" not in page and "u202egnp" in page, "text that turns itself is spelled out"
+    assert "default-src 'none'" in found.html()
     assert "[x](" not in found.markdown()
     table = [line for line in found.markdown().splitlines() if line.startswith("| 1 ")]
     assert len(table) == 1 and table[0].count("|") == 9
-    assert "http://" not in found.html().replace("http://y", "") and "<link" not in found.html()
-    assert found.html().count("<polyline") == 2
+    assert "http://" not in found.html().replace("http://y", "") and found.html().count("<link") == 1
+    assert found.html().count('class="line"') == 2 * 2, "in the plot and in its legend"
 
 
 def test_many_prompts_make_no_large_pages(tmp_path: Path) -> None:
@@ -110,8 +118,8 @@ def test_many_prompts_make_no_large_pages(tmp_path: Path) -> None:
 def test_prompts_without_foreground_have_a_row_and_no_curve(tmp_path: Path) -> None:
     """Their IoU jumps to 1 where nothing is said any more, which no reader would take for what it is."""
     page = ranked(tmp_path, {"cat": 0.5, "none": 0.0}, {}).html()
-    assert page.count("<polyline") == page.count("<circle") == 1 and page.count('class="spread"') == 1
-    assert ">none</td>" in page
+    assert page.count('class="best"') == page.count('<svg class="span"') == 1
+    assert "<bdi>none</bdi></td>" in page
 
 
 def test_nothing_to_rank(tmp_path: Path) -> None:

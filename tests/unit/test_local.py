@@ -71,7 +71,8 @@ def summary(tmp_path: Path, **counts: int) -> str:
     every = {"listed": 0, "done": 0, "skipped": 0, "quarantined": 0, "masks": 0, **counts}
     run_id = "20260101T000000Z-with-a-name-that-is-longer-than-the-table"
     manifest = {"run": run_id, "counts": every}
-    metrics: dict[str, Any] = {"mean_iou": None, "per_prompt": {}}
+    absent = {"iou": None, "precision": 0.0, "recall": None, "images": 3, "false_alarm_images": 2}
+    metrics: dict[str, Any] = {"mean_iou": None, "per_prompt": {"a [red] cup": absent}}
     row = {"key": "broken.png", "reason": "damaged", "detail": "It is broken."}
     folder = open_folder(str(tmp_path))
     out = io.StringIO()
@@ -80,6 +81,8 @@ def summary(tmp_path: Path, **counts: int) -> str:
         Console(file=out, width=60),
     )
     assert f"Run {run_id}" in out.getvalue().splitlines()
+    alarms = "a [red] cup: not in the ground truth; false alarms in 2 of 3 images"
+    assert alarms in out.getvalue().splitlines()
     return out.getvalue()
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.stats import bootstrap
 
-from clipseg_kfp.metrics import Bootstrap, Confusion, interval
+from clipseg_kfp.metrics import Bootstrap, Confusion, Histogram, interval
 from clipseg_kfp.metrics.evaluation import Evaluation
 
 
@@ -23,7 +23,7 @@ def evaluated(counts: np.ndarray, names: list[str] | None = None) -> Evaluation:
     draws, found = Bootstrap(), Evaluation()
     for i, (tp, fp, fn) in enumerate(counts.tolist()):
         draws.add("cup", names[i] if names else f"image {i}", (tp, fp, fn, tp, fp, fn))
-        found.prompts["cup"] = found.prompts.get("cup", Confusion()) + Confusion(tp, fp, fn, 0, 1)
+        found.add("cup", Confusion(tp, fp, fn, 0, 1), None, Histogram())
     found.measure_spread(draws)
     return found
 
@@ -102,3 +102,15 @@ def test_replicates_without_an_image_are_left_out() -> None:
     drawn = draws.sums("cup")[:, 0]
     assert np.isnan(drawn).mean() == pytest.approx(np.exp(-1), abs=0.05)
     assert np.nanmean(drawn) == pytest.approx(3 / (1 - np.exp(-1)), rel=0.05)
+
+
+def test_a_rare_prompt_is_measured_where_it_is() -> None:
+    """3 of 40 images have it: a replicate without any of them says nothing of how well it is found."""
+    few = [(900, 80, 90), (800, 150, 100), (1000, 60, 120)]
+    found = evaluated(np.array([*few, *[(0, 0, 0)] * 37]))
+    low, high = found.intervals["cup"][0] or (0, 0)
+    ious = [tp / (tp + fp + fn) for tp, fp, fn in few]
+    assert low == pytest.approx(min(ious)) and high == pytest.approx(max(ious))
+    assert found.mean_interval == (low, high)
+    one = evaluated(np.array([few[0], *[(0, 0, 0)] * 39]))
+    assert one.intervals == {} and one.mean_interval is None, "one image with it has no spread"

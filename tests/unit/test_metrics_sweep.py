@@ -9,10 +9,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from numpy.typing import NDArray
-from sklearn.metrics import average_precision_score, roc_auc_score, roc_curve
+from scipy.integrate import simpson
+from sklearn.metrics import average_precision_score, f1_score, jaccard_score, roc_auc_score, roc_curve
 from torchmetrics.classification import BinaryCalibrationError, BinaryJaccardIndex
 
 from clipseg_kfp.metrics import PAPER_THRESHOLDS, THRESHOLDS, Confusion, Histogram
+from clipseg_kfp.metrics.evaluation import Evaluation
 
 MAPS = arrays(np.float32, (6, 7), elements=st.floats(0, 1, width=32))
 TRUTHS = arrays(bool, (6, 7))
@@ -100,6 +102,84 @@ def test_average_precision_and_roc_against_scikit_learn(share: float) -> None:
         np.testing.assert_allclose(np.unique(rate), np.unique(step), atol=1e-12)
     assert thresholds[0] > 1 and thresholds[-1] == 0 and (np.diff(thresholds) < 0).all()
     assert (false_rate[-1], true_rate[-1]) == (1, 1)
+
+
+def test_totals_against_scikit_learn() -> None:
+    """Dice, IoU_FG, IoU_BIN and mIoU, of masks and of the sweep at the same threshold."""
+    pairs = {"cat": drawn(0, 0.4), "dog": drawn(1, 0.1), "none": drawn(2, 0.0)}
+    found = Evaluation()
+    for name, (values, truth) in pairs.items():
+        counts = Confusion()
+        counts.add(values >= np.float32(0.3), truth)
+        found.add(name, counts, None, counted((values, truth)))
+    said = {name: (values >= np.float32(0.3)).ravel() for name, (values, _) in pairs.items()}
+    true = {name: truth.ravel() for name, (_, truth) in pairs.items()}
+    all_said, all_true = np.concatenate([*said.values()]), np.concatenate([*true.values()])
+    whole = found.to_json()
+    assert whole["dice"] == pytest.approx(f1_score(all_true, all_said))
+    for figures in (whole, found.sweep()["at"]["0.3"]):  # type: ignore[index]
+        assert figures["iou_fg"] == pytest.approx(jaccard_score(all_true, all_said))
+        assert figures["iou_bin"] == pytest.approx(jaccard_score(all_true, all_said, average="macro"))
+        single = [jaccard_score(true[name], said[name]) for name in ("cat", "dog")]
+        assert figures["mean_iou"] == pytest.approx(np.mean(single))
+    assert whole["per_prompt"]["cat"]["dice"] == pytest.approx(f1_score(true["cat"], said["cat"]))
+
+
+@pytest.mark.parametrize("share", [0.1, 0.3, 0.9])
+def test_the_paper_s_average_precision_against_its_definition(share: float) -> None:
+    """Integrated by SciPy over points that are counted one by one, with the paper's + 1."""
+    values, truth = drawn(3, share, (600, 800))
+    points = set()
+    for threshold in THRESHOLDS.astype(np.float32):
+        said = values >= threshold
+        tp = int((said & truth).sum())
+        if said.any():
+            points.add((tp / (1 + int(truth.sum())), tp / (1 + int(said.sum()))))
+    recall, precision = zip(*sorted(points), strict=True)
+    assert counted((values, truth)).average_precision_paper == pytest.approx(simpson(precision, x=recall))
+
+
+def test_the_paper_s_average_precision_of_few_points() -> None:
+    values = np.array([[0.9] * 6 + [0.5] * 4], np.float32)
+    truth = np.array([[1] * 5 + [0] + [1] * 3 + [0]], bool)
+    # 8 of 8 found by 10 pixels, 5 of 8 by 6: two points, and so a trapezoid
+    assert counted((values, truth)).average_precision_paper == pytest.approx(
+        (8 - 5) / 9 * (8 / 11 + 5 / 7) / 2
+    )
+    values[0, 5] = 0.3  # 8 of 8 by 10, 8 of 8 by 9, 5 of 8 by 5: a step without width
+    assert counted((values, truth)).average_precision_paper == pytest.approx(
+        (8 - 5) / 9 * (5 / 6 + 8 / 11) / 2
+    )
+
+
+def test_of_equally_good_thresholds_all_figures_take_the_middle_one() -> None:
+    values = np.array([[0.9, 0.9, 0.3, 0.1]], np.float32)
+    truth = np.array([[1, 1, 0, 0]], bool)
+    found = Evaluation()
+    found.add("cat", Confusion(), None, counted((values, truth)))
+    best = found.sweep()["best"]  # type: ignore[index]
+    assert found.thresholds["cat"] == 0.6, "perfect from 0.32 to 0.9"
+    assert {best[f"{name}_threshold"] for name in ("mean_iou", "iou_fg", "iou_bin")} == {0.6}
+
+
+def test_a_prompt_that_is_nowhere_does_not_count_as_a_bad_one() -> None:
+    """A pixel of false alarm would make its IoU 0, and none would make it 1: neither says how things are found."""
+    found, nothing = Evaluation(), np.zeros((60, 80), bool)
+    values, truth = drawn(4)
+    mask = truth.copy()
+    mask[:20] = False
+    for name, said, true in (("cat", mask, truth), ("none", nothing, nothing), ("none", ~nothing, nothing)):
+        counts = Confusion()
+        counts.add(said, true)
+        found.add(name, counts, None, counted((values, true)))
+    whole = found.to_json()
+    assert whole["mean_iou"] == whole["per_prompt"]["cat"]["iou"] > 0
+    assert whole["sweep"]["best"]["mean_iou"] == whole["per_prompt"]["cat"]["best_iou"]
+    absent = whole["per_prompt"]["none"]
+    assert absent["iou"] is absent["dice"] is absent["recall"] is absent["average_precision_paper"] is None
+    assert (absent["false_alarm_images"], absent["false_alarm_share"]) == (1, 0.5)
+    assert whole["per_prompt"]["cat"]["false_alarm_share"] is None, "each of its images has it"
+    assert list(found.thresholds) == ["cat"] and "iou_none" not in found.figures()
 
 
 def test_calibration_against_torchmetrics() -> None:

@@ -40,7 +40,7 @@ def item(key: str = "a/b.jpg", prompt: str = "cat", coverage: float = 0.25) -> G
 
 
 def prompt(name: str = "cat") -> PromptRow:
-    return PromptRow(name, (f"a photo of a {name}",), "#e5484d", 0.5, 1_204, 0.123, 0.8, 0.5)
+    return PromptRow(name, (f"a photo of a {name}",), "#e5484d", 0.5, 1_204, 0.123, 0.8)
 
 
 BASE = Report(
@@ -254,7 +254,7 @@ def test_without_ground_truth_no_iou_is_shown() -> None:
         replace(
             BASE,
             mean_iou=None,
-            prompts=(replace(prompt(), iou=None),),
+            prompts=(prompt(),),
             gallery=(replace(item(), tiles=(tile,)),),
         )
     )

@@ -2,7 +2,21 @@
 
 from __future__ import annotations
 
-from clipseg_kfp.report.choosing import BEST, RANDOM, UNCERTAIN, WORST, Shortlist, choice_of, choose, lot
+from functools import partial
+from typing import Any
+
+from clipseg_kfp.report.choosing import (
+    BEST,
+    RANDOM,
+    UNCERTAIN,
+    WORST,
+    HeatChoice,
+    Shortlist,
+    choice_of,
+    choose,
+    first_heat,
+    lot,
+)
 
 NAMES = [(f"{i:03}.jpg", "v") for i in range(200)]
 
@@ -53,7 +67,8 @@ def test_a_choice_is_made_of_what_there_are_pictures_of() -> None:
 def test_a_shortlist_stays_short_and_keeps_the_unclear_and_those_with_truth() -> None:
     shortlist = Shortlist(8)
     for i, (key, version) in enumerate(NAMES):
-        shortlist.add({"key": key, "version": version}, (i * 37 % 200) / 200, truth=i in (50, 150))
+        made = partial(dict, key=key, version=version)
+        shortlist.add((key, version), made, (i * 37 % 200) / 200, truth=i in (50, 150))
         assert len(shortlist.rows()) <= 8
     kept = [row["key"] for row in shortlist.rows()]
     assert len(kept) == 8
@@ -61,3 +76,30 @@ def test_a_shortlist_stays_short_and_keeps_the_unclear_and_those_with_truth() ->
     assert {"050.jpg", "150.jpg"} <= set(kept)
     unclear = sorted(range(200), key=lambda i: i * 37 % 200)[:4]
     assert {f"{i:03}.jpg" for i in unclear} <= set(kept)
+
+
+def test_heat_maps_are_those_of_the_clearest_the_unclearest_and_the_measured_prompts() -> None:
+    made: list[str] = []
+
+    def chosen(maxima: dict[str, float], truths: tuple[str, ...]) -> list[tuple[str, Any]]:
+        choice = HeatChoice(truths)
+        for name, maximum in maxima.items():
+            row = {"prompt": name, "threshold": 0.5, "max_probability": maximum}
+            choice.add(row, lambda name=name: made.append(name) or name.upper())  # type: ignore[misc]
+        return choice.chosen()
+
+    maxima = {"a": 0.7, "b": 0.9, "c": 0.55, "d": 0.1, "e": 0.2, "f": 0.3}
+    assert chosen(maxima, ()) == [("b", "B"), ("c", "C")]
+    assert made == ["a", "b", "c"], "what cannot be wanted any more is not made"
+    assert [name for name, _ in chosen(maxima, ("d", "e", "f"))] == ["b", "c", "f", "e"]
+    assert [name for name, _ in chosen({"a": 0.7}, ("a",))] == ["a"]
+
+
+def test_a_card_shows_the_prompt_that_it_was_chosen_for() -> None:
+    tiles = {"a": (0.4, 0.9, 0.2), "b": (0.1, 0.3, 0.0), "c": (0.2, 1.0, 0.0), "d": (0.3, None, 0.4)}
+    heats = ["d", "a", "b", "c"]
+    assert first_heat(WORST, tiles, heats) == "b" == first_heat(UNCERTAIN, tiles, heats)
+    alarms = {"a": (0.4, 0.0, 0.1), "b": (0.2, 0.0, 0.3)}
+    assert first_heat(WORST, alarms, ["a", "b"]) == "b", "of equally wrong ones the larger"
+    assert first_heat(BEST, tiles, heats) == "a", "nothing found where nothing is, is no picture of success"
+    assert first_heat(RANDOM, tiles, heats) == first_heat(WORST, tiles, ["d"]) == "d"

@@ -152,16 +152,38 @@ def test_classes_that_nobody_wants_are_named_only_where_they_are(tmp_path: Path)
             {"annotations": [{"image_id": 3, "category_id": 1, "segmentation": [[0] * 6]}]},
             "annotation 1 names image 3",
         ),
-        (
-            {"annotations": [{"image_id": 7, "category_id": 1, "bbox": [0, 0, 1, 1]}]},
-            "annotation 1 has no segmentation",
-        ),
     ],
 )
 def test_broken_coco_files_are_named(tmp_path: Path, changes: dict[str, Any], words: str) -> None:
     place = write(tmp_path, {"x.json": json.dumps(coco_file(**changes))})
     with pytest.raises(ParameterError, match=words):
         open_truth(f"{place}/x.json")
+
+
+def test_a_box_without_a_shape_makes_its_category_unknown_in_its_image(tmp_path: Path) -> None:
+    """And nowhere else: one such annotation in a file of thousands costs neither the file nor the image."""
+    value = coco_file()
+    value["annotations"].append({"image_id": 7, "category_id": 1, "bbox": [0, 0, 1, 1]})
+    value["annotations"].append({"image_id": 9, "category_id": 18, "segmentation": [], "bbox": [0, 0, 1, 1]})
+    index = open_truth(f"{write(tmp_path, {'x.json': json.dumps(value)})}/x.json")
+    assert set(masks_of(index, "a.jpg")) == {"dog", "cup"}
+    assert set(masks_of(index, "b.jpg")) == {"cat", "cup"}
+    (remark,) = index.left_out
+    assert "2 annotations have a box and no segmentation" in remark and "2 pairs" in remark
+
+
+def test_ids_may_be_text(tmp_path: Path) -> None:
+    value = coco_file()
+    for one in (*value["images"], *value["categories"]):
+        one["id"] = str(one["id"])
+    for one in value["annotations"]:
+        one |= {name: str(one[name]) for name in ("image_id", "category_id")}
+    value["images"][1]["neg_category_ids"] = ["44"]
+    index = open_truth(f"{write(tmp_path, {'x.json': json.dumps(value)})}/x.json")
+    same = open_truth(f"{write(tmp_path, {'y.json': json.dumps(coco_file())})}/y.json")
+    for name, truth in masks_of(same, "a.jpg").items():
+        assert (masks_of(index, "a.jpg")[name].mask == truth.mask).all()
+    assert set(masks_of(index, "b.jpg")) == {"cup"}
 
 
 @pytest.mark.parametrize("shape", [{"size": [3, 3], "counts": [9]}, [["x"] * 6], 5, {"size": [12, 20]}])

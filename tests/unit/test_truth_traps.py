@@ -14,7 +14,7 @@ from test_truth import HEIGHT, WIDTH, coco_file, masks_of, write
 from clipseg_kfp.errors import ParameterError
 from clipseg_kfp.images import ImageRejectedError
 from clipseg_kfp.truth import Classes, Reader, UnusableTruthError, open_truth
-from clipseg_kfp.truth.reading import decode_labels
+from clipseg_kfp.truth.reading import decode_labels, same_shape
 
 
 def test_lvis_names_images_by_address_and_what_is_not_drawn_in_full(tmp_path: Path) -> None:
@@ -48,9 +48,31 @@ def test_names_are_found_however_accents_are_spelled(tmp_path: Path) -> None:
 def test_ground_truth_on_its_side_is_left_out(tmp_path: Path) -> None:
     index = open_truth(f"{write(tmp_path, {'x.json': json.dumps(coco_file())})}/x.json")
     cat = next(iter(index.of("a.jpg", [])))
-    assert Reader().read(cat, 2 * WIDTH, HEIGHT).mask.any(), "stretched to a square, say"
-    with pytest.raises(UnusableTruthError, match=r"20 x 12 pixels for an image of 12 x 20.*EXIF"):
-        Reader().read(cat, HEIGHT, WIDTH)
+    assert Reader().read(cat, 2 * WIDTH, 2 * HEIGHT).mask.any()
+    for scale in (1, 40):
+        with pytest.raises(UnusableTruthError, match=rf"20 x 12 .* {12 * scale} x {20 * scale}.*EXIF"):
+            Reader().read(cat, scale * HEIGHT, scale * WIDTH)
+    with pytest.raises(UnusableTruthError, match=r"20 x 12 .* 900 x 100: the proportions differ"):
+        Reader().read(cat, 900, 100)
+
+
+@pytest.mark.parametrize(
+    ("size", "image", "same"),
+    [
+        ((320, 240), (640, 480), True),
+        ((213, 160), (640, 480), True),  # a third, rounded
+        ((7, 5), (640, 480), True),  # as near as 5 rows come
+        ((352, 352), (640, 480), False),
+        ((640, 460), (640, 480), False),  # some rows were cut off
+        ((634, 480), (640, 480), True),
+        ((1, 1), (2, 1), True),
+        ((240, 320), (640, 480), False),
+    ],
+)
+def test_ground_truth_has_the_proportions_of_its_image(
+    size: tuple[int, int], image: tuple[int, int], same: bool
+) -> None:
+    assert same_shape(*size, *image) == same
 
 
 def test_gray_labels_of_few_bits_are_not_stretched(tmp_path: Path) -> None:

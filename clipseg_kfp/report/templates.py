@@ -1,0 +1,45 @@
+"""The pages' templates: whatever they print is escaped, and made visible."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from functools import cache
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined, Template
+from markupsafe import Markup
+
+from clipseg_kfp.report.figures import distribution, interval
+from clipseg_kfp.report.text import moment, percent, thousands, visible
+
+
+def template(name: str) -> Template:
+    """The template of that name."""
+    return _environment().get_template(name)
+
+
+@cache
+def _environment() -> Environment:
+    environment = Environment(
+        loader=PackageLoader("clipseg_kfp", "report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        finalize=_finalize,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters.update(
+        percent=percent, thousands=thousands, moment=moment, visible=visible, csp_hash=_csp_hash
+    )
+    environment.globals.update(distribution=distribution, interval=interval)
+    return environment
+
+
+def _finalize(value: Any) -> Any:
+    """Makes every printed string visible; Markup is the template's own and stays as it is."""
+    return visible(value) if isinstance(value, str) and not isinstance(value, Markup) else value
+
+
+def _csp_hash(script: str) -> Markup:
+    return Markup(base64.b64encode(hashlib.sha256(script.encode()).digest()).decode("ascii"))
