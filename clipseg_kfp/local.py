@@ -7,6 +7,7 @@ import contextlib
 import datetime as dt
 import io
 import json
+import logging
 import os
 import re
 import secrets
@@ -80,10 +81,12 @@ def run_pipeline(
         scratch_folder(work) as root,
         log.open("w", encoding="utf-8") as stream,
         _Screen(stream, _pinned(console)) as screen,
-        _environment({EVENT_VARIABLE: "events"} if screen.live else {}),
+        # kfp leaves a folder with the program of every task where temporary files go.
+        _environment({"TMPDIR": str(root / "tmp"), **({EVENT_VARIABLE: "events"} if screen.live else {})}),
         _ending_steps(),
-        _same_print(),
+        _same_print_and_log(),
     ):
+        (root / "tmp").mkdir()
         # Secrets, limits and caching are for clusters; kfp warns of each.
         warnings.filterwarnings("ignore", message="Task .* have no effect in the current local runner")
         local.init(local.SubprocessRunner(use_venv=False), pipeline_root=str(root), raise_on_error=True)
@@ -102,13 +105,20 @@ def run_pipeline(
 
 
 @contextlib.contextmanager
-def _same_print() -> Iterator[None]:
-    """Puts ``print`` back: kfp replaces it in each of its threads, and two that end crosswise leave it so."""
-    before = builtins.print
+def _same_print_and_log() -> Iterator[None]:
+    """Puts ``print`` and the handlers of the root logger back.
+
+    kfp replaces both in each of its threads, and two that end crosswise leave them so: what is logged later
+    would go to a log that is closed.
+    """
+    root = logging.getLogger()
+    before = builtins.print, root.level, list(root.handlers)
     try:
         yield
     finally:
-        builtins.print = before
+        builtins.print = before[0]
+        root.setLevel(before[1])
+        root.handlers[:] = before[2]
 
 
 def new_run_id() -> str:

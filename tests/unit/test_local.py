@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import builtins
 import io
+import logging
+import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -65,6 +70,22 @@ def test_the_work_folder_is_made_and_emptied(tmp_path: Path) -> None:
     assert caught.value.message == "x: first"
     assert caught.value.remedy == f"do this (Log: {tmp_path / 'log'})"
     assert list(work.iterdir()) == []
+
+
+def test_what_a_pipeline_leaves_behind_in_this_process_is_put_back(tmp_path: Path) -> None:
+    """kfp's threads may leave their print and their handler, which writes to the log that is closed by then."""
+    printing, handlers = print, list(logging.getLogger().handlers)
+
+    def pipeline() -> Any:
+        builtins.print = lambda *_: None
+        logging.getLogger().addHandler(logging.StreamHandler(sys.stdout))
+        (Path(os.environ["TMPDIR"]) / "program").touch()
+        return SimpleNamespace(output="file:///manifest")
+
+    before = os.environ.get("TMPDIR")
+    run_pipeline(pipeline, {}, tmp_path / "log", work=tmp_path / "work")
+    assert print is printing and logging.getLogger().handlers == handlers
+    assert list((tmp_path / "work").iterdir()) == [] and os.environ.get("TMPDIR") == before
 
 
 def summary(tmp_path: Path, **counts: int) -> str:
