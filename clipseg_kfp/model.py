@@ -69,7 +69,7 @@ class ModelFacts:
     Attributes:
         digest: of the checkpoint.
         image_size: side of the model's square input in pixels.
-        mean: of each channel, for normalisation.
+        mean: of each channel, for normalization.
         std: of each channel.
         projection_dim: width of a conditional embedding.
     """

@@ -59,7 +59,9 @@ def compile_package(
     accelerator: Annotated[
         str, typer.Option(help="Default of the parameter accelerator_type, as nvidia.com/gpu.")
     ] = "",
-    accelerator_count: Annotated[int, typer.Option(help="Default of the parameter accelerator_count.")] = 0,
+    accelerator_count: Annotated[
+        int, typer.Option(help="Default of the parameter accelerator_count.", show_default=False)
+    ] = 0,
     node_selector: Annotated[Words, typer.Option(help="[task:]label=value; may be repeated.")] = None,
     toleration: Annotated[Words, typer.Option(help="[task:]key[=value][:effect]; may be repeated.")] = None,
     pull_secret: Annotated[Words, typer.Option(help="Secret for the registry; may be repeated.")] = None,

@@ -157,8 +157,8 @@ def sample(pool: Pool, rng: np.random.Generator, scenes: int, prompts: int, extr
         targets.append(_target(rows, label, row, both))
     size = (scenes, prompts, IMAGE_SIZE, IMAGE_SIZE)
     return Batch(
-        _normalise(pixels), torch.from_numpy(np.stack(labels)), attributes, texts,
-        _normalise(supports), said, torch.from_numpy(np.stack(targets)).view(size).float(),
+        _normalize(pixels), torch.from_numpy(np.stack(labels)), attributes, texts,
+        _normalize(supports), said, torch.from_numpy(np.stack(targets)).view(size).float(),
     )  # fmt: skip
 
 
@@ -200,7 +200,7 @@ def _jitter(image: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.fl
     return (image * gain.astype(np.float32)).clip(0, 255)
 
 
-def _normalise(images: list[NDArray[np.float32]]) -> Tensor:
+def _normalize(images: list[NDArray[np.float32]]) -> Tensor:
     stacked: Any = np.stack(images) / np.float32(255)
     stacked = (stacked - np.array(MEAN, np.float32)) / np.array(STD, np.float32)
     return torch.from_numpy(np.ascontiguousarray(stacked.transpose(0, 3, 1, 2)))

@@ -1,8 +1,8 @@
-"""Draws scenes of coloured, textured shapes whose masks are known exactly.
+"""Draws scenes of colored, textured shapes whose masks are known exactly.
 
 A scene is a deterministic function of its seed, so the demo's held-out scenes, the training pool and
 the tests draw the same pictures on every machine. Backgrounds are low-saturation gradients with
-clutter (thin lines, specks, noise), so that nothing but the shapes carries a strong colour.
+clutter (thin lines, specks, noise), so that nothing but the shapes carries a strong color.
 """
 
 from __future__ import annotations
@@ -217,7 +217,7 @@ def _stencil(
 
 def _fill(item: SceneObject, size: tuple[int, int], radius: float, rng: np.random.Generator) -> Image.Image:
     base = np.clip(np.array(COLORS[item.color]) + rng.uniform(-16, 16, 3), 0, 255)
-    # The second tone stays in the colour's family: a striped red thing is red twice.
+    # The second tone stays in the color's family: a striped red thing is red twice.
     second = base * 0.55 if base.mean() > 60 else base + 75
     ink, other = (tuple(int(v) for v in tone) for tone in (base, second))
     sheet = Image.new("RGB", size, ink)

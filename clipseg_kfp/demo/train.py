@@ -2,7 +2,7 @@
 
 CLIPSeg starts from a pretrained CLIP and trains its decoder alone. There is no pretrained CLIP for drawn
 shapes, so everything here is trained together, with two helpers that stand in for pretraining and are
-thrown away afterwards: a head that names shape, colour and texture of each patch, and a term that pulls
+thrown away afterwards: a head that names shape, color and texture of each patch, and a term that pulls
 the embedding of a picture of a thing towards the embedding of its name (so that one-shot prompts work).
 """
 
@@ -110,7 +110,7 @@ PATCH_WEIGHTS = (0.6, 0.15, 0.25)  # shape, color, texture
 
 
 class PatchHead(nn.Module):
-    """The throw-away helper that names shape, colour and texture of each patch."""
+    """The throw-away helper that names shape, color and texture of each patch."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -198,7 +198,7 @@ def train(options: argparse.Namespace) -> None:
     else:
         tokenizer = build_tokenizer()
         model = CLIPSegForImageSegmentation(build_config(tokenizer))
-    # transformers' own initialisation of the decoder stalls (deviation near 1)
+    # transformers' own initialization of the decoder stalls (deviation near 1)
     fresh: Iterable[Any] = () if options.init else model.decoder.modules()
     for module in fresh:
         if hasattr(module, "reset_parameters"):

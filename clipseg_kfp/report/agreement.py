@@ -6,7 +6,11 @@ from clipseg_kfp.report.content import Report
 from clipseg_kfp.report.text import percent
 
 _ROWS = (
-    ("mean_iou", "mIoU", "Mean over prompts of the foreground's intersection over union"),
+    (
+        "mean_iou",
+        "mIoU",
+        "Mean over the prompts that the ground truth has of the foreground's intersection over union",
+    ),
     ("iou_fg", "IoU FG", "Intersection over union of all prompts' foreground pixels together"),
     ("iou_bin", "IoU BIN", "Mean of the foreground's and the background's intersection over union"),
 )

@@ -126,7 +126,7 @@ class PromptRow:
     def __post_init__(self) -> None:
         if not _COLOR.fullmatch(self.color):
             raise ParameterError(
-                f"The colour {self.color!r} of the prompt {self.name!r} is not of the form #rrggbb."
+                f"The color {self.color!r} of the prompt {self.name!r} is not of the form #rrggbb."
             )
 
 

@@ -58,7 +58,7 @@ class _Card:
 
 @dataclass(frozen=True)
 class _Legend:
-    """A prompt of the legend: its place, its colour, and the cards that show it."""
+    """A prompt of the legend: its place, its color, and the cards that show it."""
 
     number: int
     name: str

@@ -17,7 +17,7 @@ def preprocess_images(
 ):
     """Fetches a shard's images, decodes them safely and packs them for the model.
 
-    Images that cannot be used go to quarantine with a reason; they never cost their neighbours.
+    Images that cannot be used go to quarantine with a reason; they never cost their neighbors.
 
     Args:
         dataset: From fetch_dataset.

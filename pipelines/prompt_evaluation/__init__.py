@@ -1,1 +1,1 @@
-"""Several prompt sets and thresholds compared on labelled images."""
+"""Several prompt sets and thresholds compared on labeled images."""

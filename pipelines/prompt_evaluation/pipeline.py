@@ -1,4 +1,4 @@
-"""Prompt sets and thresholds compared on labelled images, which are encoded once for all of them."""
+"""Prompt sets and thresholds compared on labeled images, which are encoded once for all of them."""
 
 from kfp import dsl
 
@@ -8,7 +8,7 @@ from clipseg_kfp.pipelines.settings import CLUSTER_ENDPOINT, DEFAULT_MODEL, INFE
 
 @dsl.pipeline(
     name="prompt-evaluation",
-    description="Compares prompt sets on labelled images: a ranking, and the best threshold of each prompt.",
+    description="Compares prompt sets on labeled images: a ranking, and the best threshold of each prompt.",
 )
 def prompt_evaluation(
     source_uri: str = "s3://mlpipeline/shared/images",
@@ -41,7 +41,7 @@ def prompt_evaluation(
     accelerator_type: str = "",
     accelerator_count: str = "1",
 ) -> str:
-    """Compares prompt sets on labelled images: a ranking, and the best threshold of each prompt.
+    """Compares prompt sets on labeled images: a ranking, and the best threshold of each prompt.
 
     Every image is encoded once and all prompts are decoded from it; all thresholds are counted in one pass.
     Images are taken whether or not an earlier run has done them.
