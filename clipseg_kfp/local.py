@@ -12,6 +12,7 @@ import os
 import re
 import secrets
 import signal
+import tempfile
 import threading
 import time
 import warnings
@@ -77,6 +78,7 @@ def run_pipeline(
     log.parent.mkdir(parents=True, exist_ok=True)
     if work is not None:
         work.mkdir(parents=True, exist_ok=True)
+    tempfile.gettempdir()  # looked up once in a process: not while TMPDIR names a folder that goes with the run
     with (
         scratch_folder(work) as root,
         log.open("w", encoding="utf-8") as stream,
@@ -89,7 +91,12 @@ def run_pipeline(
         (root / "tmp").mkdir()
         # Secrets, limits and caching are for clusters; kfp warns of each.
         warnings.filterwarnings("ignore", message="Task .* have no effect in the current local runner")
-        local.init(local.SubprocessRunner(use_venv=False), pipeline_root=str(root), raise_on_error=True)
+        local.init(
+            local.SubprocessRunner(use_venv=False),
+            pipeline_root=str(root),
+            workspace_root=str(root / "workspace"),  # or kfp makes one that it never removes
+            raise_on_error=True,
+        )
         try:
             with contextlib.redirect_stdout(screen):
                 task = pipeline(**parameters)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import signal
 from collections.abc import Iterator
 
 import pytest
@@ -13,6 +14,10 @@ from clipseg_kfp.storage.s3 import connect
 
 READER = Identity("reader", "readerkey", "reader-secret-0123456789", ("Read:shared", "List:shared"))
 _numbers = itertools.count(1)
+
+# A shell starts what it puts into the background deaf to Ctrl-C, and the processes of tests would inherit that.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -152,9 +152,8 @@ def storage_keys_of(version: Any) -> dict[str, str]:
     platforms = (spec.get("platform_spec") or {}).get("platforms", {})
     executors = platforms.get("kubernetes", {}).get("deploymentSpec", {}).get("executors", {})
     for executor in executors.values():
-        for secret in executor.get("secretAsEnv", ())[
-            :1
-        ]:  # of all tasks the first; another may have the Hub's token
+        # of all tasks the first; another may have the Hub's token
+        for secret in executor.get("secretAsEnv", ())[:1]:
             pairs = secret.get("keyToEnv", ())
             return {str(one["envVar"]): str(one["secretKey"]) for one in pairs}
     return {}

@@ -154,7 +154,7 @@ class Scheduling(Session):
         """
         old = self.get_schedule(name)
         version = version or self.scheduled_version(old)
-        values = checked_values(version, {**old.parameters, **_repeatable(parameters)})
+        values = checked_values(version, _repeatable({**old.parameters, **(parameters or {})}))
         wanted = changed(
             old.data,
             version=version,

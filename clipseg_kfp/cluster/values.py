@@ -12,7 +12,7 @@ from typing import Any
 from clipseg_kfp.cluster.packages import spec_of
 from clipseg_kfp.cluster.parameters import check, declared
 from clipseg_kfp.errors import ParameterError
-from clipseg_kfp.kubernetes_values import is_resource, is_size
+from clipseg_kfp.kubernetes_values import is_resource, is_size, size
 
 #: Parameters that name a place in a bucket, and whether they may be empty.
 PLACES = {
@@ -42,7 +42,9 @@ def checked_values(version: Any, given: Mapping[str, Any]) -> dict[str, Any]:
     values = check(parameters, given)
     if spec.get("pipelineInfo", {}).get("name") in pipeline_names():
         defaults = {name: one.default for name, one in parameters.items() if not one.required}
-        _check(values, {**defaults, **values})
+        whole = {**defaults, **values}
+        _check(values, whole)
+        _check_memory(whole.get("inference_memory", ""), spec)
     return values
 
 
@@ -84,10 +86,27 @@ def _check(given: Mapping[str, Any], whole: Mapping[str, Any]) -> None:
         )
 
 
+def _check_memory(limit: str, spec: Mapping[str, Any]) -> None:
+    """A limit below what the task asks for makes a pod that Kubernetes refuses."""
+    for executor in spec.get("deploymentSpec", {}).get("executors", {}).values():
+        resources = executor.get("container", {}).get("resources", {})
+        request = str(resources.get("resourceMemoryRequest", ""))
+        if "inference_memory" not in str(resources.get("resourceMemoryLimit", "")) or not is_size(request):
+            continue
+        if size(limit) < size(request):
+            raise ParameterError(
+                f"inference_memory is '{limit}', and inference asks for {request}.",
+                f"Give {request} or more, or lower memory_request in the settings.",
+            )
+
+
 def _check_place(name: str, uri: str, may_be_empty: bool) -> None:
     if not uri and may_be_empty:
         return
-    forms = ("s3", "hf") if name == "model_uri" else ("s3",)
-    if not any(re.match(rf"{form}://[^/]", uri) for form in forms):
-        known = "s3://bucket/prefix" + (" or hf://org/name@revision" if "hf" in forms else "")
+    # A model may lie in the image, or on a volume that the settings mount.
+    forms = (r"s3://[^/]", r"hf://[^/]", "file:///") if name == "model_uri" else (r"s3://[^/]",)
+    if not any(re.match(form, uri) for form in forms):
+        known = "s3://bucket/prefix" + (
+            ", hf://org/name@revision or file:///path-in-the-pod" * (len(forms) > 1)
+        )
         raise ParameterError(f"{name} is '{uri}', which pods do not see.", f"Give {known}.")

@@ -74,9 +74,8 @@ class Evaluation:
             draws: by prompt: tp, fp and fn of the mask as it was written, then of the best threshold.
         """
         ious = {name: _ratios(draws.sums(name)) for name in self.present}
-        enough = [
-            name for name in ious if self.presence[name][0] > 1
-        ]  # of one image all replicates are alike
+        # of one image all replicates are alike
+        enough = [name for name in ious if self.presence[name][0] > 1]
         for name in enough:
             self.intervals[name] = interval(ious[name][0]), interval(ious[name][1])
         if enough:
@@ -140,7 +139,7 @@ class Evaluation:
             "precision": counts.precision,
             "false_alarm_images": alarms,
             "false_alarm_share": alarms / absent if absent else None,
-            "boundary_iou": boundary / outlined if outlined else None,
+            "boundary_iou": boundary / outlined if outlined and somewhere else None,
             "iou_low": written[0] if written else None,
             "iou_high": written[1] if written else None,
             "best_threshold": None if best is None else float(THRESHOLDS[best]),

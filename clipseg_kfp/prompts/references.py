@@ -84,8 +84,8 @@ def read_prompt_file_inline(path: str | Path) -> list[Any]:
         The list that the file holds; or a list of one mapping, with its ``defaults`` and ``prompts``.
 
     Raises:
-        ParameterError: the file cannot be read, is no prompt set, or names files by where it lies itself,
-            which a cluster does not see; names the file and the prompt.
+        ParameterError: the file cannot be read, is no prompt set, or names files of this machine, which a
+            cluster does not see; names the file and the prompt.
     """
     try:
         data = Path(path).read_bytes()
@@ -94,7 +94,7 @@ def read_prompt_file_inline(path: str | Path) -> list[Any]:
         raise ParameterError(f"{path} cannot be read: {reason}.", "Check the path.") from error
     value = load_prompts(data, str(path))
     for one in references(parse_prompts(value, str(path))):
-        if "://" not in one.uri and not one.uri.startswith("/"):
+        if "://" not in one.uri or one.uri.startswith("file:"):
             raise ParameterError(
                 f"{path}: {one.owner}: '{one.uri}' is a file of this machine, which the cluster does not see.",
                 "Put it where the cluster reads, and give its whole URI (s3://bucket/…); or put the prompt file "

@@ -146,18 +146,17 @@ class HeatChoice:
         self._unclear = sorted([*self._unclear, (unclear, name)])[:1]
         if name in self._truths:
             self._measured = sorted([*self._measured, (unclear, name)])[: self._most]
-        wanted = self._names()
+        wanted = self._ranked()  # all of it: who is fifth now moves up when the first two become one
         if name in wanted:
             self._kept[name] = what()
         self._kept = {name: kept for name, kept in self._kept.items() if name in wanted}
 
-    def _names(self) -> list[str]:
-        ranked = dict.fromkeys(name for _, name in (*self._clear, *self._unclear, *self._measured))
-        return list(ranked)[: self._most]
+    def _ranked(self) -> list[str]:
+        return list(dict.fromkeys(name for _, name in (*self._clear, *self._unclear, *self._measured)))
 
     def chosen(self) -> list[tuple[str, Any]]:
         """Names with what was kept, the clearest first."""
-        return [(name, self._kept[name]) for name in self._names()]
+        return [(name, self._kept[name]) for name in self._ranked()[: self._most]]
 
 
 def first_heat(reason: str, tiles: Mapping[str, tuple[float, float | None, float]], heats: list[str]) -> str:

@@ -190,9 +190,8 @@ def run(
         (target / REPORT).write_text(report, "utf-8")
         for name in (*names, REPORT):
             attempt.add(name, target / name)
-        if (
-            time.time() - listing.listed_at > LONG_SECONDS
-        ):  # 'results gc' may have taken its first masks for garbage
+        if time.time() - listing.listed_at > LONG_SECONDS:
+            # 'results gc' may have taken its first masks for garbage
             check_present(results, shards)
         attempt.commit(counts, body)
         manifest = results.point_to(run_id)

@@ -93,7 +93,8 @@ class Ranked:
         return [row for row in self.ranking.prompts if row["set"] == best]
 
     def _sums(self) -> tuple[list[int], list[int], int, int]:
-        curves = [self.curves["per_prompt"][row["full_name"]] for row in self._members()]
+        # Prompts that the ground truth has nothing of are left out, as in the confusion matrix.
+        curves = [self.curves["per_prompt"][name] for name in self._best_indexes()]
         count = len(self.curves["thresholds"])
         sums = [[sum(one[key][i] for one in curves) for i in range(count)] for key in ("tp", "fp")]
         return sums[0], sums[1], *(sum(one[key] for one in curves) for key in ("positives", "negatives"))

@@ -66,7 +66,10 @@ def _flush_all(path: Path) -> None:
     handle = os.open(path, os.O_RDONLY)
     try:
         if flush(handle):
-            raise OSError(number := ctypes.get_errno(), os.strerror(number))
+            number = ctypes.get_errno()
+            if number not in _NO_FLUSH:
+                raise OSError(number, os.strerror(number))
+            os.sync()
     finally:
         os.close(handle)
 

@@ -82,12 +82,13 @@ def test_without_an_upload_there_is_a_hint(client: Client) -> None:
         ({"prompts": [{"txt": "a cat"}]}, "prompt 1"),
         ({"source_uri": "photos"}, "source_uri is 'photos', which pods do not see"),
         ({"output_uri": ""}, "output_uri is '', which pods do not see"),
-        ({"model_uri": "file:///model"}, "model_uri is 'file:///model'"),
+        ({"model_uri": "file://model"}, "model_uri is 'file://model'"),
         ({"prompts_uri": "prompts.yaml"}, "prompts_uri is 'prompts.yaml'"),
         ({"backend": "tensorflow"}, "backend is 'tensorflow'"),
         ({"shard_size": 0}, "shard_size is 0"),
         ({"formats": ["voc"]}, "formats: there is no 'voc'"),
         ({"inference_memory": "4 GB"}, "inference_memory is '4 GB'"),
+        ({"inference_memory": "1Gi"}, "inference_memory is '1Gi', and inference asks for 2G"),
         ({"accelerator_type": "gpu"}, "accelerator_type is 'gpu'"),
         ({"accelerator_count": "0"}, "accelerator_count is '0'"),
     ],
@@ -113,6 +114,7 @@ def test_values_that_only_pods_can_judge_are_sent(client: Client, monkeypatch: p
     }
     client.run("batch-segmentation", far)
     client.run("batch-segmentation", {"backend": "openvino", "model_uri": "s3://far/model"})
+    client.run("batch-segmentation", {"model_uri": "file:///cache/model", "inference_memory": "2G"})
 
 
 def test_what_other_pipelines_take_is_theirs_to_judge(client: Client, tmp_path: Path) -> None:

@@ -170,6 +170,10 @@ def test_a_name_that_all_runs_would_share_is_refused(say: Say, client: Client, b
     client.schedule("nightly", every="1h", parameters={"run_id": ""})
     with pytest.raises(ParameterError, match="cannot have run_id"):
         client.update_schedule("nightly", {"run_id": "x"})
+    only(backend).runtime_config.parameters["run_id"] = "x"  # as another client may have made it
+    with pytest.raises(ParameterError, match="cannot have run_id"):
+        client.update_schedule("nightly", every="2h")
+    client.update_schedule("nightly", {"run_id": ""}, every="2h")
 
 
 def test_catch_up_does_not_repeat_what_was_done(client: Client, backend: Backend) -> None:

@@ -281,7 +281,7 @@ def test_a_step_that_is_ended_leaves_no_worker(tmp_path: Path, number: signal.Si
         os.killpg(step.pid, number)  # as a terminal does; the others reach the step alone
     else:
         step.send_signal(number)
-    step.communicate()
+    step.communicate(timeout=300)
     wait_until(lambda: not any(map(is_alive, found)))
 
 

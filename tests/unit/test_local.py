@@ -6,6 +6,7 @@ import builtins
 import io
 import logging
 import os
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -86,6 +87,34 @@ def test_what_a_pipeline_leaves_behind_in_this_process_is_put_back(tmp_path: Pat
     run_pipeline(pipeline, {}, tmp_path / "log", work=tmp_path / "work")
     assert print is printing and logging.getLogger().handlers == handlers
     assert list((tmp_path / "work").iterdir()) == [] and os.environ.get("TMPDIR") == before
+
+
+TWO_RUNS = """
+import sys, tempfile
+from pathlib import Path
+from types import SimpleNamespace
+from clipseg_kfp.local import run_pipeline
+
+folder = Path(sys.argv[1])
+for name in ("one", "two"):
+    def pipeline():
+        with tempfile.TemporaryFile():
+            return SimpleNamespace(output="file:///manifest")
+    run_pipeline(pipeline, {}, folder / name, work=folder / "work")
+"""
+
+
+def test_two_runs_in_one_process_leave_nothing_where_temporary_files_go(tmp_path: Path) -> None:
+    (tmp_path / "tmp").mkdir()
+    done = subprocess.run(
+        [sys.executable, "-c", TWO_RUNS, str(tmp_path)],
+        env={**os.environ, "TMPDIR": str(tmp_path / "tmp")},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert list((tmp_path / "tmp").iterdir()) == [] == list((tmp_path / "work").iterdir())
 
 
 def summary(tmp_path: Path, **counts: int) -> str:

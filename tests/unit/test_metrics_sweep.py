@@ -171,12 +171,14 @@ def test_a_prompt_that_is_nowhere_does_not_count_as_a_bad_one() -> None:
     for name, said, true in (("cat", mask, truth), ("none", nothing, nothing), ("none", ~nothing, nothing)):
         counts = Confusion()
         counts.add(said, true)
-        found.add(name, counts, None, counted((values, true)))
+        found.add(name, counts, 0.0 if name == "none" and said.any() else None, counted((values, true)))
     whole = found.to_json()
+    assert whole["boundary_iou"] is None
     assert whole["mean_iou"] == whole["per_prompt"]["cat"]["iou"] > 0
     assert whole["sweep"]["best"]["mean_iou"] == whole["per_prompt"]["cat"]["best_iou"]
     absent = whole["per_prompt"]["none"]
     assert absent["iou"] is absent["dice"] is absent["recall"] is absent["average_precision_paper"] is None
+    assert absent["boundary_iou"] is None
     assert (absent["false_alarm_images"], absent["false_alarm_share"]) == (1, 0.5)
     assert whole["per_prompt"]["cat"]["false_alarm_share"] is None, "each of its images has it"
     assert list(found.thresholds) == ["cat"] and "iou_none" not in found.figures()

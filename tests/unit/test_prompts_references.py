@@ -40,12 +40,11 @@ def test_a_whole_set_stands_alone_in_a_list() -> None:
         parse_prompts([{"prompts": ["a cat"]}, "a cup"])
 
 
-def test_a_file_beside_the_prompt_file_does_not_travel(tmp_path: Path) -> None:
+@pytest.mark.parametrize("image", ["support/bolt.jpg", "/home/me/bolt.jpg", "file:///home/me/bolt.jpg"])
+def test_a_file_of_this_machine_does_not_travel(tmp_path: Path, image: str) -> None:
     path = tmp_path / "prompts.yaml"
-    path.write_text(FILE.replace("IMAGE", "support/bolt.jpg"), "utf-8")
-    with pytest.raises(
-        ParameterError, match=r"prompt 2 \('bolt'\): 'support/bolt.jpg' is a file of"
-    ) as error:
+    path.write_text(FILE.replace("IMAGE", image), "utf-8")
+    with pytest.raises(ParameterError, match=rf"prompt 2 \('bolt'\): '{image}' is a file of") as error:
         read_prompt_file_inline(path)
     assert "s3://" in error.value.remedy
     with pytest.raises(ParameterError, match=r"missing\.yaml cannot be read: No such file"):

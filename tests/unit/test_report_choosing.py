@@ -95,6 +95,15 @@ def test_heat_maps_are_those_of_the_clearest_the_unclearest_and_the_measured_pro
     assert [name for name, _ in chosen({"a": 0.7}, ("a",))] == ["a"]
 
 
+def test_a_measured_prompt_that_moves_up_again_was_kept() -> None:
+    """One prompt that is the clearest and the unclearest at once takes one place where two took two."""
+    choice = HeatChoice(("m1", "m2", "m3"))
+    for name, maximum, threshold in [("m1", 0.2, 0.5), ("m2", 0.15, 0.5), ("m3", 0.1, 0.5), ("a", 0.9, 0.5),
+                                     ("b", 0.45, 0.5), ("x", 0.95, 0.95)]:  # fmt: skip
+        choice.add({"prompt": name, "threshold": threshold, "max_probability": maximum}, name.upper)
+    assert choice.chosen() == [(name, name.upper()) for name in ("x", "m1", "m2", "m3")]
+
+
 def test_a_card_shows_the_prompt_that_it_was_chosen_for() -> None:
     tiles = {"a": (0.4, 0.9, 0.2), "b": (0.1, 0.3, 0.0), "c": (0.2, 1.0, 0.0), "d": (0.3, None, 0.4)}
     heats = ["d", "a", "b", "c"]
