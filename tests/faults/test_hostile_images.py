@@ -34,7 +34,7 @@ from clipseg_kfp.prompts.files import mask_like
 from clipseg_kfp.resources import cpu_limit
 from clipseg_kfp.results import json_bytes
 from clipseg_kfp.settings import Settings
-from clipseg_kfp.steps import encode_prompts, preprocess_images
+from clipseg_kfp.steps import encode_prompts, preprocess_images, timing
 from clipseg_kfp.truth import GroundTruth, Reader, UnusableTruthError
 
 SIDE, DOZEN = 32, 12
@@ -207,6 +207,7 @@ def test_a_decoder_that_crashes_or_hangs_costs_its_image_only(
     assert sorted(path.name for path in (tmp_path / "again" / "out").iterdir()) == [
         preprocess_images.IMAGES,
         preprocess_images.PREVIEWS,
+        timing.FILE,
         preprocess_images.VIEWS,
     ]
 

@@ -35,14 +35,14 @@ aws_secret_access_key = {marks.FILE_SECRET_KEY}
 """
 #: The command line, but kfp's own folder of artifacts (local_outputs) stays, so that it can be searched.
 DRIVER = """
-import contextlib, sys, tempfile, types
+import contextlib, pathlib, sys, tempfile
 from clipseg_kfp import local
 
 @contextlib.contextmanager
-def kept(**options):
-    yield tempfile.mkdtemp(**options)
+def kept(parent):
+    yield pathlib.Path(tempfile.mkdtemp(dir=parent))
 
-local.tempfile = types.SimpleNamespace(TemporaryDirectory=kept)
+local.scratch_folder = kept
 from clipseg_kfp.cli import main
 main(sys.argv[1:])
 """
