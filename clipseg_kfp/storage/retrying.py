@@ -22,6 +22,8 @@ _PASSING_CODES = {
     "InternalError", "RequestTimeout", "ServiceUnavailable", "SlowDown", "TooManyRequests",
     # What was sent was right, and was damaged on its way:
     "BadDigest", "IncompleteBody", "InvalidPart", "InvalidPartOrder", "MalformedXML", "XAmzContentSHA256Mismatch",
+    # SeaweedFS's answer to a list of parts whose first bracket was hit; an upload begins anew.
+    "NoSuchUpload",
 }  # fmt: skip
 _OUR_NAMES = ("credentials", "bucket name", "object name")  # in minio-py's checks before anything is sent
 

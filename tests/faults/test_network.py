@@ -36,7 +36,7 @@ CAUSES = {
     "503": "status 503",
     "cut": "IncompleteRead|1,500 of 3,000 bytes|within the headers",
     "damaged": "text that is no S3 answer|MD5",
-    "damaged request": "BadDigest|MalformedXML|InvalidPart|XAmzContentSHA256Mismatch",
+    "damaged request": "BadDigest|MalformedXML|InvalidPart|NoSuchUpload|XAmzContentSHA256Mismatch",
     "page": "text that is no S3 answer|without an ETag",
     "blank": "text that is no S3 answer|without an ETag",
     "200 error": "text that is no S3 answer|without an ETag",
@@ -198,6 +198,16 @@ def test_some_faults(calls: Calls, call: str, fault: str, monkeypatch: pytest.Mo
     survive(calls, call, fault, monkeypatch)
     assert calls.check_store() == (0, 0)
     give_up(calls, call, fault, monkeypatch)
+    assert calls.check_store() == (0, 0)
+
+
+def test_a_list_of_parts_without_its_first_bracket_is_sent_again(
+    calls: Calls, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """SeaweedFS finds no parts in it, and says that there is no such upload."""
+    root = b"CompleteMultipartUpload"
+    monkeypatch.setattr(faults, "_damaged", lambda content: content.replace(b"<" + root, b"T" + root, 1))
+    survive(calls, "COMPLETE", "damaged request", monkeypatch)
     assert calls.check_store() == (0, 0)
 
 
