@@ -25,7 +25,6 @@ def _matching(pattern: str, words: str) -> AfterValidator:
     return AfterValidator(check)
 
 
-Text = Annotated[str, StringConstraints(min_length=1)]
 Image = Annotated[
     str,
     _matching(

@@ -91,25 +91,20 @@ class _DecoderBlock(nn.Module):
         return y
 
 
-class _Enlarge(nn.Module):
+class _Enlarge(_Linear):
     """A transposed convolution whose stride is its kernel, as a linear layer: its outputs do not overlap.
 
     From (..., inputs) to (..., side * side * outputs): rows of the kernel, its columns, channels.
     """
 
     def __init__(self, layer: nn.ConvTranspose2d) -> None:
-        super().__init__()
         if layer.kernel_size != layer.stride or layer.padding != (0, 0):
             raise ModelError("The decoder's transposed convolutions overlap, which CLIPSeg's never do.")
-        inputs, outputs, self.side, _ = layer.weight.shape
+        inputs, outputs, side, _ = layer.weight.shape
         assert layer.bias is not None  # as transformers builds it
         weight = layer.weight.detach().permute(2, 3, 1, 0).reshape(-1, inputs)
-        self.linear = _Linear(weight, layer.bias.detach().repeat(self.side**2))
-        self.outputs = outputs
-
-    def forward(self, x: Tensor) -> Tensor:
-        y: Tensor = self.linear(x)
-        return y
+        super().__init__(weight, layer.bias.detach().repeat(side**2))
+        self.side, self.outputs = side, outputs
 
 
 class _Upsample(nn.Module):

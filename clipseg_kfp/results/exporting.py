@@ -7,17 +7,16 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 from urllib.parse import quote
 
 from clipseg_kfp import records
 from clipseg_kfp.errors import ParameterError
-from clipseg_kfp.formats import TOLERANCE, export_coco, export_csv, export_labelstudio, export_yolo
+from clipseg_kfp.formats import NAMES as FORMATS
+from clipseg_kfp.formats import TOLERANCE, export_named
 from clipseg_kfp.results.commit import Results, file_key
 from clipseg_kfp.results.inventory import local_copy
 from clipseg_kfp.results.layout import IMAGES, MASKS, image_id
-
-FORMATS = ("coco", "coco-polygons", "yolo", "csv", "labelstudio", "labelstudio-polygons")
 
 
 @dataclass(frozen=True)
@@ -73,25 +72,14 @@ def export_runs(
     prompts = {prompt["id"]: prompt for manifest in manifests for prompt in manifest["prompts"]}
     categories = [(number, prompt["name"]) for number, prompt in sorted(prompts.items())]
     instances = {number for number, prompt in prompts.items() if prompt.get("instances")}
+
+    def url(row: dict[str, Any]) -> str:
+        return image_url_prefix + quote(row["key"]) if image_url_prefix else str(row["source"])
+
     reach = TOLERANCE if tolerance is None else tolerance
-    if format_name in ("coco", "coco-polygons"):
-        shape: Literal["rle", "polygons"] = "polygons" if polygons else "rle"
-        export_coco(
-            target, images, masks, categories, segmentation=shape, instances=instances, tolerance=reach
-        )
-    elif format_name == "yolo":
-        export_yolo(target, images, masks, categories)
-    elif format_name == "csv":
-        export_csv(target, masks)
-    else:
-
-        def url(row: dict[str, Any]) -> str:
-            return image_url_prefix + quote(row["key"]) if image_url_prefix else str(row["source"])
-
-        kind: Literal["brush", "polygon"] = "polygon" if polygons else "brush"
-        export_labelstudio(
-            target, images, masks, categories, kind=kind, instances=instances, tolerance=reach, url=url
-        )
+    export_named(
+        format_name, target, images, masks, categories, instances=instances, tolerance=reach, url=url
+    )
     return sum(sum(part.taken) for part in parts), older
 
 

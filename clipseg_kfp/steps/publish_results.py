@@ -8,13 +8,13 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import pyarrow as pa
 
 from clipseg_kfp import __version__, records
 from clipseg_kfp.errors import ParameterError, StorageError
-from clipseg_kfp.formats import TOLERANCE, export_coco, export_csv, export_labelstudio, export_yolo
+from clipseg_kfp.formats import export_coco, export_named
 from clipseg_kfp.progress import say
 from clipseg_kfp.report import Report, build_report, render_report
 from clipseg_kfp.report.build import QUARANTINE_ROWS, Tables
@@ -254,25 +254,8 @@ def _export(
     for name in dict.fromkeys(formats):
         path = target / FORMATS[name]
         images, masks = _rows(shards, IMAGES), _rows(shards, MASKS)
-        if name == "csv":
-            export_csv(path, masks)
-        elif name == "yolo":
-            export_yolo(path, images, masks, categories)
-        elif name == "coco-polygons":
-            export_coco(
-                path,
-                images,
-                masks,
-                categories,
-                segmentation="polygons",
-                instances=instances,
-                tolerance=TOLERANCE,
-            )
-        else:
-            kind: Literal["brush", "polygon"] = "polygon" if name == "labelstudio-polygons" else "brush"
-            export_labelstudio(
-                path, images, masks, categories, kind=kind, instances=instances, tolerance=TOLERANCE
-            )
+        export_named(name, path, images, masks, categories, instances=instances)
+        if name.startswith("labelstudio"):
             names.append(path.with_suffix(".xml").name)
         names.append(path.name)
     return names
