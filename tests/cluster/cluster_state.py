@@ -156,9 +156,7 @@ class State:
         }
         for name, value in given.items():
             if name not in declared:
-                raise RefusedError(
-                    400, f"parameter(s) provided are not required by pipeline: {name}", before
-                )
+                raise RefusedError(400, f"parameter(s) provided are not required by pipeline: {name}", before)
             kind = declared[name]["parameterType"]
             if not isinstance(value, kinds[kind]) or (isinstance(value, bool) and kind != "BOOLEAN"):
                 raise RefusedError(400, f"input parameter {name} requires type {kind.lower()}", before)

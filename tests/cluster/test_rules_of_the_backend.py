@@ -107,9 +107,7 @@ def test_a_namespace_that_is_not_the_experiment_s(client: Client, backend: Backe
         "max_concurrency": "1",
     }
     experiment = body["experiment_id"]
-    wanted = refused(
-        "error-namespace-of-experiment", **{"74f47f74_f018_451a_b6c4_41ccb5d993c9": experiment}
-    )
+    wanted = refused("error-namespace-of-experiment", **{"74f47f74_f018_451a_b6c4_41ccb5d993c9": experiment})
     assert post(backend, "recurringruns", body) == wanted and not backend.state.recurring
     del body["namespace"]
     status, made = post(backend, "recurringruns", body)
@@ -151,7 +149,7 @@ def loops(spec: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
 def test_what_is_collected_comes_from_the_shards_which_are_never_none(pipeline: str, variant: str) -> None:
     """``Collected`` over no iteration fails in the driver of its consumer, so loops are over shards alone.
 
-    ``tests/steps/test_kinds_of_runs.py`` holds that fetch_dataset always names one.
+    ``tests/steps/test_a_shard_at_least.py`` holds that fetch_dataset always names one.
     """
     spec = next(yaml.safe_load_all(compile_pipeline(pipeline, settings=settings_for(variant))))
     found = dict(loops(copy.deepcopy(spec)))
