@@ -1,7 +1,8 @@
 """What the stand-in for the Kubeflow Pipelines backend remembers, and the rules by which it changes.
 
 Rules are those of the v2beta1 API server as its source states them: unique names, checked packages, checked
-parameters, bounds of schedules, states that only move on. Every object is one of the official model classes.
+parameters, bounds of schedules, states that only move on. Refusals have the words that a 2.17 backend was recorded
+with (``recorded/``). Every object is one of the official model classes.
 
 What only a real backend would show, and this does not: whether a compiled package becomes pods that start (images,
 quotas, secrets, node pools), when a schedule really fires (time zone, controller), Istio's and Dex's own pages,
