@@ -13,7 +13,7 @@ import yaml
 
 from clipseg_kfp import __version__
 from clipseg_kfp.cluster_settings import INFERENCE, ClusterSettings, checked, overlaid, read_mapping
-from clipseg_kfp.container import DEFAULT_IMAGE
+from clipseg_kfp.container import DEFAULT_IMAGE, chosen_image
 from clipseg_kfp.errors import ParameterError
 from clipseg_kfp.kubernetes_values import is_namespace
 
@@ -78,6 +78,8 @@ def site_settings(
 ) -> ClusterSettings:
     """Lays options over a site's settings, and these over a variant.
 
+    An image that ``CLIPSEG_KFP_IMAGE`` names stands below all of them but the variant.
+
     Args:
         variant: ``cpu`` or ``gpu``; empty is ``cpu``.
         settings: a site's, or the file that has them.
@@ -91,6 +93,8 @@ def site_settings(
     is_file = isinstance(settings, Path | str)
     content = read_mapping(Path(settings).expanduser()) if is_file else dict(settings or {})  # type: ignore[arg-type]
     above = dict(options or {})
+    if named := chosen_image():
+        content = {"image": named, **content}
     if image:
         above = overlaid(above, {"image": image})
     if gpu_image:
@@ -187,8 +191,6 @@ def _traced(name: str, image: str, settings: ClusterSettings | None) -> tuple[An
     settings = settings or ClusterSettings()
     if settings.image is None and image != DEFAULT_IMAGE:
         settings = checked({**settings.model_dump(exclude_none=True), "image": image})
-    if settings == ClusterSettings():
-        return known, {}
     trace = dsl.pipeline(
         name=known.name,
         description=known.description,

@@ -22,15 +22,29 @@ from google.protobuf import json_format
 from kfp.pipeline_spec import pipeline_spec_pb2
 
 ENDS = ("SUCCEEDED", "FAILED", "CANCELED", "SKIPPED")
+#: Where pods run in single-user mode.
+POD_NAMESPACE = "kubeflow"
 CRON = re.compile(r"^(@(yearly|annually|monthly|weekly|daily|midnight|hourly)|\S+( \S+){5})$")
 
 
-class RefusedError(Exception):
-    """An answer that is an error."""
+#: gRPC's codes by the HTTP status that they become.
+CODES = {400: 3, 401: 16, 403: 7, 404: 5, 409: 6, 500: 13}
 
-    def __init__(self, status: int, message: str) -> None:
-        self.status, self.message = status, message
-        super().__init__(message)
+
+class RefusedError(Exception):
+    """An answer that is an error: what was asked for before its cause, and the cause alone in the details."""
+
+    def __init__(self, status: int, message: str, before: str = "", detail: str = "") -> None:
+        self.status, self.message = status, before + message
+        self.code = CODES.get(status, 2)
+        self.detail = detail or message
+        super().__init__(self.message)
+
+    def body(self) -> dict[str, Any]:
+        """The JSON of the answer."""
+        status = "type.googleapis.com/google.rpc.Status"
+        detail = {"@type": status, "code": self.code, "message": self.detail}
+        return {"code": self.code, "message": self.message, "details": [detail]}
 
 
 @dataclass
@@ -42,6 +56,7 @@ class State:
     steps: int = 3
     shards: int = 3
     version: str = "2.17.0"
+    stuck: str = ""  # a node that the workflow engine takes for running after the end: no retry
     pipelines: dict[str, Any] = field(default_factory=dict)
     versions: dict[str, Any] = field(default_factory=dict)
     experiments: dict[str, Any] = field(default_factory=dict)
@@ -123,14 +138,12 @@ class State:
 
     # Runs
 
-    def _checked(self, body: Any) -> dict[str, Any]:
-        reference = body.pipeline_version_reference
-        if not reference or not reference.pipeline_version_id or not reference.pipeline_id:
-            raise RefusedError(400, "pipeline version reference needs pipeline_id and pipeline_version_id")
-        version = self.need(self.versions, reference.pipeline_version_id, "PipelineVersion")
-        if version.pipeline_id != reference.pipeline_id:
-            raise RefusedError(400, "the version belongs to another pipeline")
-        spec = version.pipeline_spec.get("pipeline_spec", version.pipeline_spec)
+    def _checked(self, body: Any, doing: str = "create a new run") -> dict[str, Any]:
+        before = (
+            f"Failed to {doing}: Failed to generate the ExecutionSpec: invalid pipeline job inputs: "
+            "Invalid input error: "
+        )
+        spec = self._spec_of(body)
         declared = spec["root"].get("inputDefinitions", {}).get("parameters", {})
         given = (body.runtime_config.parameters if body.runtime_config else None) or {}
         kinds = {
@@ -143,14 +156,44 @@ class State:
         }
         for name, value in given.items():
             if name not in declared:
-                raise RefusedError(400, f"parameter(s) provided are not required by pipeline: {name}")
+                raise RefusedError(
+                    400, f"parameter(s) provided are not required by pipeline: {name}", before
+                )
             kind = declared[name]["parameterType"]
             if not isinstance(value, kinds[kind]) or (isinstance(value, bool) and kind != "BOOLEAN"):
-                raise RefusedError(400, f"input parameter {name} requires type {kind.lower()}")
+                raise RefusedError(400, f"input parameter {name} requires type {kind.lower()}", before)
+            literals = declared[name].get("literals")
+            if literals and value not in literals:
+                allowed = " ".join(f'string_value:"{one}"' for one in literals)
+                raise RefusedError(
+                    400,
+                    f'input parameter "{name}" value string_value:"{value}" does not match any of the allowed '
+                    f"literal values: [{allowed}]",
+                    before,
+                )
         for name, one in declared.items():
             if name not in given and "defaultValue" not in one and not one.get("isOptional"):
-                raise RefusedError(400, f"parameter {name} is not optional, yet has neither default value")
+                raise RefusedError(
+                    400, f"parameter {name} is not optional, yet has neither default value", before
+                )
         return spec
+
+    def _spec_of(self, body: Any) -> Any:
+        """The specification that comes along, as the plain SDK sends it, or that of an uploaded version."""
+        if body.pipeline_spec is not None and not body.pipeline_version_reference:
+            spec = body.pipeline_spec.get("pipeline_spec", body.pipeline_spec)
+            try:
+                json_format.ParseDict(spec, pipeline_spec_pb2.PipelineSpec())
+            except json_format.Error as error:
+                raise RefusedError(400, f"invalid v2 pipeline spec: {error}") from None
+            return spec
+        reference = body.pipeline_version_reference
+        if not reference or not reference.pipeline_version_id or not reference.pipeline_id:
+            raise RefusedError(400, "pipeline version reference needs pipeline_id and pipeline_version_id")
+        version = self.need(self.versions, reference.pipeline_version_id, "PipelineVersion")
+        if version.pipeline_id != reference.pipeline_id:
+            raise RefusedError(400, "the version belongs to another pipeline")
+        return version.pipeline_spec.get("pipeline_spec", version.pipeline_spec)
 
     def create_run(self, body: Any) -> Any:
         if not body.display_name:
@@ -234,13 +277,28 @@ class State:
         run = self.need(self.runs, run_id, "Run")
         if run.state not in ("FAILED", "CANCELED"):
             raise RefusedError(400, f"Failed to retry run {run_id}: state {run.state}")
+        if self.stuck:
+            raise RefusedError(
+                500,
+                f"Failed to retry run {run_id}: InternalServerError: Workflow cannot be retried with node "
+                f"{self.stuck} in Running phase: workflow cannot be retried",
+                "Failed to retry a run: ",
+                "Internal Server Error",
+            )
         run.state, run.error, self.looks[run_id], self.endings[run_id] = "RUNNING", None, 1, "SUCCEEDED"
 
     # Recurring runs
 
     def create_recurring(self, body: Any) -> Any:
-        self.need(self.experiments, body.experiment_id, "Experiment")
-        self._checked(body)
+        owner = self.need(self.experiments, body.experiment_id, "Experiment").namespace or ""
+        if body.namespace and body.namespace != owner:
+            raise RefusedError(
+                400,
+                f"Experiment {body.experiment_id} belongs to namespace '{owner}' instead of '{body.namespace}'",
+                "Failed to create a recurring run: Failed to create a recurring run due to invalid experimentId "
+                "and namespace combination: Invalid input error: ",
+            )
+        self._checked(body, "create a recurring run")
         if not 1 <= int(body.max_concurrency or 0) <= 10:
             raise RefusedError(400, "The max concurrency of the recurring run is out of range. Support 1-10.")
         cron, periodic = body.trigger.cron_schedule, body.trigger.periodic_schedule
@@ -254,7 +312,7 @@ class State:
             raise RefusedError(400, "Found invalid period schedule interval")
         if body.mode not in ("ENABLE", "DISABLE"):
             raise RefusedError(400, f"no such mode: {body.mode}")
-        body.namespace = self.experiments[body.experiment_id].namespace
+        body.namespace = owner or POD_NAMESPACE  # in single-user mode the experiment has none, and this has
         body.recurring_run_id, body.created_at = str(uuid.uuid4()), self.now()
         body.status = f"{body.mode}D"
         self.recurring[body.recurring_run_id] = body
