@@ -167,9 +167,7 @@ def show_logs(
     found = client.get_run(run)
     found.endpoint, found.artifact_store = endpoint, store or found.artifact_store
     try:
-        for log in found.logs(task, shard):
-            if log.place.driver and not raw and not log.failure:
-                continue
+        for log in found.logs(task, shard, drivers=raw):
             whose = log.place.task or "?"
             whose += "" if log.place.shard is None else f", shard {log.place.shard}"
             whose += ", driver" if log.place.driver else ""

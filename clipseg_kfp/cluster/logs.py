@@ -93,13 +93,14 @@ class _Found:
     entry: Entry
 
 
-def logs(run: Run, task: str = "", shard: int | None = None) -> Iterator[Log]:
+def logs(run: Run, task: str = "", shard: int | None = None, *, drivers: bool = False) -> Iterator[Log]:
     """Streams what pods of a run have said, in the pipeline's order; of each, the last attempt.
 
     Args:
         run: the run.
         task: only this task's.
         shard: only this iteration's of a loop, from 0.
+        drivers: also those of Kubeflow's own pods that went well; what failed is never left out.
 
     Raises:
         ParameterError: nothing says where the store is.
@@ -124,7 +125,7 @@ def logs(run: Run, task: str = "", shard: int | None = None) -> Iterator[Log]:
     )
     count = 0
     for log in ordered_map(lambda one: _read(store, one), wanted, _READERS):
-        if _asked(log.place, task, shard):
+        if _asked(log.place, task, shard) and (drivers or not log.place.driver or log.failure):
             count += 1
             yield log
     if not count:

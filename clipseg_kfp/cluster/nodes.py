@@ -69,7 +69,8 @@ def places(spec: dict[str, Any], workflow: str) -> dict[int, Place]:
 
     def walk(dag: dict[str, Any], start: int, again: str, shard: int | None) -> None:
         for key, task in dag.get("tasks", {}).items():
-            pods(start, f".{key}-driver", again, Place(key, shard, driver=True))
+            if not _loops(task):
+                pods(start, f".{key}-driver", again, Place(key, shard, driver=True))
             own, inner = fnv1a(f".{key}{again}", start), _component(spec, task).get("dag")
             if inner is None:
                 pods(own, ".executor", again, Place(key, shard))

@@ -2,25 +2,8 @@
 
 from __future__ import annotations
 
-import os
-from typing import Any
-
+from clipseg_kfp.cluster.kubernetes_access import core_api
 from clipseg_kfp.naming import printable
-
-
-def kubernetes_api() -> Any | None:
-    """Kubernetes' core API by the caller's kubeconfig or the pod's own account; ``None`` where there is no access."""
-    from kubernetes import client, config
-    from kubernetes.config.config_exception import ConfigException
-
-    try:
-        try:
-            config.load_kube_config(config_file=os.environ.get("KUBECONFIG") or None)
-        except ConfigException:
-            config.load_incluster_config()
-    except (ConfigException, OSError):
-        return None
-    return client.CoreV1Api()
 
 
 def why_waiting(namespace: str, run_id: str) -> list[str]:
@@ -28,7 +11,7 @@ def why_waiting(namespace: str, run_id: str) -> list[str]:
     from kubernetes.client.exceptions import ApiException
     from urllib3.exceptions import HTTPError
 
-    api = kubernetes_api()
+    api = core_api()
     if api is None:
         return []
     try:

@@ -50,7 +50,7 @@ def _told(run: Run) -> tuple[str, float]:
     try:
         progress = run.progress()
     except ClipsegKfpError as error:
-        return f"Shards and images are not known: {error}", _AFTER_FAULT
+        return f"Shards and images are not told: {error.message}", _AFTER_FAULT
     return in_words(progress, run.ended) if progress else "", _EVERY
 
 

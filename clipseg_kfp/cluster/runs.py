@@ -128,12 +128,13 @@ class Run:
         output, name = place_of(self)
         return read_progress(open_from_here(self, output, self.endpoint), name) if output else None
 
-    def logs(self, task: str = "", shard: int | None = None) -> Iterator[Log]:
+    def logs(self, task: str = "", shard: int | None = None, *, drivers: bool = False) -> Iterator[Log]:
         """Streams what its pods have said, from Kubeflow's artifact store; of pods that have ended.
 
         Args:
             task: only this task's.
             shard: only this shard's, from 0.
+            drivers: also those of Kubeflow's own pods that went well.
 
         Raises:
             NotFoundError: there is none.
@@ -142,7 +143,7 @@ class Run:
         """
         from clipseg_kfp.cluster.logs import logs
 
-        return logs(self, task, shard)
+        return logs(self, task, shard, drivers=drivers)
 
     def refresh(self, patience: float | None = None) -> Run:
         """Reads it anew; passing faults of the API are waited out for ``patience`` seconds."""

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-from clipseg_kfp.cluster.pods import kubernetes_api
+from clipseg_kfp.cluster.kubernetes_access import core_api
 
 Line = tuple[str, str, str]  # what, mark, detail
 
@@ -43,7 +43,7 @@ def storage_secret(namespace: str, name: str, fields: Mapping[str, str] = FIELDS
     from urllib3.exceptions import HTTPError
 
     command = f"kubectl get secret {name} -n {namespace}"
-    api = kubernetes_api()
+    api = core_api()
     if api is None:
         return (WHAT, "warn", f"Not checked: no access to Kubernetes from here. See: {command}"), None
     try:

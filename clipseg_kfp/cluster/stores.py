@@ -28,7 +28,7 @@ def open_from_here(run: Run, uri: str, endpoint: str = "") -> Folder:
     known = endpoint or any(os.environ.get(name) for name in ("S3_ENDPOINT", "AWS_ENDPOINT_URL"))
     if uri.startswith("s3://") and not known and (inside := run.parameters.get("endpoint")):
         raise ParameterError(
-            f"{uri} is in the cluster's store ({inside}), and no endpoint is given for this machine.",
+            f"{uri} is in the cluster's store ({inside}), and no S3_ENDPOINT is set on this machine.",
             "Set S3_ENDPOINT (or --endpoint), AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY; a way to the store is "
             "'kubectl port-forward -n kubeflow svc/seaweedfs 9000'.",
         )

@@ -107,9 +107,7 @@ def test_a_namespace_that_is_not_the_experiment_s(client: Client, backend: Backe
         "max_concurrency": "1",
     }
     experiment = body["experiment_id"]
-    wanted = refused(
-        "error-namespace-of-experiment", **{"74f47f74_f018_451a_b6c4_41ccb5d993c9": experiment}
-    )
+    wanted = refused("error-namespace-of-experiment", **{"74f47f74_f018_451a_b6c4_41ccb5d993c9": experiment})
     assert post(backend, "recurringruns", body) == wanted and not backend.state.recurring
     del body["namespace"]
     status, made = post(backend, "recurringruns", body)
