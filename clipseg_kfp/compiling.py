@@ -13,7 +13,7 @@ import yaml
 
 from clipseg_kfp import __version__
 from clipseg_kfp.cluster_settings import INFERENCE, ClusterSettings, checked, overlaid, read_mapping
-from clipseg_kfp.container import DEFAULT_IMAGE, chosen_image
+from clipseg_kfp.container import DEFAULT_IMAGE, VARIABLE, chosen_image
 from clipseg_kfp.errors import ParameterError
 from clipseg_kfp.kubernetes_values import is_namespace
 
@@ -93,8 +93,6 @@ def site_settings(
     is_file = isinstance(settings, Path | str)
     content = read_mapping(Path(settings).expanduser()) if is_file else dict(settings or {})  # type: ignore[arg-type]
     above = dict(options or {})
-    if named := chosen_image():
-        content = {"image": named, **content}
     if image:
         above = overlaid(above, {"image": image})
     if gpu_image:
@@ -102,7 +100,11 @@ def site_settings(
     if "cache" in above:  # a claim takes the place of a size, and does not join it
         content = {**content, "cache": {}}
     where = "options" if settings is None else str(settings) if is_file else "settings"
-    return settings_for(variant or "cpu", overlaid(content, above), where)
+    said = overlaid(content, above)
+    if "image" not in said and (named := chosen_image()):
+        where = where if said else VARIABLE
+        said["image"] = named
+    return settings_for(variant or "cpu", said, where)
 
 
 def compile_pipeline(name: str, image: str = DEFAULT_IMAGE, settings: ClusterSettings | None = None) -> str:

@@ -22,7 +22,7 @@ _own_graph: ContextVar[bool] = ContextVar("own_graph", default=False)
 _warned: "weakref.WeakSet[Any]" = weakref.WeakSet()
 
 
-class Component(python_component.PythonComponent):
+class Component(python_component.PythonComponent):  # type: ignore[misc]
     """A component of this suite."""
 
     def __call__(self, *args: Any, **kwargs: Any) -> dsl.PipelineTask:
@@ -38,7 +38,7 @@ class Component(python_component.PythonComponent):
         return _carrying(super().pipeline_spec)
 
 
-class Pipeline(graph_component.GraphComponent):
+class Pipeline(graph_component.GraphComponent):  # type: ignore[misc]
     """A pipeline of this suite."""
 
     def __call__(self, *args: Any, **kwargs: Any) -> dsl.PipelineTask:

@@ -193,7 +193,7 @@ def doctor(
     """Checks the way to the cluster, the login, the storage and the pipeline, and says what to mend.
 
     Looks only, but for one object that it writes to --output-uri and deletes again. The exit status is 1 where
-    something fails; warnings alone give 0.
+    something fails; warnings, and what cannot be told from here, give 0.
 
     Examples:
         clipseg-kfp doctor

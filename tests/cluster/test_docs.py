@@ -82,7 +82,7 @@ def test_what_is_not_tested_is_marked(name: str) -> None:
 def test_the_python_example_is_the_client(
     backend: Backend, store: EmbeddedStore, s3_env: dict[str, str]
 ) -> None:
-    (block,) = blocks("client", "python")
+    block = blocks("client", "python")[0]
     if not store.client().bucket_exists("mlpipeline"):
         store.make_bucket("mlpipeline")
     # The last line reads results, which a stand-in's run does not make.

@@ -149,7 +149,7 @@ def loops(spec: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
 def test_what_is_collected_comes_from_the_shards_which_are_never_none(pipeline: str, variant: str) -> None:
     """``Collected`` over no iteration fails in the driver of its consumer, so loops are over shards alone.
 
-    ``tests/steps/test_kinds_of_runs.py`` holds that fetch_dataset always names one.
+    ``tests/steps/test_a_shard_at_least.py`` holds that fetch_dataset always names one.
     """
     spec = next(yaml.safe_load_all(compile_pipeline(pipeline, settings=settings_for(variant))))
     found = dict(loops(copy.deepcopy(spec)))
