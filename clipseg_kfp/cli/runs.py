@@ -131,7 +131,8 @@ def show_run(client: Client, run: Named, endpoint: Endpoint = "", as_json: Json 
     hint = f"logs: clipseg-kfp runs logs {found.id}"
     if not found.ended:
         hint += f"\n  of pods that run: {kubectl_logs(found)}"
-    for line in (*(reason or ()), f"ID: {found.id}", f"UI: {found.url}", hint):
+    lines = [*(reason or ()), f"ID: {found.id}", f"UI: {found.url}"]
+    for line in filter(None, lines if reason and found.id in reason[1] else [*lines, hint]):
         console.print(show.plain_lines(line), markup=False, highlight=False, soft_wrap=True)
 
 
@@ -215,7 +216,10 @@ def wait(
     start_timeout: StartTimeout = "",
     endpoint: Endpoint = "",
 ) -> None:
-    """Waits for a run with a line for each change, for scripts; exit status as for watch.
+    """Waits for a run with a line for each change, for scripts.
+
+    Exit status: 0 succeeded, 3 failed, 4 canceled, 5 skipped, 6 timeout, 7 no pod of a task began within
+    --start-timeout, 130 Ctrl-C, 1 an error of the client, 2 wrong usage.
 
     Example:
         clipseg-kfp runs wait 5f1c… --timeout 6h --start-timeout 10m

@@ -88,6 +88,8 @@ def tasks_of(run: Any, order: dict[str, bool]) -> list[Task]:
     for name, task in found.items():
         task.instances = max(task.states.total(), shards if order[name] else 0)
         task.states["PENDING"] += task.instances - task.states.total()
+        if not task.instances and state_of(run) in ENDS:  # not reached
+            task.states[SKIPPED] += 1
     return list(found.values())
 
 

@@ -126,7 +126,7 @@ def test_tasks_count_shards_and_not_nodes(load: Callable[..., Run]) -> None:
 def test_what_was_left_out_is_not_pending(load: Callable[..., Run]) -> None:
     states = {task.name: task.state for task in load(NULL).tasks}
     assert states["fetch-dataset"] == "FAILED" and states["encode-prompts"] == "SUCCEEDED"
-    assert states["publish-results"] == "SKIPPED"
+    assert states["publish-results"] == states["segment-images"] == "SKIPPED"
 
 
 @pytest.mark.parametrize("name", STALE)
@@ -243,6 +243,21 @@ def test_one_task_and_one_shard(say: Say, client: Client, backend: Backend, kept
     for words in (["--task", "segment"], ["--task", "segment-images", "--shard", 4]):
         status, _, err = say("runs", "logs", run.id, *words)
         assert status == 1 and f"pipeline/runid={run.id}" in err
+
+
+def test_logs_that_the_launcher_has_kept(load: Callable[..., Run], kept: Path) -> None:
+    """Where the workflow engine archives none."""
+    keep(kept, "executor-logs-segment-images")
+    (log,) = load(FRESH).logs()
+    assert log.place.task == "segment-images" and log.failure is None and log.own.count("\n") == 3
+
+
+def test_logs_of_a_pipeline_that_was_deleted(load: Callable[..., Run], backend: Backend, kept: Path) -> None:
+    """Its specification is not known, and names of pods tell nothing: the log itself does."""
+    keep(kept, "archived-main-log-null-metadata")
+    run = load(NULL)
+    backend.state.versions.clear()
+    assert [log.place.task for log in run.logs()] == ["fetch-dataset"]
 
 
 def test_logs_of_a_run_that_goes_on(say: Say, client: Client, backend: Backend, kept: Path) -> None:

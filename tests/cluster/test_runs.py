@@ -255,7 +255,8 @@ def test_ctrl_c_leaves_the_run_going(backend: Backend) -> None:
         time.sleep(0.05)
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=30)
-    assert process.returncode == 130, err
+    # Python ends by the signal itself where it came while an import made a dataclass; shells say 130 to both.
+    assert process.returncode in (130, -signal.SIGINT), err
     assert f"Come back with: clipseg-kfp runs watch {run.id}" in err
     assert not backend.count("POST", "terminate")
 
