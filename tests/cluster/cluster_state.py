@@ -4,6 +4,8 @@ Rules are those of the v2beta1 API server as its source states them: unique name
 parameters, bounds of schedules, states that only move on. Refusals have the words that a 2.17 backend was recorded
 with (``recorded/``). Every object is one of the official model classes.
 
+Runs end, and tell of their nodes, as was recorded on a real backend (cluster_workflow.py).
+
 What only a real backend would show, and this does not: whether a compiled package becomes pods that start (images,
 quotas, secrets, node pools), when a schedule really fires (time zone, controller), Istio's and Dex's own pages,
 RBAC beyond "this token has these namespaces", ML Metadata, and the time that anything takes.
@@ -11,18 +13,22 @@ RBAC beyond "this token has these namespaces", ML Metadata, and the time that an
 
 from __future__ import annotations
 
+import json
 import re
 import uuid
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import kfp_server_api as server
 import yaml
+from cluster_workflow import COMPRESSED_FROM, Workflow, report_of_a_pod
 from google.protobuf import json_format
 from kfp.pipeline_spec import pipeline_spec_pb2
 
-ENDS = ("SUCCEEDED", "FAILED", "CANCELED", "SKIPPED")
+ENDS = ("SUCCEEDED", "FAILED", "SKIPPED")  # a canceled run ends as FAILED
 #: Where pods run in single-user mode.
 POD_NAMESPACE = "kubeflow"
 CRON = re.compile(r"^(@(yearly|annually|monthly|weekly|daily|midnight|hourly)|\S+( \S+){5})$")
@@ -55,7 +61,12 @@ class State:
     multi_user: bool = False
     ending: str = "SUCCEEDED"
     steps: int = 3
-    shards: int = 3
+    shards: int = 2
+    fails: str = ""  # the task that fails where runs fail; empty takes the last
+    unpullable: bool = False  # pods of tasks never start, and nothing in the API says so
+    artifact_store: Path | None = None
+    said: dict[str, str] = field(default_factory=dict)  # what a task prints when it fails
+    frozen: dict[str, list[Any]] = field(default_factory=dict)
     version: str = "2.17.0"
     stuck: str = ""  # a node that the workflow engine takes for running after the end: no retry
     pipelines: dict[str, Any] = field(default_factory=dict)
@@ -65,7 +76,7 @@ class State:
     looks: dict[str, int] = field(default_factory=dict)
     endings: dict[str, str] = field(default_factory=dict)
     recurring: dict[str, Any] = field(default_factory=dict)
-    _clock: datetime = field(default_factory=lambda: datetime.now(UTC) - timedelta(days=1))
+    _clock: datetime = field(default_factory=lambda: datetime.now(UTC) - timedelta(seconds=90))
 
     def now(self) -> datetime:
         """Moves on by a second each time, so that the newest is well defined."""
@@ -200,7 +211,8 @@ class State:
         self.need(self.experiments, body.experiment_id, "Experiment")
         self._checked(body)
         body.run_id, body.created_at = str(uuid.uuid4()), self.now()
-        body.state, body.storage_state = "PENDING", "AVAILABLE"
+        body.storage_state = "AVAILABLE"
+        self._becomes(body, "PENDING")
         self.runs[body.run_id] = body
         self.looks[body.run_id] = 0
         self.endings[body.run_id] = self.ending
@@ -214,67 +226,70 @@ class State:
         if run.state in ENDS:
             return run
         if run.state == "CANCELING":
-            run.state, run.finished_at = "CANCELED", self.now()
+            self._becomes(run, "FAILED")  # as the real one ends those that were canceled
+        elif step >= self.steps and self.endings[run_id] == "CANCELED":
+            self.terminate(run_id)
         elif step >= self.steps:
-            run.state, run.finished_at = self.endings[run_id], self.now()
+            self._becomes(run, self.endings[run_id])
         elif step > 0:
-            run.state = "RUNNING"
-        run.run_details = server.V2beta1RunDetails(task_details=self._details(run, step))
-        if run.state == "FAILED":
-            run.error = server.GoogleRpcStatus(code=13, message="workflow failed")
+            self._becomes(run, "RUNNING")
+        if step:
+            run.run_details = server.V2beta1RunDetails(task_details=self._details(run, step))
         return run
 
+    def _becomes(self, run: Any, state: str) -> None:
+        if run.state == state and run.state_history:
+            return
+        run.state = state
+        run.finished_at = self.now() if state in ENDS else None
+        now = server.V2beta1RuntimeStatus(update_time=self.now(), state=state)
+        run.state_history = [*(run.state_history or []), now]
+
     def _details(self, run: Any, step: int) -> list[Any]:
-        """Nodes as the workflow engine reports them: drivers, executors and iterations beside the tasks."""
-        version = self.versions.get(run.pipeline_version_reference.pipeline_version_id)
-        if version is None or step == 0:
-            return []
-        spec = version.pipeline_spec.get("pipeline_spec", version.pipeline_spec)
-        details: list[Any] = [self._node(run, "root", run.state), self._node(run, "root-driver", "SUCCEEDED")]
-        names = list(spec["root"]["dag"]["tasks"])
-        reached = len(names) if run.state in ENDS else max(1, len(names) * step // (self.steps + 1))
-        for number, name in enumerate(names[:reached]):
-            last = number == reached - 1
-            state = run.state if last and run.state != "SUCCEEDED" else "SUCCEEDED"
-            inner = spec["components"][spec["root"]["dag"]["tasks"][name]["componentRef"]["name"]].get("dag")
-            details.append(self._node(run, f"{name}-driver", "SUCCEEDED"))
-            details += self._task(run, name, state)
-            for shard in range(self.shards if inner else 0):
-                details.append(self._node(run, f"iteration-item-{shard}", state))
-                for task in inner["tasks"]:
-                    details += self._task(run, task, state)
-        return details
+        """What the API tells of the workflow's nodes: in large runs, and after a retry, what it once was."""
+        workflow = Workflow(
+            self._spec_of(run),
+            run,
+            self.shards,
+            f"batch-segmentation-{run.run_id[:5]}",
+            self.fails,
+            self.unpullable,
+        ).at(step, self.steps)
+        if self.artifact_store:
+            workflow.archive(self.artifact_store, self.said, POD_NAMESPACE)
+        frozen = self.frozen.get(run.run_id)
+        if frozen is not None:
+            frozen.append(report_of_a_pod(run, self.now() + timedelta(minutes=len(frozen))))
+            return list(frozen)
+        if (self.shards >= COMPRESSED_FROM and workflow.in_loop and run.state not in ENDS) or (
+            run.state in ENDS and run.state != "SUCCEEDED"  # it may be retried
+        ):
+            self.frozen[run.run_id] = list(workflow.details)
+        return workflow.details
 
-    def _task(self, run: Any, name: str, state: str) -> list[Any]:
-        pod = self._node(run, "executor", state)
-        pod.pod_name = f"{name}-pod-{pod.task_id[:5]}"
-        node = self._node(run, name, state)
-        node.child_tasks = [server.PipelineTaskDetailChildTask(task_id=pod.task_id, pod_name=pod.pod_name)]
-        if state == "FAILED":
-            node.error = server.GoogleRpcStatus(code=2, message=f"task {name} failed: exit code 1")
-        return [node, pod]
-
-    def _node(self, run: Any, name: str, state: str) -> Any:
-        ended = state in ENDS
-        return server.V2beta1PipelineTaskDetail(
-            run_id=run.run_id,
-            task_id=str(uuid.uuid4()),
-            display_name=name,
-            create_time=run.created_at,
-            start_time=run.created_at,
-            end_time=run.created_at + timedelta(seconds=75) if ended else datetime(1970, 1, 1, tzinfo=UTC),
-            state=state,
+    def load(self, recorded: dict[str, Any], version: Any) -> Any:
+        """Puts a run there as a real backend answered; its pipeline is ``version``."""
+        details = recorded.pop("task_details")
+        run = server.ApiClient(server.Configuration()).deserialize(
+            SimpleNamespace(data=json.dumps({**recorded, "run_details": {"task_details": details}})),
+            "V2beta1Run",
         )
+        run.pipeline_version_reference.pipeline_id = version.pipeline_id
+        run.pipeline_version_reference.pipeline_version_id = version.pipeline_version_id
+        self.runs[run.run_id], self.looks[run.run_id] = run, 0
+        if run.state not in ENDS:
+            self.look = self.runs.__getitem__  # type: ignore[method-assign]  # it stays as it is
+        return run
 
     def terminate(self, run_id: str) -> None:
         run = self.need(self.runs, run_id, "Run")
         if run.state in ENDS:
             raise RefusedError(400, f"Failed to terminate run {run_id}: it has ended")
-        run.state = "CANCELING"
+        self._becomes(run, "CANCELING")
 
     def retry(self, run_id: str) -> None:
         run = self.need(self.runs, run_id, "Run")
-        if run.state not in ("FAILED", "CANCELED"):
+        if run.state != "FAILED":
             raise RefusedError(400, f"Failed to retry run {run_id}: state {run.state}")
         if self.stuck:
             raise RefusedError(
@@ -284,7 +299,8 @@ class State:
                 "Failed to retry a run: ",
                 "Internal Server Error",
             )
-        run.state, run.error, self.looks[run_id], self.endings[run_id] = "RUNNING", None, 1, "SUCCEEDED"
+        self._becomes(run, "RUNNING")
+        self.looks[run_id], self.endings[run_id], self.fails = 1, "SUCCEEDED", ""
 
     # Recurring runs
 

@@ -53,6 +53,9 @@ def test_commands_work(
     shutil.copy("cluster.yaml", "gpu.yaml")
     if not store.client().bucket_exists("mlpipeline"):
         store.make_bucket("mlpipeline")
+    backend.state.artifact_store = tmp_path / "kept"
+    backend.state.artifact_store.mkdir()
+    monkeypatch.setenv("KFP_ARTIFACT_STORE", str(backend.state.artifact_store))
     image = "registry.example/clipseg-kfp@sha256:" + "1" * 64
     client.upload("batch-segmentation", image=image)
     client.upload("prompt-evaluation", image=image)
