@@ -24,7 +24,8 @@ from clipseg_kfp.results.accounting import most_quarantined
 from clipseg_kfp.results.layout import DELETED, FOLDERS, STAGING, image_id
 from clipseg_kfp.results.ledger import DONE, QUARANTINED, Ids, Ledger, ids_of
 from clipseg_kfp.sources import Source, is_single_file, list_sources
-from clipseg_kfp.steps.encode_prompts import classes_of, prompt_rows, read_facts_of
+from clipseg_kfp.steps.encode_prompts import classes_of, prompt_rows, read_configuration, read_facts_of
+from clipseg_kfp.steps.handover import Handover
 from clipseg_kfp.steps.timing import timed
 from clipseg_kfp.storage import Folder, open_folder
 from clipseg_kfp.truth import Classes, open_truth
@@ -66,14 +67,13 @@ class Dataset:
     listed_at: float = 0.0
 
 
-@timed(STEP)
+@timed(STEP, "dataset")
 def run(
     *,
     source_uri: str,
     output_uri: str,
-    config: str,
-    prompts: Path,
-    target: Path,
+    encoded_prompts: Path,
+    dataset: Path,
     shard_size: int = 100,
     limit: int = 0,
     run_id: str = "",
@@ -84,7 +84,7 @@ def run(
     ground_truth_classes: dict[str, str] | None = None,
     endpoint: str = "",
 ) -> Dataset:
-    """Writes ``shards/<name>.parquet`` (``records.SOURCES``) and ``summary.json`` into ``target``.
+    """Writes ``shards/<name>.parquet`` (``records.SOURCES``) and ``summary.json`` into ``dataset``.
 
     ``deleted.parquet`` (``records.DELETED``) names images that are done and no longer listed. Their masks
     stay: manifests name them.
@@ -92,9 +92,8 @@ def run(
     Args:
         source_uri: prefix, folder, manifest file, archive or single image.
         output_uri: where results go; earlier runs there are consulted.
-        config: the configuration's digest, from encode_prompts.
-        prompts: encode_prompts' output.
-        target: output folder.
+        encoded_prompts: encode_prompts' output.
+        dataset: output folder.
         shard_size: images a shard; raised where there would be more than 50 shards.
         limit: the most images to take; 0 takes all. Those that no run has seen come first, and behind them
             those that an earlier run quarantined.
@@ -122,14 +121,17 @@ def run(
     most_quarantined(max_quarantined, 0)
     listed_at = time.time()
     output = open_folder(output_uri, endpoint)
+    config = read_configuration(encoded_prompts)
     results = Results(output, config)
     if run_id and results.manifest(run_id) is not None:
         raise results.name_taken(run_id)
     # Also shows an output that cannot be written here, not after the inference.
-    model = read_facts_of(prompts).to_json()
-    results.describe({"configuration": config, "model": model, "prompts": prompt_rows(prompts)})
+    model = read_facts_of(encoded_prompts).to_json()
+    results.describe({"configuration": config, "model": model, "prompts": prompt_rows(encoded_prompts)})
     ledger = Ledger.empty(results) if full else Ledger.read(results)
-    measured = _Measured(prompts, ground_truth_uri, ground_truth_format, ground_truth_classes, endpoint)
+    measured = _Measured(
+        encoded_prompts, ground_truth_uri, ground_truth_format, ground_truth_classes, endpoint
+    )
     own = _own_files(source_uri, output, endpoint)
     skipped = left_out = tried_again = 0
     total = hashlib.sha256()
@@ -170,14 +172,14 @@ def run(
 
     keys: list[Ids] = [ids_of(())]
     whole: list[bool] = []
-    listing = target / "listing.parquet"
+    listing = dataset / "listing.parquet"
     new = records.write_parquet(listing, records.SOURCES, rows())
     measured.tell(new, skipped)
-    shards = _split(listing, new, shard_size, target / "shards")
+    shards = _split(listing, new, shard_size, dataset / "shards")
     listing.unlink()
     gone = ledger.gone(source_uri, np.concatenate(keys)) if whole else iter(())
-    deleted = _write_deleted(target / DELETED, gone)
-    dataset = Dataset(
+    deleted = _write_deleted(dataset / DELETED, gone)
+    found = Dataset(
         source_uri,
         new + skipped,
         skipped,
@@ -188,7 +190,7 @@ def run(
         ledger.overdue,
         listed_at,
     )
-    (target / SUMMARY).write_bytes(json_bytes(asdict(dataset)))
+    (dataset / SUMMARY).write_bytes(json_bytes(asdict(found)))
     if left_out:
         say(STEP, f"left out {left_out:,} files of earlier results, which lie below the images")
     if tried_again:
@@ -200,7 +202,13 @@ def run(
         say(STEP, f"{source_uri}: nothing new, all {skipped:,} images are done under this configuration")
     else:
         say(STEP, f"{source_uri}: there are no images")
-    return dataset
+    return found
+
+
+def handover(found: Dataset) -> Handover:
+    """Counts for the UI, and the shards, one task each."""
+    counts = {"listed": found.listed, "skipped": found.skipped, "shards": len(found.shards)}
+    return Handover(metadata={"dataset": {**counts, "digest": found.digest}}, output=[*found.shards])
 
 
 def _write_deleted(path: Path, gone: Iterator[dict[str, Any]]) -> int:
