@@ -31,7 +31,7 @@ from clipseg_kfp.storage import Folder, open_folder
 from clipseg_kfp.truth import Classes, open_truth
 
 STEP = "fetch_dataset"
-MAX_SHARDS = 50  # Kubeflow stalls on thousands of loop iterations; a shard takes as many images as it must
+MAX_SHARDS = 24  # Argo keeps all nodes of a run in one object of 1 MB: tests/pipelines/test_node_sizes.py
 SUMMARY = "summary.json"
 OWN_FOLDERS = f"[0-9a-f]{{16}}/({'|'.join(name[:-1] for name in FOLDERS)})|{STAGING}/[0-9a-f]{{16}}/files"
 AT_ONCE = 1000  # images looked up in the ledger together

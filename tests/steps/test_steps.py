@@ -403,7 +403,7 @@ def list_dataset(chain: Chain, encoded: Path, name: str = "listed", **options: A
 
 
 @pytest.mark.parametrize(
-    ("images", "shard_size", "shards"), [(120, 1, 40), (101, 2, 34), (120, 100, 2), (7, 3, 3), (50, 1, 50)]
+    ("images", "shard_size", "shards"), [(120, 1, 24), (101, 2, 21), (120, 100, 2), (7, 3, 3), (24, 1, 24)]
 )
 def test_shards(chain: Chain, encoded: Path, images: int, shard_size: int, shards: int) -> None:
     put(chain, {f"{i}.png": b"%d" % i for i in range(images)})
