@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -31,9 +32,10 @@ from clipseg_kfp.report.pictures import heat_jpeg, heat_levels
 from clipseg_kfp.resources import cpu_limit
 from clipseg_kfp.results import Results
 from clipseg_kfp.results.layout import content_key
-from clipseg_kfp.results.parts import part_key
+from clipseg_kfp.results.parts import write_part
+from clipseg_kfp.results.plan import FinishedShard, write_finished
 from clipseg_kfp.steps.encode_prompts import TABLE, read_facts_of
-from clipseg_kfp.steps.preprocess_images import IMAGES, PREVIEWS, VIEWS
+from clipseg_kfp.steps.preprocess_images import IMAGES, PREVIEWS, SHARD, VIEWS
 from clipseg_kfp.steps.segment_images import ENGINE, PROBABILITIES
 from clipseg_kfp.steps.timing import timed
 from clipseg_kfp.storage import open_folder
@@ -93,12 +95,14 @@ def run(
     label_maps: bool = True,
     overlays: bool = True,
     probability_bits: int = 0,
+    run_id: str = "",
     endpoint: str = "",
 ) -> int:
     """Writes masks to the bucket; tables of images and masks and a small gallery into ``target``.
 
-    The shard's rows go to the bucket as well, after all its masks, under a name that derives from their
-    content: a repeated attempt writes what is there already.
+    The shard's rows go to the bucket as well, after all its masks, under names that derive from their
+    content: a repeated attempt writes what is there already, and a later run takes the images over if this one
+    is never committed.
 
     Args:
         views: preprocess_images' output.
@@ -110,6 +114,7 @@ def run(
         label_maps: write a palette map of the most probable prompt for each image.
         overlays: write a preview with all masks painted in for each image.
         probability_bits: 8 or 16 writes the probabilities as a grayscale PNG beside each mask; 0 does not.
+        run_id: the run's name in the results, where it is told that the shard is done; empty tells nothing.
         endpoint: S3 endpoint URL.
 
     Returns:
@@ -166,8 +171,11 @@ def run(
             gallery.append(row)
     records.write_parquet(target / IMAGES, records.IMAGES, rows)
     shutil.copyfile(probabilities / ENGINE, target / ENGINE)  # for the manifest
-    if part := part_key(target / MASKS):
-        results.upload(part, target / MASKS)
+    engine = json.loads((target / ENGINE).read_text("utf-8"))
+    part = write_part(results, target / MASKS, rows, engine)
+    if run_id:
+        shard = (views / SHARD).read_text("utf-8")
+        write_finished(results, run_id, FinishedShard(shard, len(rows), done, len(rows) - done, count, part))
     say(STEP, f"{count:,} masks of {done:,} images")
     return count
 

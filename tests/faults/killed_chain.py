@@ -165,7 +165,9 @@ def _steps(task: Task) -> Iterator[tuple[str, Callable[[], Any]]]:
     for shard in fetch_dataset.read_summary(dataset).shards:
         views, maps, found = (folder(f"{shard}/{name}") for name in ("views", "maps", "masks"))
         masks.append(found)
-        for name, step in _shard_steps(shard, dataset, prompts, model, (views, maps, found), results):
+        for name, step in _shard_steps(
+            shard, dataset, prompts, model, (views, maps, found), {**results, "run_id": task.run_id}
+        ):
             yield f"{name}-{shard}", step
     evaluation, target = folder("evaluation"), folder("results")
     yield "evaluate_masks", lambda: evaluate_masks.run(shards=masks, target=evaluation)

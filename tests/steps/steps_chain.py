@@ -109,6 +109,7 @@ class Chain:
         limits = {n: options.pop(n) for n in ("max_megapixels", "max_megabytes") if n in options}
         looks = {name: options.pop(name) for name in LOOKS if name in options}
         formats = options.pop("formats", ())
+        name = run_id or f"run {self.runs}"
         self.views_seen.clear()
         fetch_model.run(model_uri=str(self.model), target=dirs["model"])
         config = encode_prompts.run(
@@ -125,10 +126,14 @@ class Chain:
             prompts=dirs["prompts"],
             target=dirs["dataset"],
             run_id=run_id if check_run_id else "",
+            job_id=name,
             **take,
         )
         self.hook()
-        shards = [self.shard(work / shard, shard, dirs, config, limits, options) for shard in dataset.shards]
+        shards = [
+            self.shard(work / shard, shard, dirs, config, limits, {"run_id": name, **options})
+            for shard in dataset.shards
+        ]
         evaluation = evaluate_masks.run(shards=shards, target=dirs["evaluation"])
         published = publish_results.run(
             shards=shards,
@@ -138,7 +143,7 @@ class Chain:
             target=dirs["results"],
             output_uri=self.output,
             config=config,
-            run_id=run_id or f"run {self.runs}",
+            run_id=name,
             model_uri="file:///tiny",
             formats=formats,
         )
