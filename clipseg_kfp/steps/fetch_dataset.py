@@ -26,7 +26,8 @@ from clipseg_kfp.results.ledger import DONE, Ids, Ledger, ids_of
 from clipseg_kfp.results.parts import Unpublished
 from clipseg_kfp.results.plan import Plan, PlannedShard, write_plan
 from clipseg_kfp.sources import Source, is_single_file, list_sources
-from clipseg_kfp.steps.encode_prompts import classes_of, prompt_rows, read_facts_of
+from clipseg_kfp.steps.encode_prompts import classes_of, prompt_rows, read_configuration, read_facts_of
+from clipseg_kfp.steps.handover import Handover
 from clipseg_kfp.steps.sharding import Selection, Sizes, split
 from clipseg_kfp.steps.timing import timed
 from clipseg_kfp.storage import Folder, open_folder
@@ -73,14 +74,13 @@ class Dataset:
     taken_over: int = 0
 
 
-@timed(STEP)
+@timed(STEP, "dataset")
 def run(
     *,
     source_uri: str,
     output_uri: str,
-    config: str,
-    prompts: Path,
-    target: Path,
+    encoded_prompts: Path,
+    dataset: Path,
     shard_size: int = 100,
     limit: int = 0,
     run_id: str = "",
@@ -92,7 +92,7 @@ def run(
     ground_truth_classes: dict[str, str] | None = None,
     endpoint: str = "",
 ) -> Dataset:
-    """Writes ``shards/<name>.parquet`` (``records.SOURCES``) and ``summary.json`` into ``target``.
+    """Writes ``shards/<name>.parquet`` (``records.SOURCES``) and ``summary.json`` into ``dataset``.
 
     ``deleted.parquet`` (``records.DELETED``) names images that are done and no longer listed. Their masks
     stay: manifests name them. ``taken.parquet`` (``records.TAKEN``) names images that an attempt has done that
@@ -103,9 +103,8 @@ def run(
     Args:
         source_uri: prefix, folder, manifest file, archive or single image.
         output_uri: where results go; earlier runs there are consulted.
-        config: the configuration's digest, from encode_prompts.
-        prompts: encode_prompts' output.
-        target: output folder.
+        encoded_prompts: encode_prompts' output.
+        dataset: output folder.
         shard_size: images a shard; see ``sharding`` for what raises and what bounds it.
         limit: the most images to take, at most what fits; 0 takes what fits. Those that no run has seen come
             first, and behind them those that an earlier run quarantined, the longest ago first.
@@ -135,16 +134,19 @@ def run(
     most_quarantined(max_quarantined, 0)
     listed_at = time.time()
     output = open_folder(output_uri, endpoint)
+    config = read_configuration(encoded_prompts)
     results = Results(output, config)
     if run_id and results.manifest(run_id) is not None:
         raise results.name_taken(run_id)
     # Also shows an output that cannot be written here, not after the inference.
-    model, table = read_facts_of(prompts).to_json(), prompt_rows(prompts)
+    model, table = read_facts_of(encoded_prompts).to_json(), prompt_rows(encoded_prompts)
     results.describe({"configuration": config, "model": model, "prompts": table})
     ledger = Ledger.read(results)
-    measured = _Measured(prompts, ground_truth_uri, ground_truth_format, ground_truth_classes, endpoint)
+    measured = _Measured(
+        encoded_prompts, ground_truth_uri, ground_truth_format, ground_truth_classes, endpoint
+    )
     own = _own_files(source_uri, output, endpoint)
-    sizes = Sizes.of(prompts)
+    sizes = Sizes.of(encoded_prompts)
     selection = Selection(min(limit or sizes.most_images, sizes.most_images))
     left_out = skipped = 0
     keys: list[Ids] = [ids_of(())]
@@ -165,8 +167,8 @@ def run(
         earlier = (
             Unpublished(results, Path(work)) if full else Unpublished.find(results, ledger, shown, Path(work))
         )
-        found = sources()
-        while batch := list(islice(found, AT_ONCE)):
+        listing = sources()
+        while batch := list(islice(listing, AT_ONCE)):
             keys.append(ids_of(image_id(source.key) for source in batch))
             images = [(source.key, source.version) for source in batch]
             states, turns = ledger.states(images), ledger.turns(images)
@@ -183,7 +185,7 @@ def run(
                     taken.append(image_id(source.key, source.version))
                 else:
                     selection.add(turn, source)
-        taken_over = records.write_parquet(target / TAKEN, records.TAKEN, earlier.rows())
+        taken_over = records.write_parquet(dataset / TAKEN, records.TAKEN, earlier.rows())
     if limit:
         selection.lower(min(selection.most, limit - taken_over))
     chosen = selection.take(sizes)
@@ -191,11 +193,11 @@ def run(
     names = [f"shard-{i:03d}" for i in range(len(shards))]
     rows = (measured.with_truth(source).row() for source in chosen)
     for name, count in zip(names, shards, strict=True):
-        records.write_parquet(target / f"shards/{name}.parquet", records.SOURCES, islice(rows, count))
+        records.write_parquet(dataset / f"shards/{name}.parquet", records.SOURCES, islice(rows, count))
     measured.tell(len(chosen), skipped + taken_over)
-    deleted = _write_deleted(target / DELETED, ledger.gone(source_uri, np.concatenate(keys)))
+    deleted = _write_deleted(dataset / DELETED, ledger.gone(source_uri, np.concatenate(keys)))
     skipped += selection.waiting
-    dataset = Dataset(
+    found = Dataset(
         source_uri,
         len(chosen) + taken_over + skipped,
         skipped,
@@ -208,15 +210,22 @@ def run(
         selection.left,
         taken_over,
     )
-    (target / SUMMARY).write_bytes(json_bytes(asdict(dataset)))
+    (dataset / SUMMARY).write_bytes(json_bytes(asdict(found)))
     if run_id or job_id:
         planned = tuple(PlannedShard(name, count) for name, count in zip(names, shards, strict=True))
-        counts = (dataset.listed, skipped, taken_over, dataset.left, len(chosen))
+        counts = (found.listed, skipped, taken_over, found.left, len(chosen))
         write_plan(results, Plan(run_id or job_id, source_uri, *counts, planned))
     if left_out:
         say(STEP, f"left out {left_out:,} files of earlier results, which lie below the images")
-    _tell(dataset, selection, full)
-    return dataset
+    _tell(found, selection, full)
+    return found
+
+
+def handover(found: Dataset) -> Handover:
+    """Counts for the UI, and the shards, one task each."""
+    counts = {name: getattr(found, name) for name in ("listed", "skipped", "taken_over", "left")}
+    about = {**counts, "shards": len(found.shards), "digest": found.digest}
+    return Handover(metadata={"dataset": about}, output=[*found.shards])
 
 
 def _digest(images: list[bytes]) -> str:

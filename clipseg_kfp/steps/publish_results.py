@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pyarrow as pa
@@ -20,17 +21,18 @@ from clipseg_kfp.report import Report, build_report, render_report
 from clipseg_kfp.report.build import QUARANTINE_ROWS, Tables
 from clipseg_kfp.report.facts import time_by_step
 from clipseg_kfp.results import IMAGES as RUN_IMAGES
-from clipseg_kfp.results import QUARANTINE, Counts, Results, json_bytes
+from clipseg_kfp.results import MANIFEST, QUARANTINE, Counts, Results, json_bytes
 from clipseg_kfp.results.accounting import Quarantine, reconcile
 from clipseg_kfp.results.commit import facts_of, same_data
 from clipseg_kfp.results.inventory import check_present, gone
-from clipseg_kfp.results.layout import DELETED
+from clipseg_kfp.results.layout import DELETED, run_key
 from clipseg_kfp.results.ledger import Ledger
 from clipseg_kfp.results.parts import gather, part_key
 from clipseg_kfp.settings import Settings
-from clipseg_kfp.steps.encode_prompts import prompt_rows, read_facts_of
+from clipseg_kfp.steps.encode_prompts import prompt_rows, read_configuration, read_facts_of
 from clipseg_kfp.steps.evaluate_masks import CURVES, PER_IMAGE, TABLE, THRESHOLDS, TRUTHS, metrics_of
 from clipseg_kfp.steps.fetch_dataset import LEFT, TAKEN, Dataset, read_summary
+from clipseg_kfp.steps.handover import Handover
 from clipseg_kfp.steps.postprocess_masks import GALLERY, MASKS
 from clipseg_kfp.steps.preprocess_images import IMAGES
 from clipseg_kfp.steps.segment_images import ENGINE
@@ -70,14 +72,14 @@ class Published:
 
 def run(
     *,
-    shards: Sequence[Path],
+    masks: Sequence[Path],
     dataset: Path,
-    prompts: Path,
+    encoded_prompts: Path,
     evaluation: Path,
-    target: Path,
     output_uri: str,
-    config: str,
-    run_id: str,
+    job_id: str = "",
+    report: Path,
+    run_id: str = "",
     model_uri: str = "",
     formats: Sequence[str] = (),
     endpoint: str = "",
@@ -85,13 +87,13 @@ def run(
     """Writes the run's tables, COCO file, metrics and report, and the manifest last.
 
     Args:
-        shards: postprocess_masks' outputs.
+        masks: postprocess_masks' outputs.
         dataset: fetch_dataset's output.
-        prompts: encode_prompts' output.
+        encoded_prompts: encode_prompts' output.
         evaluation: evaluate_masks' output.
-        target: folder for working files.
         output_uri: where results go.
-        config: the configuration's digest.
+        job_id: names the run where ``run_id`` is empty.
+        report: file for the HTML page.
         run_id: names the run in the results; every attempt of a run must use the same, and no other run.
         model_uri: recorded in the manifest.
         formats: what to write besides COCO with run lengths: names of ``FORMATS``.
@@ -108,7 +110,43 @@ def run(
             taken over is gone, or the output cannot be written; the run does not exist then.
     """
     check_formats(formats)
-    target.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory() as folder:
+        return _publish(
+            masks,
+            dataset,
+            encoded_prompts,
+            evaluation,
+            Path(folder),
+            output_uri,
+            report_file=report,
+            run_id=run_id or job_id,
+            model_uri=model_uri,
+            formats=formats,
+            endpoint=endpoint,
+        )
+
+
+def handover(published: Published) -> Handover:
+    """The counts, for the UI, and the manifest's URI."""
+    return Handover(metrics={"metrics": vars(published.counts)}, output=published.manifest)
+
+
+def _publish(
+    shards: Sequence[Path],
+    dataset: Path,
+    prompts: Path,
+    evaluation: Path,
+    target: Path,
+    output_uri: str,
+    *,
+    report_file: Path,
+    run_id: str,
+    model_uri: str,
+    formats: Sequence[str],
+    endpoint: str,
+) -> Published:
+    """As ``run``; ``target`` is a folder for working files."""
+    config = read_configuration(prompts)
     output = open_folder(output_uri, endpoint)
     results = Results(output, config)
     listing = read_summary(dataset)
@@ -181,16 +219,22 @@ def run(
         dict(reasons.counts),
     )
     names = (*FILES, *extra)
+    uri = results.folder.locate(run_key(run_id, MANIFEST))
+    handover(
+        Published(uri, counts, metrics["mean_iou"], "")
+    )  # refused after the commit, it would fail a good run
     if committed:  # by an attempt of this run that was not heard of: its files stay, byte by byte
         results.settle(run_id)
         report = _rendered(draft, committed["created"], committed.get("seconds", {}))
+        report_file.write_text(report, "utf-8")
         manifest = results.point_to(run_id)
     else:
         content = [body, render_report(draft), {name: facts_of(target / name) for name in names}]
         seconds = summed([prompts, dataset, *shards, evaluation])
         attempt = results.begin(run_id, content, seconds)
         report = _rendered(draft, attempt.created, attempt.seconds)
-        (target / REPORT).write_text(report, "utf-8")
+        for path in (target / REPORT, report_file):
+            path.write_text(report, "utf-8")
         for name in (*names, REPORT):
             attempt.add(name, target / name)
         if time.time() - listing.listed_at > LONG_SECONDS:

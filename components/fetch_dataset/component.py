@@ -4,10 +4,10 @@ from typing import List  # noqa: UP035 - KFP reads this form
 
 from kfp import dsl
 
-from clipseg_kfp.container import DEFAULT_IMAGE
+from clipseg_kfp.components.decorator import component
 
 
-@dsl.component(base_image=DEFAULT_IMAGE, install_kfp_package=False)
+@component
 def fetch_dataset(
     source_uri: str,
     output_uri: str,
@@ -46,30 +46,6 @@ def fetch_dataset(
     Returns:
         Names of the shards; at least one, which may be empty.
     """
-    from dataclasses import asdict
-    from pathlib import Path
+    from clipseg_kfp.steps.running import run_step
 
-    from clipseg_kfp.steps import fetch_dataset as step
-    from clipseg_kfp.steps import running
-    from clipseg_kfp.steps.encode_prompts import read_configuration
-
-    with running(step.STEP):
-        found = step.run(
-            source_uri=source_uri,
-            output_uri=output_uri,
-            config=read_configuration(Path(encoded_prompts.path)),
-            prompts=Path(encoded_prompts.path),
-            target=Path(dataset.path),
-            shard_size=shard_size,
-            limit=limit,
-            run_id=run_id,
-            job_id=job_id,
-            full=full,
-            max_quarantined=max_quarantined,
-            ground_truth_uri=ground_truth_uri,
-            ground_truth_format=ground_truth_format,
-            ground_truth_classes=ground_truth_classes,
-            endpoint=endpoint,
-        )
-        dataset.metadata.update(asdict(found))
-        return found.shards
+    return run_step("fetch_dataset", locals())

@@ -2,10 +2,10 @@
 
 from kfp import dsl
 
-from clipseg_kfp.container import DEFAULT_IMAGE
+from clipseg_kfp.components.decorator import component
 
 
-@dsl.component(base_image=DEFAULT_IMAGE, install_kfp_package=False)
+@component
 def postprocess_masks(
     views: dsl.Input[dsl.Dataset],
     probabilities: dsl.Input[dsl.Dataset],
@@ -34,23 +34,6 @@ def postprocess_masks(
         endpoint: URL of the S3 endpoint; empty takes S3_ENDPOINT from the environment.
         masks: A row an image and prompt (run lengths, box, area, probabilities), and a few pictures.
     """
-    from pathlib import Path
+    from clipseg_kfp.steps.running import run_step
 
-    from clipseg_kfp.steps import postprocess_masks as step
-    from clipseg_kfp.steps import running
-    from clipseg_kfp.steps.encode_prompts import read_configuration
-
-    with running(step.STEP):
-        masks.metadata["masks"] = step.run(
-            views=Path(views.path),
-            probabilities=Path(probabilities.path),
-            prompts=Path(encoded_prompts.path),
-            target=Path(masks.path),
-            output_uri=output_uri,
-            config=read_configuration(Path(encoded_prompts.path)),
-            label_maps=label_maps,
-            overlays=overlays,
-            probability_bits=probability_bits,
-            run_id=run_id or job_id,
-            endpoint=endpoint,
-        )
+    return run_step("postprocess_masks", locals())

@@ -127,16 +127,16 @@ def test_runs_that_do_not_fit_go_on_where_the_last_one_ended(
 def test_thousands_of_images_in_shards_of_ten(chain: Chain, tmp_path: Path) -> None:
     from clipseg_kfp.steps import encode_prompts
 
-    encode_prompts.run(model=chain.model, target=tmp_path / "prompts", prompts=["a circle"])
+    encode_prompts.run(model=chain.model, encoded_prompts=tmp_path / "prompts", prompts=["a circle"])
     put(chain, {f"{i}.png": b"%d" % i for i in range(2_500)})
     given: dict[str, Any] = {
-        "source_uri": chain.source, "output_uri": chain.output, "config": "c" * 16, "prompts": tmp_path / "prompts",
+        "source_uri": chain.source, "output_uri": chain.output, "encoded_prompts": tmp_path / "prompts",
     }  # fmt: skip
-    found = fetch_dataset.run(**given, target=tmp_path / "all", shard_size=10)
+    found = fetch_dataset.run(**given, dataset=tmp_path / "all", shard_size=10)
     assert (found.listed, found.left, len(found.shards)) == (2_500, 0, 24)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sharding, "SHARD_BYTES", 50 * 68_000)
-        bounded = fetch_dataset.run(**given, target=tmp_path / "some", shard_size=10)
+        bounded = fetch_dataset.run(**given, dataset=tmp_path / "some", shard_size=10)
     assert bounded.listed + bounded.left == 2_500
     assert bounded.listed == 24 * 50
     assert max(

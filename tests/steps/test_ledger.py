@@ -146,9 +146,9 @@ def test_a_ledger_that_cannot_be_gathered_fails_no_run(
 def publish(chain: Chain, run: Run, **changes: Any) -> None:
     work = chain.work / "run-1"
     given: dict[str, Any] = {
-        "shards": run.shards, "dataset": work / "dataset", "prompts": work / "prompts",
-        "evaluation": work / "evaluation", "target": work / "results", "output_uri": chain.output,
-        "config": run.config, "run_id": "another",
+        "masks": run.shards, "dataset": work / "dataset", "encoded_prompts": work / "prompts",
+        "evaluation": work / "evaluation", "report": work / "again.html", "output_uri": chain.output,
+        "run_id": "another",
     }  # fmt: skip
     publish_results.run(**{**given, **changes})
 
@@ -159,13 +159,13 @@ def test_losses_doubles_and_strangers_are_not_committed(chain: Chain) -> None:
     before = contents(chain.output)
     first, second = run.shards
     with pytest.raises(StorageError, match=r"3 images were listed, 2 came out: 2\.png of shard-001 is missi"):
-        publish(chain, run, shards=[first])
+        publish(chain, run, masks=[first])
     with pytest.raises(StorageError, match=r"2\.png of shard-001 came out twice"):
-        publish(chain, run, shards=[first, second, second])
+        publish(chain, run, masks=[first, second, second])
     with pytest.raises(
         StorageError, match=r"0\.png of shard-000 came out twice; .*2\.png of shard-001 is missing"
     ):
-        publish(chain, run, shards=[first, first])
+        publish(chain, run, masks=[first, first])
     images = second / preprocess_images.IMAGES
     rows = list(records.read_parquet(images))
     records.write_parquet(images, records.IMAGES, [*rows, {**rows[0], "key": "stranger.png"}])

@@ -242,13 +242,12 @@ def test_publishing_twice_changes_nothing(chain: Chain, monkeypatch: pytest.Monk
     before = contents(chain.output)
     work = chain.work / "run-1"
     publish_results.run(
-        shards=[work / "shard-000" / "masks"],
+        masks=[work / "shard-000" / "masks"],
         dataset=work / "dataset",
-        prompts=work / "prompts",
+        encoded_prompts=work / "prompts",
         evaluation=work / "evaluation",
-        target=work / "results",
+        report=work / "again.html",
         output_uri=chain.output,
-        config=next(iter(before)).partition("/")[0],
         run_id="one",
         model_uri="file:///tiny",
     )
@@ -288,13 +287,12 @@ def test_an_attempt_that_ended_before_latest_is_mended(chain: Chain) -> None:
     Path(chain.output, run.config, "latest.json").unlink()
     work = chain.work / "run-1"
     publish_results.run(
-        shards=run.shards,
+        masks=run.shards,
         dataset=work / "dataset",
-        prompts=work / "prompts",
+        encoded_prompts=work / "prompts",
         evaluation=work / "evaluation",
-        target=work / "results",
+        report=work / "again.html",
         output_uri=chain.output,
-        config=run.config,
         run_id="one",
     )
     assert contents(chain.output) == before
@@ -309,13 +307,12 @@ def test_a_run_without_a_shard_is_not_committed(chain: Chain) -> None:
     work = chain.work / "run-1"
     with pytest.raises(StorageError, match=r"4 images were listed, 2 came out: .* of shard-001 is missing"):
         publish_results.run(
-            shards=run.shards[:1],
+            masks=run.shards[:1],
             dataset=work / "dataset",
-            prompts=work / "prompts",
+            encoded_prompts=work / "prompts",
             evaluation=work / "evaluation",
-            target=work / "results",
+            report=work / "again.html",
             output_uri=chain.output,
-            config=run.config,
             run_id="partial",
         )
     assert contents(chain.output) == before
@@ -398,13 +395,13 @@ def encoded(chain: Chain) -> Path:
     from clipseg_kfp.steps import encode_prompts
 
     target = chain.work / "encoded"
-    encode_prompts.run(model=chain.model, target=target, prompts=["a circle"])
+    encode_prompts.run(model=chain.model, encoded_prompts=target, prompts=["a circle"])
     return target
 
 
 def list_dataset(chain: Chain, encoded: Path, name: str = "listed", **options: Any) -> fetch_dataset.Dataset:
-    settings = {"source_uri": chain.source, "output_uri": chain.output, "config": "c" * 16, **options}
-    return fetch_dataset.run(prompts=encoded, target=chain.work / name, **settings)
+    settings = {"source_uri": chain.source, "output_uri": chain.output, **options}
+    return fetch_dataset.run(encoded_prompts=encoded, dataset=chain.work / name, **settings)
 
 
 @pytest.mark.parametrize(
@@ -597,7 +594,7 @@ def test_two_versions_of_a_key_have_their_own_ground_truth(chain: Chain, tmp_pat
             scores.append({**names, "boxes": [[0, 0, 2, 2]], "maps": bytes([value] * 4)})
     with records.ArrowWriter(shard / "gallery.arrow", records.GALLERY):
         pass  # no pictures
-    found = evaluate_masks.run(shards=[shard], target=tmp_path / "out").prompts["cat"]
+    found = evaluate_masks.run(masks=[shard], evaluation=tmp_path / "out").prompts["cat"]
     assert (found.tp, found.tn, found.fp, found.fn, found.images) == (4, 4, 0, 0, 2)
 
 
@@ -664,7 +661,7 @@ def test_bad_limits(chain: Chain, option: str, value: float) -> None:
 
 def test_bad_sizes_and_choices_of_the_engine(encoded: Path, chain: Chain, tmp_path: Path) -> None:
     common: dict[str, Any] = {
-        "views": tmp_path, "prompts": encoded, "model": chain.model, "target": tmp_path,
+        "views": tmp_path, "encoded_prompts": encoded, "model": chain.model, "probabilities": tmp_path,
     }  # fmt: skip
     failing("device is 'tpu'", lambda: segment_images.run(**common, device="tpu"))
     failing("int8_min_iou is 2", lambda: segment_images.run(**common, int8_min_iou=2))
@@ -677,14 +674,20 @@ def test_prompts_of_another_model(encoded: Path, chain: Chain, tmp_path: Path) -
     put(chain, {"a.png": GOOD["a.png"]})
     dataset = list_dataset(chain, encoded)
     preprocess_images.run(
-        dataset=chain.work / "listed", shard=dataset.shards[0], prompts=encoded, target=tmp_path / "views"
+        dataset=chain.work / "listed",
+        shard=dataset.shards[0],
+        encoded_prompts=encoded,
+        views=tmp_path / "views",
     )
     facts = json.loads((encoded / "model.json").read_text())
     (encoded / "model.json").write_text(json.dumps({**facts, "digest": "0" * 32}))
     failing(
         "another model",
         lambda: segment_images.run(
-            views=tmp_path / "views", prompts=encoded, model=chain.model, target=tmp_path / "maps"
+            views=tmp_path / "views",
+            encoded_prompts=encoded,
+            model=chain.model,
+            probabilities=tmp_path / "maps",
         ),
     )
     assert not (tmp_path / "maps" / "probabilities.arrow").exists()
