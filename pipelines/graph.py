@@ -15,6 +15,7 @@ from clipseg_kfp.components import (
     rank_prompts,
     segment_images,
 )
+from clipseg_kfp.components.image import own_graph
 from clipseg_kfp.pipelines.settings import (
     INFERENCE_MEMORY,
     allow_private_models,
@@ -24,6 +25,7 @@ from clipseg_kfp.pipelines.settings import (
 )
 
 
+@own_graph()
 def segment_bucket(
     *,
     source_uri: Any,
