@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from clipseg_kfp.cluster import Client as Client
+    from clipseg_kfp.container import use_image as use_image
     from clipseg_kfp.segmenter import Segmenter as Segmenter
 
 try:
@@ -16,9 +17,13 @@ except PackageNotFoundError:  # a checkout on the path, not installed
     __version__ = "0.0.0"
 
 #: What is loaded when it is first asked for, so that a step that needs none of it does not pay for it.
-_LAZY = {"Client": "clipseg_kfp.cluster", "Segmenter": "clipseg_kfp.segmenter"}
+_LAZY = {
+    "Client": "clipseg_kfp.cluster",
+    "Segmenter": "clipseg_kfp.segmenter",
+    "use_image": "clipseg_kfp.container",
+}
 
-__all__ = ["Client", "Segmenter", "__version__"]
+__all__ = ["Client", "Segmenter", "__version__", "use_image"]
 
 
 def __getattr__(name: str) -> Any:

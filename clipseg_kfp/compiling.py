@@ -13,7 +13,7 @@ import yaml
 
 from clipseg_kfp import __version__
 from clipseg_kfp.cluster_settings import INFERENCE, ClusterSettings, checked, overlaid, read_mapping
-from clipseg_kfp.container import DEFAULT_IMAGE
+from clipseg_kfp.container import DEFAULT_IMAGE, VARIABLE, chosen_image
 from clipseg_kfp.errors import ParameterError
 from clipseg_kfp.kubernetes_values import is_namespace
 
@@ -78,6 +78,8 @@ def site_settings(
 ) -> ClusterSettings:
     """Lays options over a site's settings, and these over a variant.
 
+    An image that ``CLIPSEG_KFP_IMAGE`` names stands below all of them but the variant.
+
     Args:
         variant: ``cpu`` or ``gpu``; empty is ``cpu``.
         settings: a site's, or the file that has them.
@@ -98,7 +100,11 @@ def site_settings(
     if "cache" in above:  # a claim takes the place of a size, and does not join it
         content = {**content, "cache": {}}
     where = "options" if settings is None else str(settings) if is_file else "settings"
-    return settings_for(variant or "cpu", overlaid(content, above), where)
+    said = overlaid(content, above)
+    if "image" not in said and (named := chosen_image()):
+        where = where if said else VARIABLE
+        said["image"] = named
+    return settings_for(variant or "cpu", said, where)
 
 
 def compile_pipeline(name: str, image: str = DEFAULT_IMAGE, settings: ClusterSettings | None = None) -> str:
@@ -187,8 +193,6 @@ def _traced(name: str, image: str, settings: ClusterSettings | None) -> tuple[An
     settings = settings or ClusterSettings()
     if settings.image is None and image != DEFAULT_IMAGE:
         settings = checked({**settings.model_dump(exclude_none=True), "image": image})
-    if settings == ClusterSettings():
-        return known, {}
     trace = dsl.pipeline(
         name=known.name,
         description=known.description,

@@ -4,6 +4,7 @@ from clipseg_kfp.components.encode_prompts.component import encode_prompts
 from clipseg_kfp.components.evaluate_masks.component import evaluate_masks
 from clipseg_kfp.components.fetch_dataset.component import fetch_dataset
 from clipseg_kfp.components.fetch_model.component import fetch_model
+from clipseg_kfp.components.image import carry_image
 from clipseg_kfp.components.postprocess_masks.component import postprocess_masks
 from clipseg_kfp.components.preprocess_images.component import preprocess_images
 from clipseg_kfp.components.publish_results.component import publish_results
@@ -22,6 +23,9 @@ ALL = (
     publish_results,
     rank_prompts,
 )
+
+for _component in ALL:
+    carry_image(_component)
 
 __all__ = [
     "ALL",

@@ -15,6 +15,7 @@ from clipseg_kfp.components import (
     rank_prompts,
     segment_images,
 )
+from clipseg_kfp.components.image import own_graph
 from clipseg_kfp.pipelines.settings import (
     INFERENCE_MEMORY,
     allow_private_models,
@@ -24,6 +25,7 @@ from clipseg_kfp.pipelines.settings import (
 )
 
 
+@own_graph()
 def segment_bucket(
     *,
     source_uri: Any,
@@ -109,6 +111,7 @@ def segment_bucket(
         max_quarantined=max_quarantined,
         endpoint=endpoint,
         run_id=run_id,
+        job_id=dsl.PIPELINE_JOB_ID_PLACEHOLDER,
         ground_truth_uri=ground_truth_uri,
         ground_truth_format=ground_truth_format,
         ground_truth_classes=ground_truth_classes,
@@ -145,6 +148,8 @@ def segment_bucket(
             label_maps=label_maps,
             overlays=overlays,
             probability_bits=probability_bits,
+            run_id=run_id,
+            job_id=dsl.PIPELINE_JOB_ID_PLACEHOLDER,
             endpoint=endpoint,
         )
         # Not cached: its masks are in the bucket, which may have been emptied since.

@@ -22,6 +22,10 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+# Packages are compared with what is committed, whatever image the developer's shell names.
+os.environ.pop("CLIPSEG_KFP_IMAGE", None)
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Keeps converted models out of the user's cache; subprocesses inherit it."""

@@ -50,7 +50,14 @@ STORED = 1.25
 
 #: What steps hand over, of a long name each; and parameters that people choose.
 METADATA: dict[str, dict[str, Any]] = {
-    "dataset": {"listed": 10_000_000, "skipped": 9_000_000, "shards": 24, "digest": "d" * 32},
+    "dataset": {
+        "listed": 10_000_000,
+        "skipped": 9_000_000,
+        "taken_over": 9_000_000,
+        "left": 9_000_000,
+        "shards": 24,
+        "digest": "d" * 32,
+    },
     "encoded_prompts": {"configuration": "c" * 16},
     "model": {"source": f"s3://{'m' * 60}/{'n' * 120}", "revision": "r" * 40, "digest": "d" * 32},
     "views": {"views": 100_000},

@@ -9,11 +9,12 @@ from rich.console import Console
 
 from clipseg_kfp.cli.compile import GpuImage, SettingsOption, Variant, warn_of_images
 from clipseg_kfp.cli.connecting import connected
+from clipseg_kfp.cli.runs import StartTimeout, Timeout, follow, limits
+from clipseg_kfp.cli.shared import Endpoint
 from clipseg_kfp.cluster import Client
 from clipseg_kfp.cluster.packages import spec_of
 from clipseg_kfp.cluster.parameters import declared, from_file, from_words
 from clipseg_kfp.cluster.session import DEFAULT_EXPERIMENT, DEFAULT_PIPELINE
-from clipseg_kfp.cluster.timing import seconds
 from clipseg_kfp.errors import ParameterError
 
 Pipeline = Annotated[
@@ -44,7 +45,6 @@ Version = Annotated[
 ]
 Experiment = Annotated[str, typer.Option(help="Experiment of the runs; it is made where it is not there.")]
 ServiceAccount = Annotated[str, typer.Option(help="Kubernetes service account of the pods.")]
-Timeout = Annotated[str, typer.Option(help="Stop waiting after, for example, 90s, 15m, 6h or 1d.")]
 
 
 def given_parameters(
@@ -134,21 +134,22 @@ def run(
         bool, typer.Option("--wait", help="Follow the run to its end, as 'runs watch' does.")
     ] = False,
     timeout: Timeout = "",
+    start_timeout: StartTimeout = "",
+    endpoint: Endpoint = "",
 ) -> None:
     """Starts a run of a pipeline; its parameters are checked before anything is sent.
 
-    With --wait, the exit status is the run's: 0 succeeded, 3 failed, 4 canceled, 5 skipped, 6 timeout, 130 Ctrl-C.
+    With --wait, the exit status is the run's: 0 succeeded, 3 failed, 4 canceled, 5 skipped, 6 timeout,
+    7 no pod of a task began within --start-timeout, 130 Ctrl-C, 1 an error of the client, 2 wrong usage.
 
     Examples:
         clipseg-kfp run batch-segmentation --set source_uri=s3://mlpipeline/shared/photos --set prompts="a cat"
 
         clipseg-kfp run batch-segmentation --prompts-file prompts.yaml
 
-        clipseg-kfp run batch-segmentation.yaml --parameters parameters.yaml --wait --timeout 6h
+        clipseg-kfp run batch-segmentation.yaml --parameters parameters.yaml --wait --timeout 6h --start-timeout 10m
     """
-    from clipseg_kfp.cli.runs import follow
-
-    limit = seconds(timeout, "--timeout") if timeout else None
+    times = limits(timeout, start_timeout)
     # Read once, so that the parameters are checked against the version that is run.
     found = client.version(
         pipeline,
@@ -168,7 +169,8 @@ def run(
     Console().print(f"started: {started.name}", markup=False, highlight=False, soft_wrap=True)
     print(f"  {started.url}")
     if wait:
-        raise typer.Exit(follow(started, limit))
+        started.endpoint = endpoint
+        raise typer.Exit(follow(started, *times))
     print(f"  follow it: clipseg-kfp runs watch {started.id}")
 
 
@@ -191,7 +193,7 @@ def doctor(
     """Checks the way to the cluster, the login, the storage and the pipeline, and says what to mend.
 
     Looks only, but for one object that it writes to --output-uri and deletes again. The exit status is 1 where
-    something fails; warnings alone give 0.
+    something fails; warnings, and what cannot be told from here, give 0.
 
     Examples:
         clipseg-kfp doctor

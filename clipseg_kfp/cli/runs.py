@@ -12,21 +12,47 @@ from rich.console import Console
 
 from clipseg_kfp.cli.connecting import connected
 from clipseg_kfp.cli.shared import Endpoint, group
-from clipseg_kfp.cluster import Client, Run, RunError, WaitTimeoutError
+from clipseg_kfp.cluster import Client, Run, RunError, StartTimeoutError, WaitTimeoutError
 from clipseg_kfp.cluster import display as show
-from clipseg_kfp.cluster.states import EXIT_INTERRUPTED, EXIT_STATUS, EXIT_TIMEOUT
+from clipseg_kfp.cluster.logs import kubectl_logs
+from clipseg_kfp.cluster.progress import Follower
+from clipseg_kfp.cluster.states import (
+    EXIT_INTERRUPTED,
+    EXIT_NOT_STARTED,
+    EXIT_STATUS,
+    EXIT_TIMEOUT,
+    SUCCEEDED,
+)
 from clipseg_kfp.cluster.timing import seconds
 from clipseg_kfp.cluster.waiting import ended_badly
+from clipseg_kfp.errors import ClipsegKfpError
 
 app = group("Look at runs on the cluster, wait for them, cancel them, read what came out.")
 
 Named = Annotated[str, typer.Argument(help="ID of the run, or its name: the newest of that name.")]
 Timeout = Annotated[str, typer.Option(help="Stop waiting after, for example, 90s, 15m, 6h or 1d.")]
+StartTimeout = Annotated[
+    str, typer.Option(help="Stop waiting where no pod of a task has begun after, for example, 5m.")
+]
 Json = Annotated[bool, typer.Option("--json", help="JSON instead of a table.")]
 
 
-def follow(run: Run, timeout: float | None, *, live: bool | None = None) -> int:
+def limits(timeout: str, start_timeout: str) -> tuple[float | None, float | None]:
+    """Both options as seconds; ``None`` where they are empty."""
+    return (
+        seconds(timeout, "--timeout") if timeout else None,
+        seconds(start_timeout, "--start-timeout") if start_timeout else None,
+    )
+
+
+def follow(run: Run, timeout: float | None, start_timeout: float | None, *, live: bool | None = None) -> int:
     """Follows a run to its end and says how it ended; Ctrl-C leaves it running.
+
+    Args:
+        run: the run.
+        timeout: seconds; ``None`` waits for ever.
+        start_timeout: likewise, until a pod of a task has begun.
+        live: whether to draw a table; ``None`` where there is a terminal.
 
     Returns:
         The exit status that belongs to the end.
@@ -34,13 +60,13 @@ def follow(run: Run, timeout: float | None, *, live: bool | None = None) -> int:
     console = Console()
     try:
         with show.following(console, live=console.is_terminal if live is None else live) as view:
-            run.wait(timeout, on_change=view)
+            run.wait(timeout, start_timeout=start_timeout, on_change=view)
     except RunError as error:
         _say(error.message, error.remedy)
         return EXIT_STATUS[error.state]
     except WaitTimeoutError as error:
         _say(error.message, error.remedy)
-        return EXIT_TIMEOUT
+        return EXIT_NOT_STARTED if isinstance(error, StartTimeoutError) else EXIT_TIMEOUT
     except KeyboardInterrupt:
         _say("Not waiting any more; the run goes on.", f"Come back with: clipseg-kfp runs watch {run.id}")
         _say("", f"End it with: clipseg-kfp runs cancel {run.id}")
@@ -77,51 +103,131 @@ def list_runs(
 
 @app.command("show")
 @connected
-def show_run(client: Client, run: Named, as_json: Json = False) -> None:
-    """Shows the tasks of a run, its parameters, and where to look further.
+def show_run(client: Client, run: Named, endpoint: Endpoint = "", as_json: Json = False) -> None:
+    """Shows the state of a run, its shards and tasks, why it failed, and where to look further.
 
-    Example:
+    Shards, images and the reason of a failure are read from the buckets, with AWS_ACCESS_KEY_ID and
+    AWS_SECRET_ACCESS_KEY, where they are reached from here.
+
+    Examples:
         clipseg-kfp runs show 5f1c…
+
+        clipseg-kfp runs show 5f1c… --endpoint http://localhost:9000 --json
     """
     found = client.get_run(run)
+    found.endpoint = endpoint
+    told = Follower()(found)
+    reason = ended_badly(found) if found.ended and found.state != SUCCEEDED else None
     if as_json:
         tasks = [
             {"name": one.name, "state": one.state, "states": dict(one.states), "seconds": one.seconds}
             for one in found.tasks
         ]
-        _json({**_facts(found), "parameters": found.parameters, "tasks": tasks})
+        more = {"parameters": found.parameters, "tasks": tasks, "notes": told}
+        _json({**_facts(found), **more, "reason": reason and {"message": reason[0], "remedy": reason[1]}})
         return
     console = Console()
-    console.print(show.run_view(found))
-    if found.ended and found.state != "SUCCEEDED":
-        console.print(ended_badly(found), markup=False, highlight=False, soft_wrap=True)
-    for line in (f"ID: {found.id}", f"UI: {found.url}", f"logs: {found.logs_hint}"):
-        console.print(line, markup=False, highlight=False, soft_wrap=True)
+    console.print(show.run_view(found, told), soft_wrap=True)
+    hint = f"logs: clipseg-kfp runs logs {found.id}"
+    if not found.ended:
+        hint += f"\n  of pods that run: {kubectl_logs(found)}"
+    lines = [*(reason or ()), f"ID: {found.id}", f"UI: {found.url}"]
+    for line in filter(None, lines if reason and found.id in reason[1] else [*lines, hint]):
+        console.print(show.plain_lines(line), markup=False, highlight=False, soft_wrap=True)
+
+
+@app.command("logs")
+@connected
+def show_logs(
+    client: Client,
+    run: Named,
+    task: Annotated[str, typer.Option(help="Only this task's, for example segment-images.")] = "",
+    shard: Annotated[int | None, typer.Option(min=0, help="Only this shard's, from 0.")] = None,
+    raw: Annotated[
+        bool, typer.Option("--raw", help="Everything: Kubeflow's own lines and its drivers' logs as well.")
+    ] = False,
+    endpoint: Endpoint = "",
+    store: Annotated[
+        str,
+        typer.Option(
+            "--artifact-store",
+            help="Where Kubeflow keeps logs; else KFP_ARTIFACT_STORE, or s3://mlpipeline.",
+        ),
+    ] = "",
+) -> None:
+    """Shows what the steps of a run have said, without kubectl, also when its pods are gone.
+
+    Reads Kubeflow's artifact store with AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY. A pod's log comes there when
+    the pod ends.
+
+    Examples:
+        clipseg-kfp runs logs 5f1c…
+
+        clipseg-kfp runs logs 5f1c… --task segment-images --shard 3 --endpoint http://localhost:9000
+    """
+    found = client.get_run(run)
+    found.endpoint, found.artifact_store = endpoint, store or found.artifact_store
+    try:
+        for log in found.logs(task, shard, drivers=raw):
+            whose = log.place.task or "?"
+            whose += "" if log.place.shard is None else f", shard {log.place.shard}"
+            whose += ", driver" if log.place.driver else ""
+            print(f"==> {whose}  {show.plain(log.pod or log.uri)}")
+            print(show.plain_lines(log.text if raw else log.own).rstrip("\n"), end="\n\n")
+    except ClipsegKfpError as error:
+        if "kubectl" in error.remedy:
+            raise
+        raise type(error)(
+            error.message, f"{error.remedy} Or, while pods are there: {kubectl_logs(found)}"
+        ) from None
+    if not found.ended:
+        print(f"of pods that run: {kubectl_logs(found)}", file=sys.stderr)
 
 
 @app.command("watch")
 @connected
-def watch(client: Client, run: Named, timeout: Timeout = "") -> None:
+def watch(
+    client: Client,
+    run: Named,
+    timeout: Timeout = "",
+    start_timeout: StartTimeout = "",
+    endpoint: Endpoint = "",
+) -> None:
     """Follows a run with a live table of its tasks; Ctrl-C leaves it running.
 
-    Exit status: 0 succeeded, 3 failed, 4 canceled, 5 skipped, 6 timeout, 130 Ctrl-C, 1 an error of the client.
+    Exit status: 0 succeeded, 3 failed, 4 canceled, 5 skipped, 6 timeout, 7 no pod of a task began within
+    --start-timeout, 130 Ctrl-C, 1 an error of the client, 2 wrong usage.
 
     Example:
         clipseg-kfp runs watch 5f1c… --timeout 6h
     """
-    raise typer.Exit(follow(client.get_run(run), seconds(timeout, "--timeout") if timeout else None))
+    times = limits(timeout, start_timeout)
+    found = client.get_run(run)
+    found.endpoint = endpoint
+    raise typer.Exit(follow(found, *times))
 
 
 @app.command("wait")
 @connected
-def wait(client: Client, run: Named, timeout: Timeout = "") -> None:
-    """Waits for a run with a line for each change, for scripts; exit status as for watch.
+def wait(
+    client: Client,
+    run: Named,
+    timeout: Timeout = "",
+    start_timeout: StartTimeout = "",
+    endpoint: Endpoint = "",
+) -> None:
+    """Waits for a run with a line for each change, for scripts.
+
+    Exit status: 0 succeeded, 3 failed, 4 canceled, 5 skipped, 6 timeout, 7 no pod of a task began within
+    --start-timeout, 130 Ctrl-C, 1 an error of the client, 2 wrong usage.
 
     Example:
-        clipseg-kfp runs wait 5f1c… --timeout 6h
+        clipseg-kfp runs wait 5f1c… --timeout 6h --start-timeout 10m
     """
-    limit = seconds(timeout, "--timeout") if timeout else None
-    raise typer.Exit(follow(client.get_run(run), limit, live=False))
+    times = limits(timeout, start_timeout)
+    found = client.get_run(run)
+    found.endpoint = endpoint
+    raise typer.Exit(follow(found, *times, live=False))
 
 
 @app.command("cancel")

@@ -7,6 +7,7 @@ from clipseg_kfp.cluster.errors import (
     LoginError,
     NotFoundError,
     RunError,
+    StartTimeoutError,
     WaitTimeoutError,
 )
 from clipseg_kfp.cluster.login import Login
@@ -26,6 +27,7 @@ __all__ = [
     "Run",
     "RunError",
     "Schedule",
+    "StartTimeoutError",
     "Uploaded",
     "WaitTimeoutError",
 ]

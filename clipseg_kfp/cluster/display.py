@@ -14,7 +14,9 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
+from clipseg_kfp.cluster.progress import Follower
 from clipseg_kfp.cluster.states import STYLES
+from clipseg_kfp.cluster.timing import duration
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -25,21 +27,21 @@ if TYPE_CHECKING:
 
 
 def task_table(run: Run) -> Table:
-    """A row a task: state, how many of its instances are done, duration."""
+    """A row a task: state, how many of its shards are done, duration."""
     table = Table()
     for name, justify in (("task", "left"), ("state", "left"), ("done", "right"), ("time", "right")):
         table.add_column(name, justify=justify)  # type: ignore[arg-type]
     for task in run.tasks:
-        done = sum(task.states[state] for state in ("SUCCEEDED", "SKIPPED"))
-        count = f"{done}/{task.instances}" if task.instances > 1 else ""
+        count = f"{task.done}/{task.instances}" if task.instances > 1 else ""
         table.add_row(safe(task.name), state_text(task.state), count, duration(task.seconds))
     return table
 
 
-def run_view(run: Run) -> Group:
-    """The live view of a run: its name and state, and the table of its tasks."""
+def run_view(run: Run, told: Sequence[str]) -> Group:
+    """The view of a run: its name and state, what is told of it, and the table of its tasks while it is fresh."""
     title = Text.assemble((plain(run.name), "bold"), "  ", state_text(run.state))
-    return Group(title, task_table(run))
+    tables = [task_table(run)] if run.tasks else []
+    return Group(title, *tables, *(Text(plain(line)) for line in told))
 
 
 def state_text(state: str) -> Text:
@@ -99,38 +101,31 @@ def following(console: Console, *, live: bool) -> Iterator[Callable[[Run], None]
     if not live:
         yield _Lines()
         return
+    follower = Follower()
     with Live(console=console, refresh_per_second=4) as view:
         # drawn at once: the next look may be the last, and the thread that draws may not have come by
-        yield lambda run: view.update(run_view(run), refresh=True)
+        yield lambda run: view.update(run_view(run, follower(run)), refresh=True)
 
 
 class _Lines:
-    """For logs of CI: a line whenever a state has changed."""
+    """For logs of CI: a line whenever a state has changed, shards have been done, or there is news."""
 
     def __init__(self) -> None:
+        self._follower = Follower()
         self._said: dict[str, str] = {}
 
     def __call__(self, run: Run) -> None:
-        now = {
-            task.name: _line(task.state, task.states.total(), task.states["SUCCEEDED"]) for task in run.tasks
-        }
-        for name, line in {**now, "run": run.state}.items():
-            if self._said.get(name, "PENDING") != line:
-                self._said[name] = line
-                print(f"{datetime.now(UTC):%H:%M:%S} {plain(name)}: {line}", file=sys.stderr, flush=True)
+        for line in self._follower(run):
+            self._say(line, line, plain(line))
+        for task in run.tasks:
+            done = f" ({task.done}/{task.instances})" if task.instances > 1 else ""
+            self._say(f"task {task.name}", task.state + done, f"{plain(task.name)}: {task.state}{done}")
+        self._say("run", run.state, f"run: {run.state}")
 
-
-def _line(state: str, instances: int, done: int) -> str:
-    return f"{state} ({done}/{instances})" if instances > 1 else state
-
-
-def duration(seconds: float | None) -> str:
-    """Such as ``1:02:03`` or ``0:07``."""
-    if seconds is None:
-        return ""
-    whole = max(0, int(seconds))
-    hours, rest = divmod(whole, 3600)
-    return f"{hours}:{rest // 60:02}:{rest % 60:02}" if hours else f"{rest // 60}:{rest % 60:02}"
+    def _say(self, what: str, now: str, line: str) -> None:
+        if self._said.get(what, "PENDING") != now:
+            self._said[what] = now
+            print(f"{datetime.now(UTC):%H:%M:%S} {line}", file=sys.stderr, flush=True)
 
 
 def moment(value: datetime | None) -> str:
@@ -141,6 +136,11 @@ def moment(value: datetime | None) -> str:
 def plain(text: str) -> str:
     """Names are data: no terminal codes."""
     return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
+
+
+def plain_lines(text: str) -> str:
+    """Logs are data, of many lines: no terminal codes."""
+    return "\n".join(map(plain, text.expandtabs().split("\n")))
 
 
 def safe(text: str) -> str:

@@ -12,11 +12,11 @@ from rich.table import Table
 from clipseg_kfp.cluster.client import Client
 from clipseg_kfp.cluster.display import safe
 from clipseg_kfp.cluster.errors import LoginError, NotFoundError
-from clipseg_kfp.cluster.packages import spec_of, storage_keys_of
+from clipseg_kfp.cluster.image_checks import images
+from clipseg_kfp.cluster.packages import images_of, spec_of, storage_keys_of
 from clipseg_kfp.cluster.parameters import declared
 from clipseg_kfp.cluster.secret_checks import FIELDS, lent, storage_secret
 from clipseg_kfp.cluster.storage_checks import has_credentials, has_endpoint, storage
-from clipseg_kfp.container import has_registry, is_pinned, without_registry
 from clipseg_kfp.errors import ClipsegKfpError
 
 #: Earlier ones do not fill parameters into the resources of a container.
@@ -27,7 +27,12 @@ MADE_FOR = (2, 17)
 SEAWEEDFS_SINCE = (2, 16)
 MINIO = "http://minio-service.kubeflow:9000"
 DEFAULT_SECRET = "mlpipeline-minio-artifact"
-_MARKS = {"ok": "[green]ok[/]", "warn": "[yellow]warn[/]", "fail": "[bold red]fail[/]"}
+_MARKS = {
+    "ok": "[green]ok[/]",
+    "warn": "[yellow]warn[/]",
+    "fail": "[bold red]fail[/]",
+    "unknown": "not checked",
+}
 
 
 @dataclass(frozen=True)
@@ -57,7 +62,7 @@ class Finding:
 
     Attributes:
         what: was checked.
-        mark: ``ok``, ``warn`` or ``fail``.
+        mark: ``ok`` (seen to be so), ``warn``, ``fail``, or ``unknown``: it cannot be told from here.
         detail: what was found, and what to do.
     """
 
@@ -79,13 +84,14 @@ def examine(client: Client, asked: Asked) -> list[Finding]:
             version = client.version(asked.pipeline)
         except ClipsegKfpError as error:
             findings.append(Finding("pipeline", "fail", _said(error)))
+    place = client.login.namespace or "kubeflow"
     defaults: dict[str, Any] = {}
     if version is not None:
         findings.append(Finding("pipeline", "ok", f"{asked.pipeline}, version {version.display_name}"))
-        findings += _images(version)
+        findings += [Finding(*line) for line in images(images_of(spec_of(version)), place)]
         defaults = {name: one.default for name, one in declared(spec_of(version)).items()}
         findings += _store(backend, str(defaults.get("endpoint") or ""))
-    place, name = client.login.namespace or "kubeflow", str(defaults.get("storage_secret") or DEFAULT_SECRET)
+    name = str(defaults.get("storage_secret") or DEFAULT_SECRET)
     fields = storage_keys_of(version) if version is not None else {}
     line, keys = storage_secret(place, asked.secret or name, fields or FIELDS)
     findings.append(Finding(*line))
@@ -196,26 +202,6 @@ def _namespace(client: Client) -> Iterator[Finding]:
     yield Finding("namespace", "ok", f"'{name}' is open to this login")
 
 
-def _images(version: Any) -> Iterator[Finding]:
-    executors = spec_of(version).get("deploymentSpec", {}).get("executors", {}).values()
-    for image in sorted({one["container"]["image"] for one in executors if "container" in one}):
-        yield image_finding(image)
-
-
-def image_finding(image: str) -> Finding:
-    """What the form of an image reference tells; whether it can be pulled shows only a node of the cluster."""
-    if not has_registry(image):
-        return Finding("image", "warn", without_registry(image))
-    if is_pinned(image):
-        return Finding("image", "ok", f"{image} (pinned; whether nodes may pull it shows only a run)")
-    tag = image.rpartition("/")[2].partition(":")[2]
-    if tag in ("", "latest"):
-        return Finding(
-            "image", "warn", f"{image}: what it means changes, and caching does not notice. Pin it by digest."
-        )
-    return Finding("image", "ok", f"{image} (a tag may move: a digest is safer)")
-
-
 def _model(uri: str, endpoint: str) -> Iterator[Finding]:
     if not uri:
         return
@@ -224,8 +210,14 @@ def _model(uri: str, endpoint: str) -> Iterator[Finding]:
         advice = "" if pinned else " Pin a revision: hf://org/name@revision."
         yield Finding(
             "model",
-            "ok" if pinned else "warn",
-            f"{uri}: pods need the way to the Hub; sites without it give an s3:// prefix.{advice}",
+            "unknown" if pinned else "warn",
+            f"{uri}: only a pod shows whether it is there. Pods need the way to the Hub; sites without it give an "
+            f"s3:// prefix.{advice}",
+        )
+        return
+    if uri.startswith("file:"):
+        yield Finding(
+            "model", "unknown", f"{uri} is a folder of the pods: only a pod shows whether it is there."
         )
         return
     from clipseg_kfp.storage import open_folder

@@ -29,6 +29,10 @@ class WaitTimeoutError(ClusterError):
     """A run did not end in the time given; it goes on."""
 
 
+class StartTimeoutError(WaitTimeoutError):
+    """No pod of a run's tasks began in the time given; the run is not canceled."""
+
+
 class RunError(ClusterError):
     """A run ended without success.
 

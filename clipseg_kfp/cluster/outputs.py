@@ -12,10 +12,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from clipseg_kfp.cluster.errors import NotFoundError
+from clipseg_kfp.cluster.nodes import details_of
+from clipseg_kfp.cluster.stores import open_from_here, place_of
 from clipseg_kfp.results import MANIFEST
 from clipseg_kfp.results.commit import configurations
 from clipseg_kfp.results.layout import run_key
-from clipseg_kfp.storage import open_folder
 from clipseg_kfp.summary import RunSummary, read_run
 
 if TYPE_CHECKING:
@@ -82,14 +83,13 @@ def results(run: Run, endpoint: str = "") -> RunSummary:
         NotFoundError: there are none.
         StorageError: the bucket cannot be read.
     """
-    output = str(run.parameters.get("output_uri") or "")
+    output, own_name = place_of(run)
     if not output:
         raise NotFoundError(
             f"The run '{run.name}' has no parameter output_uri: it is no run of this project.",
             "Look at it in the UI.",
         )
-    own_name = str(run.parameters.get("run_id") or run.id)
-    folder = open_folder(output, endpoint)
+    folder = open_from_here(run, output, endpoint)
     for config in configurations(folder):
         key = f"{config}/{run_key(own_name, MANIFEST)}"
         if folder.stat(key) is not None:
@@ -101,8 +101,7 @@ def results(run: Run, endpoint: str = "") -> RunSummary:
 
 
 def _named(run: Run) -> Iterator[Artifact]:
-    details = run.data.run_details.task_details if run.data.run_details else None
-    for task in details or []:
+    for task in details_of(run.data):
         for name, listed in (task.outputs or {}).items():
             for number in listed.artifact_ids or []:
                 yield Artifact(task.display_name or "", name, f"artifact {number}")

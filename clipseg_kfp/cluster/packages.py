@@ -128,14 +128,13 @@ def read_package(text: str, where: str) -> Package:
             f"{where} is no pipeline package: {reason[:300]}.", "Make one with 'clipseg-kfp compile'."
         ) from None
     spec = documents[0]
-    executors = spec.get("deploymentSpec", {}).get("executors", {}).values()
     return Package(
         name=spec["pipelineInfo"]["name"],
         description=spec["pipelineInfo"].get("description", ""),
         text=text,
         digest=digest(documents, 64),
         parameters=declared(spec),
-        images=tuple(sorted({one["container"]["image"] for one in executors if "container" in one})),
+        images=tuple(images_of(spec)),
     )
 
 
@@ -144,6 +143,12 @@ def spec_of(version: Any) -> dict[str, Any]:
     spec: dict[str, Any] = version.pipeline_spec or {}
     inner = spec.get("pipeline_spec")
     return inner if isinstance(inner, dict) else spec
+
+
+def images_of(spec: Mapping[str, Any]) -> list[str]:
+    """The container images of a pipeline specification, each once."""
+    executors = spec.get("deploymentSpec", {}).get("executors", {}).values()
+    return sorted({one["container"]["image"] for one in executors if "container" in one})
 
 
 def storage_keys_of(version: Any) -> dict[str, str]:

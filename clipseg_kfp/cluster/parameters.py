@@ -42,12 +42,14 @@ class Parameter:
         kind: ``parameterType`` of the pipeline specification, such as NUMBER_INTEGER.
         default: its default value.
         required: there is no default.
+        literals: the only values that it takes; empty takes any of its kind.
     """
 
     name: str
     kind: str
     default: Any
     required: bool
+    literals: tuple[Any, ...] = ()
 
 
 def declared(spec: Mapping[str, Any]) -> dict[str, Parameter]:
@@ -59,6 +61,7 @@ def declared(spec: Mapping[str, Any]) -> dict[str, Parameter]:
             kind=item.get("parameterType", "STRING"),
             default=item.get("defaultValue"),
             required="defaultValue" not in item and not item.get("isOptional", False),
+            literals=tuple(item.get("literals", ())),
         )
         for name, item in found.items()
     }
@@ -105,6 +108,11 @@ def _checked(parameter: Parameter, value: Any) -> Any:
         raise ParameterError(
             f"The parameter '{parameter.name}' takes {_WORDS[parameter.kind]}, not {_found(value)}.",
             _example(parameter, value),
+        )
+    if parameter.literals and value not in parameter.literals:
+        raise ParameterError(
+            f"The parameter '{parameter.name}' does not take {_shown(value)}.",
+            f"Choose from: {', '.join(map(_shown, parameter.literals))}.",
         )
     return int(value) if parameter.kind == "NUMBER_INTEGER" else value
 

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from clipseg_kfp.cluster.api import Api, named
 from clipseg_kfp.cluster.errors import ClusterError, ConflictError
+from clipseg_kfp.cluster.nodes import tasks_in
 from clipseg_kfp.cluster.packages import spec_of
 from clipseg_kfp.cluster.parameters import declared
 from clipseg_kfp.cluster.states import ENDS, state_of
-from clipseg_kfp.cluster.tasks import Task, names_in, tasks_of
+from clipseg_kfp.cluster.tasks import Task, tasks_of, why_not_told
 
 if TYPE_CHECKING:
+    from clipseg_kfp.cluster.logs import Log
     from clipseg_kfp.cluster.outputs import Artifact
+    from clipseg_kfp.results.plan import Progress
 
 
 @dataclass
@@ -25,10 +29,14 @@ class Run:
     Attributes:
         api: the backend.
         data: ``V2beta1Run`` as last read.
+        endpoint: URL of the S3 endpoint as seen from here; empty takes ``S3_ENDPOINT``.
+        artifact_store: where Kubeflow keeps logs; empty takes ``KFP_ARTIFACT_STORE``, or else ``s3://mlpipeline``.
     """
 
     api: Api = field(repr=False)
     data: Any = field(repr=False)
+    endpoint: str = field(default="", repr=False)
+    artifact_store: str = field(default_factory=lambda: os.environ.get("KFP_ARTIFACT_STORE", ""), repr=False)
     _spec: dict[str, Any] | None = field(default=None, repr=False)
 
     @property
@@ -93,18 +101,49 @@ class Run:
         return {name: one.default for name, one in declared(self.spec).items()} | given
 
     @property
-    def tasks(self) -> list[Task]:
-        """The pipeline's tasks in order, as last read."""
-        return tasks_of(self.data, names_in(self.spec))
+    def namespace(self) -> str:
+        """Where its pods are: the login's namespace, or Kubeflow's own where users are not kept apart."""
+        return self.api.login.namespace or "kubeflow"
 
     @property
-    def logs_hint(self) -> str:
-        """The kubectl command that shows the logs of the run's pods."""
-        where = f" -n {self.api.login.namespace}" if self.api.login.namespace else " -n kubeflow"
-        failed = next((pod for task in self.tasks for pod in task.pods), "")
-        if failed:
-            return f"kubectl logs{where} {failed} -c main"
-        return f"kubectl logs{where} -l pipeline/runid={self.id} -c main --tail=100 --prefix"
+    def tasks(self) -> list[Task]:
+        """The pipeline's tasks in order, as last read; empty where the API's details are not fresh."""
+        return [] if self.tasks_note else tasks_of(self.data, tasks_in(self.spec))
+
+    @property
+    def tasks_note(self) -> str:
+        """Why there are no tasks to tell of; empty where there are."""
+        return why_not_told(self.data)
+
+    def progress(self) -> Progress | None:
+        """How far it is, by what its steps have written into the results' bucket; ``None`` before they have.
+
+        Raises:
+            ParameterError: nothing says where the bucket is for this machine.
+            StorageError: it cannot be read.
+        """
+        from clipseg_kfp.cluster.stores import open_from_here, place_of
+        from clipseg_kfp.results.plan import read_progress
+
+        output, name = place_of(self)
+        return read_progress(open_from_here(self, output, self.endpoint), name) if output else None
+
+    def logs(self, task: str = "", shard: int | None = None, *, drivers: bool = False) -> Iterator[Log]:
+        """Streams what its pods have said, from Kubeflow's artifact store; of pods that have ended.
+
+        Args:
+            task: only this task's.
+            shard: only this shard's, from 0.
+            drivers: also those of Kubeflow's own pods that went well.
+
+        Raises:
+            NotFoundError: there is none.
+            ParameterError: nothing says where the store is for this machine.
+            StorageError: it cannot be read.
+        """
+        from clipseg_kfp.cluster.logs import logs
+
+        return logs(self, task, shard, drivers=drivers)
 
     def refresh(self, patience: float | None = None) -> Run:
         """Reads it anew; passing faults of the API are waited out for ``patience`` seconds."""
@@ -115,6 +154,7 @@ class Run:
         self,
         timeout: float | None = None,
         *,
+        start_timeout: float | None = None,
         check: bool = True,
         poll: float | None = None,
         on_change: Callable[[Run], None] | None = None,
@@ -123,18 +163,21 @@ class Run:
 
         Args:
             timeout: seconds; ``None`` waits for ever.
+            start_timeout: seconds until the first pod of a task does something; ``None`` waits for ever. A pod whose
+                image cannot be had never does, and the run says RUNNING all the time.
             check: whether another end than success is an error.
             poll: seconds between looks; ``None`` takes 5.
             on_change: called with the run after every look.
 
         Raises:
+            StartTimeoutError: no pod of a task has begun in time; the run is not canceled.
             WaitTimeoutError: it has not ended in time; it goes on.
             RunError: it ended without success, and ``check`` is on.
             ClusterError: the API refused, or was away for too long.
         """
         from clipseg_kfp.cluster.waiting import wait
 
-        wait(self, timeout, check=check, poll=poll, on_change=on_change)
+        wait(self, timeout, start_timeout, check=check, poll=poll, on_change=on_change)
         return self
 
     def cancel(self) -> Run:
@@ -244,4 +287,4 @@ def start(
         ),
         service_account=service_account or None,
     )
-    return Run(api, api.write(api.runs.run_service_create_run, run=body), spec_of(version) or None)
+    return Run(api, api.write(api.runs.run_service_create_run, run=body), _spec=spec_of(version) or None)

@@ -105,8 +105,13 @@ def changed(
     end: datetime | None = None,
     catch_up: bool | None = None,
     max_concurrency: int | None = None,
+    namespace: str = "",
 ) -> Any:
-    """A schedule with some things changed, as the API wants it; what is not given stays."""
+    """A schedule with some things changed, as the API wants it; what is not given stays.
+
+    The namespace is the session's, as in :func:`form`. The one that a recurring run answers with is where its pods
+    run: in single-user mode its experiment has none, and the backend refuses any other.
+    """
     was = data.trigger.cron_schedule or data.trigger.periodic_schedule
     if not cron and not every:
         cron = data.trigger.cron_schedule.cron if data.trigger.cron_schedule else ""
@@ -126,7 +131,7 @@ def changed(
         enabled=is_enabled(data),
         service_account=data.service_account or "",
         pipeline_root=(data.runtime_config.pipeline_root if data.runtime_config else "") or "",
-        namespace=data.namespace or "",
+        namespace=namespace,
     )
 
 

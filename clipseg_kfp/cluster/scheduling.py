@@ -165,6 +165,7 @@ class Scheduling(Session):
             end=end,
             catch_up=catch_up,
             max_concurrency=max_concurrency,
+            namespace=self.namespace,
         )
         return schedules.apply(self.api, self.namespace, wanted)
 

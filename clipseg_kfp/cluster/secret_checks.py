@@ -9,6 +9,8 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
+from clipseg_kfp.cluster.kubernetes_access import core_api
+
 Line = tuple[str, str, str]  # what, mark, detail
 
 WHAT = "storage secret"
@@ -37,21 +39,15 @@ def storage_secret(namespace: str, name: str, fields: Mapping[str, str] = FIELDS
     Returns:
         What was found, which never has a key in it; and the keys, where they could be read.
     """
-    from kubernetes import client, config
     from kubernetes.client.exceptions import ApiException
-    from kubernetes.config.config_exception import ConfigException
     from urllib3.exceptions import HTTPError
 
     command = f"kubectl get secret {name} -n {namespace}"
-    try:
-        try:
-            config.load_kube_config(config_file=os.environ.get("KUBECONFIG") or None)
-        except ConfigException:
-            config.load_incluster_config()
-    except (ConfigException, OSError):
+    api = core_api()
+    if api is None:
         return (WHAT, "warn", f"Not checked: no access to Kubernetes from here. See: {command}"), None
     try:
-        found = client.CoreV1Api().read_namespaced_secret(name, namespace, _request_timeout=10)
+        found = api.read_namespaced_secret(name, namespace, _request_timeout=10)
     except ApiException as error:
         if error.status == 404:
             return (

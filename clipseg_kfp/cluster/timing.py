@@ -48,6 +48,15 @@ def seconds(text: str, what: str) -> int:
     return total
 
 
+def duration(seconds: float | None) -> str:
+    """Such as ``1:02:03`` or ``0:07``."""
+    if seconds is None:
+        return ""
+    whole = max(0, int(seconds))
+    hours, rest = divmod(whole, 3600)
+    return f"{hours}:{rest // 60:02}:{rest % 60:02}" if hours else f"{rest // 60}:{rest % 60:02}"
+
+
 def cron(expression: str) -> str:
     """Brings a cron expression into the form of Kubeflow Pipelines: six fields, seconds first.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -32,10 +33,11 @@ from clipseg_kfp.report.pictures import heat_jpeg, heat_levels
 from clipseg_kfp.resources import cpu_limit
 from clipseg_kfp.results import Results
 from clipseg_kfp.results.layout import content_key
-from clipseg_kfp.results.parts import part_key
+from clipseg_kfp.results.parts import write_part
+from clipseg_kfp.results.plan import FinishedShard, write_finished
 from clipseg_kfp.steps.encode_prompts import TABLE, read_configuration, read_facts_of
 from clipseg_kfp.steps.handover import Handover
-from clipseg_kfp.steps.preprocess_images import IMAGES, PREVIEWS, VIEWS
+from clipseg_kfp.steps.preprocess_images import IMAGES, PREVIEWS, SHARD, VIEWS
 from clipseg_kfp.steps.segment_images import ENGINE, PROBABILITIES
 from clipseg_kfp.steps.timing import timed
 from clipseg_kfp.storage import open_folder
@@ -90,26 +92,31 @@ def run(
     probabilities: Path,
     encoded_prompts: Path,
     output_uri: str,
+    job_id: str = "",
     masks: Path,
     label_maps: bool = True,
     overlays: bool = True,
     probability_bits: int = 0,
+    run_id: str = "",
     endpoint: str = "",
 ) -> int:
     """Writes masks to the bucket; tables of images and masks and a small gallery into ``masks``.
 
-    The shard's rows go to the bucket as well, after all its masks, under a name that derives from their
-    content: a repeated attempt writes what is there already.
+    The shard's rows go to the bucket as well, after all its masks, under names that derive from their
+    content: a repeated attempt writes what is there already, and a later run takes the images over if this one
+    is never committed.
 
     Args:
         views: preprocess_images' output.
         probabilities: segment_images' output.
         encoded_prompts: encode_prompts' output.
         output_uri: where results go.
+        job_id: names the run where ``run_id`` is empty.
         masks: output folder.
         label_maps: write a palette map of the most probable prompt for each image.
         overlays: write a preview with all masks painted in for each image.
         probability_bits: 8 or 16 writes the probabilities as a grayscale PNG beside each mask; 0 does not.
+        run_id: the run's name in the results, where it is told that the shard is done; without both names it is not.
         endpoint: S3 endpoint URL.
 
     Returns:
@@ -166,8 +173,11 @@ def run(
             gallery.append(row)
     records.write_parquet(masks / IMAGES, records.IMAGES, rows)
     shutil.copyfile(probabilities / ENGINE, masks / ENGINE)  # for the manifest
-    if part := part_key(masks / MASKS):
-        results.upload(part, masks / MASKS)
+    engine = json.loads((masks / ENGINE).read_text("utf-8"))
+    part = write_part(results, masks / MASKS, rows, engine)
+    if run := run_id or job_id:
+        shard = (views / SHARD).read_text("utf-8")
+        write_finished(results, run, FinishedShard(shard, len(rows), done, len(rows) - done, count, part))
     say(STEP, f"{count:,} masks of {done:,} images")
     return count
 

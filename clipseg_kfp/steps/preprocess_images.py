@@ -30,6 +30,7 @@ from clipseg_kfp.storage import ObjectTooLargeError, open_object
 
 STEP = "preprocess_images"
 IMAGES, VIEWS, PREVIEWS = "images.parquet", "views.arrow", "previews.arrow"
+SHARD = "shard.txt"  # the shard's name
 
 #: What all threads together may hold, so that large images wait for each other and a pod of 2 GiB does.
 PIXEL_BYTES, FILE_BYTES = 900_000_000, 300_000_000
@@ -81,7 +82,7 @@ def run(
     max_megabytes: float = 100.0,
     endpoint: str = "",
 ) -> int:
-    """Writes ``images.parquet``, ``views.arrow`` and ``previews.arrow`` into ``views``.
+    """Writes ``images.parquet``, ``views.arrow``, ``previews.arrow`` and the shard's name into ``views``.
 
     Images are decoded in workers (see ``decoding``), which a file may crash or hang: it is set aside as
     ``crashed`` or ``timeout``, and its neighbors are not harmed. Views wait in files, not in memory: a JPEG of
@@ -133,6 +134,7 @@ def run(
                 preview_file.append({"image": len(rows), "jpeg": item.made.preview})
             rows.append(item.row)
     records.write_parquet(views / IMAGES, records.IMAGES, rows)
+    (views / SHARD).write_text(shard, "utf-8")
     _check_quarantine(rows, dataset)
     return count
 

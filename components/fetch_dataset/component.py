@@ -12,6 +12,7 @@ def fetch_dataset(
     source_uri: str,
     output_uri: str,
     encoded_prompts: dsl.Input[dsl.Dataset],
+    job_id: str,
     dataset: dsl.Output[dsl.Dataset],
     shard_size: int = 100,
     limit: int = 0,
@@ -29,10 +30,11 @@ def fetch_dataset(
         source_uri: s3://bucket/prefix, a folder, a manifest file (CSV, JSONL, Parquet), a zip or tar archive.
         output_uri: Where results go; committed runs there tell what is done.
         encoded_prompts: From encode_prompts; names the configuration.
-        shard_size: Images a shard; more where there would be over 50 shards.
+        job_id: Names the run where run_id is empty.
+        shard_size: Images a shard; more where there would be over 24 shards, fewer where they hold 512 MB.
         run_id: Name of this run, if it has one of its own; a committed run of that name is an error.
-        limit: The most new images to take; 0 takes all.
-        full: Take all images, also those that earlier runs have done.
+        limit: The most new images to take; 0 takes what fits into a run. What is left is for the next run.
+        full: Take images also if earlier runs have done them.
         max_quarantined: Bad images that the run may have: a number (20), a share of the listed ones (5%), or
             nothing for no bound. With more, it fails and commits nothing.
         ground_truth_uri: Where things really are: a COCO or PhraseCut file, or a folder of masks or label maps.

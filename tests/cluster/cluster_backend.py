@@ -130,8 +130,7 @@ def _handler(backend: Backend) -> type[BaseHTTPRequestHandler]:
                     self._admit(parts)
                     answer = _route(backend, self.command, parts, body, self.headers)
                 except RefusedError as error:
-                    wrong = {"error": error.message, "code": 3, "message": error.message, "details": []}
-                    return self._send(error.status, json.dumps(wrong).encode())
+                    return self._send(error.status, json.dumps(error.body()).encode())
                 if fault == -1:
                     return self._cut()
             plain = _MODELS.sanitize_for_serialization(answer)
@@ -201,7 +200,13 @@ def _listed(ask: Any, everything: dict[str, Any], items: str, answer: str) -> An
         predicates = model("V2beta1Filter", json.loads(text)).predicates or []
     rows = [one for one in everything.values() if all(_matches(one, each) for each in predicates)]
     if items not in ("pipeline_versions", "runs"):
-        rows = [one for one in rows if (one.namespace or "") == query.get("namespace", "")]
+        owners = ask.state.experiments if items == "recurring_runs" else {}
+        rows = [
+            one
+            for one in rows
+            if (owners.get(getattr(one, "experiment_id", ""), one).namespace or "")
+            == query.get("namespace", "")
+        ]
     key, _, direction = (query.get("sort_by") or "created_at").partition(" ")
     rows.sort(key=lambda one: getattr(one, key), reverse=direction == "desc")
     same = json.dumps([query.get("filter", ""), query.get("sort_by", ""), query.get("namespace", "")])

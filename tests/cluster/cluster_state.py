@@ -3,6 +3,8 @@
 Rules are those of the v2beta1 API server as its source states them: unique names, checked packages, checked
 parameters, bounds of schedules, states that only move on. Every object is one of the official model classes.
 
+Runs end, and tell of their nodes, as was recorded on a real backend (cluster_workflow.py).
+
 What only a real backend would show, and this does not: whether a compiled package becomes pods that start (images,
 quotas, secrets, node pools), when a schedule really fires (time zone, controller), Istio's and Dex's own pages,
 RBAC beyond "this token has these namespaces", ML Metadata, and the time that anything takes.
@@ -10,27 +12,45 @@ RBAC beyond "this token has these namespaces", ML Metadata, and the time that an
 
 from __future__ import annotations
 
+import json
 import re
 import uuid
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import kfp_server_api as server
 import yaml
+from cluster_workflow import COMPRESSED_FROM, Workflow, report_of_a_pod
 from google.protobuf import json_format
 from kfp.pipeline_spec import pipeline_spec_pb2
 
-ENDS = ("SUCCEEDED", "FAILED", "CANCELED", "SKIPPED")
+ENDS = ("SUCCEEDED", "FAILED", "SKIPPED")  # a canceled run ends as FAILED
+#: Where pods run in single-user mode.
+POD_NAMESPACE = "kubeflow"
 CRON = re.compile(r"^(@(yearly|annually|monthly|weekly|daily|midnight|hourly)|\S+( \S+){5})$")
 
 
-class RefusedError(Exception):
-    """An answer that is an error."""
+#: gRPC's codes by the HTTP status that they become.
+CODES = {400: 3, 401: 16, 403: 7, 404: 5, 409: 6, 500: 13}
 
-    def __init__(self, status: int, message: str) -> None:
-        self.status, self.message = status, message
-        super().__init__(message)
+
+class RefusedError(Exception):
+    """An answer that is an error: what was asked for before its cause, and the cause alone in the details."""
+
+    def __init__(self, status: int, message: str, before: str = "", detail: str = "") -> None:
+        self.status, self.message = status, before + message
+        self.code = CODES.get(status, 2)
+        self.detail = detail or message
+        super().__init__(self.message)
+
+    def body(self) -> dict[str, Any]:
+        """The JSON of the answer."""
+        status = "type.googleapis.com/google.rpc.Status"
+        detail = {"@type": status, "code": self.code, "message": self.detail}
+        return {"code": self.code, "message": self.message, "details": [detail]}
 
 
 @dataclass
@@ -40,8 +60,14 @@ class State:
     multi_user: bool = False
     ending: str = "SUCCEEDED"
     steps: int = 3
-    shards: int = 3
+    shards: int = 2
+    fails: str = ""  # the task that fails where runs fail; empty takes the last
+    unpullable: bool = False  # pods of tasks never start, and nothing in the API says so
+    artifact_store: Path | None = None
+    said: dict[str, str] = field(default_factory=dict)  # what a task prints when it fails
+    frozen: dict[str, list[Any]] = field(default_factory=dict)
     version: str = "2.17.0"
+    stuck: str = ""  # a node that the workflow engine takes for running after the end: no retry
     pipelines: dict[str, Any] = field(default_factory=dict)
     versions: dict[str, Any] = field(default_factory=dict)
     experiments: dict[str, Any] = field(default_factory=dict)
@@ -49,7 +75,7 @@ class State:
     looks: dict[str, int] = field(default_factory=dict)
     endings: dict[str, str] = field(default_factory=dict)
     recurring: dict[str, Any] = field(default_factory=dict)
-    _clock: datetime = field(default_factory=lambda: datetime.now(UTC) - timedelta(days=1))
+    _clock: datetime = field(default_factory=lambda: datetime.now(UTC) - timedelta(seconds=90))
 
     def now(self) -> datetime:
         """Moves on by a second each time, so that the newest is well defined."""
@@ -123,14 +149,12 @@ class State:
 
     # Runs
 
-    def _checked(self, body: Any) -> dict[str, Any]:
-        reference = body.pipeline_version_reference
-        if not reference or not reference.pipeline_version_id or not reference.pipeline_id:
-            raise RefusedError(400, "pipeline version reference needs pipeline_id and pipeline_version_id")
-        version = self.need(self.versions, reference.pipeline_version_id, "PipelineVersion")
-        if version.pipeline_id != reference.pipeline_id:
-            raise RefusedError(400, "the version belongs to another pipeline")
-        spec = version.pipeline_spec.get("pipeline_spec", version.pipeline_spec)
+    def _checked(self, body: Any, doing: str = "create a new run") -> dict[str, Any]:
+        before = (
+            f"Failed to {doing}: Failed to generate the ExecutionSpec: invalid pipeline job inputs: "
+            "Invalid input error: "
+        )
+        spec = self._spec_of(body)
         declared = spec["root"].get("inputDefinitions", {}).get("parameters", {})
         given = (body.runtime_config.parameters if body.runtime_config else None) or {}
         kinds = {
@@ -143,14 +167,42 @@ class State:
         }
         for name, value in given.items():
             if name not in declared:
-                raise RefusedError(400, f"parameter(s) provided are not required by pipeline: {name}")
+                raise RefusedError(400, f"parameter(s) provided are not required by pipeline: {name}", before)
             kind = declared[name]["parameterType"]
             if not isinstance(value, kinds[kind]) or (isinstance(value, bool) and kind != "BOOLEAN"):
-                raise RefusedError(400, f"input parameter {name} requires type {kind.lower()}")
+                raise RefusedError(400, f"input parameter {name} requires type {kind.lower()}", before)
+            literals = declared[name].get("literals")
+            if literals and value not in literals:
+                allowed = " ".join(f'string_value:"{one}"' for one in literals)
+                raise RefusedError(
+                    400,
+                    f'input parameter "{name}" value string_value:"{value}" does not match any of the allowed '
+                    f"literal values: [{allowed}]",
+                    before,
+                )
         for name, one in declared.items():
             if name not in given and "defaultValue" not in one and not one.get("isOptional"):
-                raise RefusedError(400, f"parameter {name} is not optional, yet has neither default value")
+                raise RefusedError(
+                    400, f"parameter {name} is not optional, yet has neither default value", before
+                )
         return spec
+
+    def _spec_of(self, body: Any) -> Any:
+        """The specification that comes along, as the plain SDK sends it, or that of an uploaded version."""
+        if body.pipeline_spec is not None and not body.pipeline_version_reference:
+            spec = body.pipeline_spec.get("pipeline_spec", body.pipeline_spec)
+            try:
+                json_format.ParseDict(spec, pipeline_spec_pb2.PipelineSpec())
+            except json_format.Error as error:
+                raise RefusedError(400, f"invalid v2 pipeline spec: {error}") from None
+            return spec
+        reference = body.pipeline_version_reference
+        if not reference or not reference.pipeline_version_id or not reference.pipeline_id:
+            raise RefusedError(400, "pipeline version reference needs pipeline_id and pipeline_version_id")
+        version = self.need(self.versions, reference.pipeline_version_id, "PipelineVersion")
+        if version.pipeline_id != reference.pipeline_id:
+            raise RefusedError(400, "the version belongs to another pipeline")
+        return version.pipeline_spec.get("pipeline_spec", version.pipeline_spec)
 
     def create_run(self, body: Any) -> Any:
         if not body.display_name:
@@ -158,7 +210,8 @@ class State:
         self.need(self.experiments, body.experiment_id, "Experiment")
         self._checked(body)
         body.run_id, body.created_at = str(uuid.uuid4()), self.now()
-        body.state, body.storage_state = "PENDING", "AVAILABLE"
+        body.storage_state = "AVAILABLE"
+        self._becomes(body, "PENDING")
         self.runs[body.run_id] = body
         self.looks[body.run_id] = 0
         self.endings[body.run_id] = self.ending
@@ -172,75 +225,94 @@ class State:
         if run.state in ENDS:
             return run
         if run.state == "CANCELING":
-            run.state, run.finished_at = "CANCELED", self.now()
+            self._becomes(run, "FAILED")  # as the real one ends those that were canceled
+        elif step >= self.steps and self.endings[run_id] == "CANCELED":
+            self.terminate(run_id)
         elif step >= self.steps:
-            run.state, run.finished_at = self.endings[run_id], self.now()
+            self._becomes(run, self.endings[run_id])
         elif step > 0:
-            run.state = "RUNNING"
-        run.run_details = server.V2beta1RunDetails(task_details=self._details(run, step))
-        if run.state == "FAILED":
-            run.error = server.GoogleRpcStatus(code=13, message="workflow failed")
+            self._becomes(run, "RUNNING")
+        if step:
+            run.run_details = server.V2beta1RunDetails(task_details=self._details(run, step))
         return run
 
+    def _becomes(self, run: Any, state: str) -> None:
+        if run.state == state and run.state_history:
+            return
+        run.state = state
+        run.finished_at = self.now() if state in ENDS else None
+        now = server.V2beta1RuntimeStatus(update_time=self.now(), state=state)
+        run.state_history = [*(run.state_history or []), now]
+
     def _details(self, run: Any, step: int) -> list[Any]:
-        """Nodes as the workflow engine reports them: drivers, executors and iterations beside the tasks."""
-        version = self.versions.get(run.pipeline_version_reference.pipeline_version_id)
-        if version is None or step == 0:
-            return []
-        spec = version.pipeline_spec.get("pipeline_spec", version.pipeline_spec)
-        details: list[Any] = [self._node(run, "root", run.state), self._node(run, "root-driver", "SUCCEEDED")]
-        names = list(spec["root"]["dag"]["tasks"])
-        reached = len(names) if run.state in ENDS else max(1, len(names) * step // (self.steps + 1))
-        for number, name in enumerate(names[:reached]):
-            last = number == reached - 1
-            state = run.state if last and run.state != "SUCCEEDED" else "SUCCEEDED"
-            inner = spec["components"][spec["root"]["dag"]["tasks"][name]["componentRef"]["name"]].get("dag")
-            details.append(self._node(run, f"{name}-driver", "SUCCEEDED"))
-            details += self._task(run, name, state)
-            for shard in range(self.shards if inner else 0):
-                details.append(self._node(run, f"iteration-item-{shard}", state))
-                for task in inner["tasks"]:
-                    details += self._task(run, task, state)
-        return details
+        """What the API tells of the workflow's nodes: in large runs, and after a retry, what it once was."""
+        workflow = Workflow(
+            self._spec_of(run),
+            run,
+            self.shards,
+            f"batch-segmentation-{run.run_id[:5]}",
+            self.fails,
+            self.unpullable,
+        ).at(step, self.steps)
+        if self.artifact_store:
+            workflow.archive(self.artifact_store, self.said, POD_NAMESPACE)
+        frozen = self.frozen.get(run.run_id)
+        if frozen is not None:
+            frozen.append(report_of_a_pod(run, self.now() + timedelta(minutes=len(frozen))))
+            return list(frozen)
+        if (self.shards >= COMPRESSED_FROM and workflow.in_loop and run.state not in ENDS) or (
+            run.state in ENDS and run.state != "SUCCEEDED"  # it may be retried
+        ):
+            self.frozen[run.run_id] = list(workflow.details)
+        return workflow.details
 
-    def _task(self, run: Any, name: str, state: str) -> list[Any]:
-        pod = self._node(run, "executor", state)
-        pod.pod_name = f"{name}-pod-{pod.task_id[:5]}"
-        node = self._node(run, name, state)
-        node.child_tasks = [server.PipelineTaskDetailChildTask(task_id=pod.task_id, pod_name=pod.pod_name)]
-        if state == "FAILED":
-            node.error = server.GoogleRpcStatus(code=2, message=f"task {name} failed: exit code 1")
-        return [node, pod]
-
-    def _node(self, run: Any, name: str, state: str) -> Any:
-        ended = state in ENDS
-        return server.V2beta1PipelineTaskDetail(
-            run_id=run.run_id,
-            task_id=str(uuid.uuid4()),
-            display_name=name,
-            create_time=run.created_at,
-            start_time=run.created_at,
-            end_time=run.created_at + timedelta(seconds=75) if ended else datetime(1970, 1, 1, tzinfo=UTC),
-            state=state,
+    def load(self, recorded: dict[str, Any], version: Any) -> Any:
+        """Puts a run there as a real backend answered; its pipeline is ``version``."""
+        details = recorded.pop("task_details")
+        run = server.ApiClient(server.Configuration()).deserialize(
+            SimpleNamespace(data=json.dumps({**recorded, "run_details": {"task_details": details}})),
+            "V2beta1Run",
         )
+        run.pipeline_version_reference.pipeline_id = version.pipeline_id
+        run.pipeline_version_reference.pipeline_version_id = version.pipeline_version_id
+        self.runs[run.run_id], self.looks[run.run_id] = run, 0
+        if run.state not in ENDS:
+            self.look = self.runs.__getitem__  # type: ignore[method-assign]  # it stays as it is
+        return run
 
     def terminate(self, run_id: str) -> None:
         run = self.need(self.runs, run_id, "Run")
         if run.state in ENDS:
             raise RefusedError(400, f"Failed to terminate run {run_id}: it has ended")
-        run.state = "CANCELING"
+        self._becomes(run, "CANCELING")
 
     def retry(self, run_id: str) -> None:
         run = self.need(self.runs, run_id, "Run")
-        if run.state not in ("FAILED", "CANCELED"):
+        if run.state != "FAILED":
             raise RefusedError(400, f"Failed to retry run {run_id}: state {run.state}")
-        run.state, run.error, self.looks[run_id], self.endings[run_id] = "RUNNING", None, 1, "SUCCEEDED"
+        if self.stuck:
+            raise RefusedError(
+                500,
+                f"Failed to retry run {run_id}: InternalServerError: Workflow cannot be retried with node "
+                f"{self.stuck} in Running phase: workflow cannot be retried",
+                "Failed to retry a run: ",
+                "Internal Server Error",
+            )
+        self._becomes(run, "RUNNING")
+        self.looks[run_id], self.endings[run_id], self.fails = 1, "SUCCEEDED", ""
 
     # Recurring runs
 
     def create_recurring(self, body: Any) -> Any:
-        self.need(self.experiments, body.experiment_id, "Experiment")
-        self._checked(body)
+        owner = self.need(self.experiments, body.experiment_id, "Experiment").namespace or ""
+        if body.namespace and body.namespace != owner:
+            raise RefusedError(
+                400,
+                f"Experiment {body.experiment_id} belongs to namespace '{owner}' instead of '{body.namespace}'",
+                "Failed to create a recurring run: Failed to create a recurring run due to invalid experimentId "
+                "and namespace combination: Invalid input error: ",
+            )
+        self._checked(body, "create a recurring run")
         if not 1 <= int(body.max_concurrency or 0) <= 10:
             raise RefusedError(400, "The max concurrency of the recurring run is out of range. Support 1-10.")
         cron, periodic = body.trigger.cron_schedule, body.trigger.periodic_schedule
@@ -254,7 +326,7 @@ class State:
             raise RefusedError(400, "Found invalid period schedule interval")
         if body.mode not in ("ENABLE", "DISABLE"):
             raise RefusedError(400, f"no such mode: {body.mode}")
-        body.namespace = self.experiments[body.experiment_id].namespace
+        body.namespace = owner or POD_NAMESPACE  # in single-user mode the experiment has none, and this has
         body.recurring_run_id, body.created_at = str(uuid.uuid4()), self.now()
         body.status = f"{body.mode}D"
         self.recurring[body.recurring_run_id] = body

@@ -53,6 +53,9 @@ def test_commands_work(
     shutil.copy("cluster.yaml", "gpu.yaml")
     if not store.client().bucket_exists("mlpipeline"):
         store.make_bucket("mlpipeline")
+    backend.state.artifact_store = tmp_path / "kept"
+    backend.state.artifact_store.mkdir()
+    monkeypatch.setenv("KFP_ARTIFACT_STORE", str(backend.state.artifact_store))
     image = "registry.example/clipseg-kfp@sha256:" + "1" * 64
     client.upload("batch-segmentation", image=image)
     client.upload("prompt-evaluation", image=image)
@@ -82,7 +85,7 @@ def test_what_is_not_tested_is_marked(name: str) -> None:
 def test_the_python_example_is_the_client(
     backend: Backend, store: EmbeddedStore, s3_env: dict[str, str]
 ) -> None:
-    (block,) = blocks("client", "python")
+    block = blocks("client", "python")[0]
     if not store.client().bucket_exists("mlpipeline"):
         store.make_bucket("mlpipeline")
     # The last line reads results, which a stand-in's run does not make.

@@ -15,7 +15,7 @@ from cluster_backend import PACKAGE, Backend
 
 from clipseg_kfp import Client
 from clipseg_kfp.cluster import Login
-from clipseg_kfp.cluster.doctor import Asked, Finding, examine, image_finding
+from clipseg_kfp.cluster.doctor import Asked, Finding, examine
 from clipseg_kfp.cluster.storage_checks import has_endpoint
 from clipseg_kfp.embedded import EmbeddedStore
 from clipseg_kfp.storage import open_folder
@@ -45,7 +45,7 @@ def test_all_is_well(say: Say, client: Client, bucket: str, s3_env: dict[str, st
         "backend version": "ok",
         "namespace": "ok",
         "pipeline": "ok",
-        "image": "ok",
+        "image": "unknown",  # no way to its registry from here, nor to the nodes
         "storage secret": "warn",  # no way to Kubernetes from here
         "images": "ok",
         "results": "ok",
@@ -162,14 +162,39 @@ def test_the_default_image_is_doubted(client: Client) -> None:
         ("registry.example/clipseg-kfp", "warn"),
         ("registry.example:5000/clipseg-kfp", "warn"),
         ("registry.example/clipseg-kfp:latest", "warn"),
-        ("registry.example/clipseg-kfp:1.2", "ok"),
-        ("localhost/clipseg-kfp@sha256:" + "a" * 64, "ok"),
+        ("registry.example/clipseg-kfp:1.2", "unknown"),
+        ("registry.example/invented-by-a-test@sha256:" + "a" * 64, "unknown"),
+        ("localhost/clipseg-kfp@sha256:" + "a" * 64, "unknown"),
     ],
 )
-def test_forms_of_images(image: str, mark: str) -> None:
-    assert image_finding(image).mark == mark
+def test_an_image_is_never_said_to_be_there_by_its_name(client: Client, image: str, mark: str) -> None:
+    client.upload("batch-segmentation", image=image)
+    findings = examine(client, Asked())
+    assert marks(findings)["image"] == mark
+    command = f"kubectl run image-check -n kubeflow --rm --attach --restart=Never --image={image} "
+    assert (command in detail(findings, "image")) == (mark == "unknown")
 
 
+def test_an_image_that_a_node_has(client: Client, kubernetes: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    client.upload("batch-segmentation", image=ON_NODE)
+    assert marks(examine(client, Asked()))["image"] == "ok"
+    monkeypatch.setattr(f"{__name__}.NODES_STATUS", 403)  # who may not see nodes learns nothing
+    assert marks(examine(client, Asked()))["image"] == "unknown"
+    monkeypatch.setattr(f"{__name__}.NODES_STATUS", 200)
+    client.upload("batch-segmentation", image=ON_NODE.replace("1", "2"))
+    assert marks(examine(client, Asked()))["image"] == "unknown"
+
+
+@pytest.mark.parametrize(
+    ("uri", "mark"),
+    [("hf://org/name@main", "unknown"), ("hf://org/name", "warn"), ("file:///models/clipseg", "unknown")],
+)
+def test_a_model_is_never_said_to_be_there_by_its_name(client: Client, uri: str, mark: str) -> None:
+    assert marks(examine(client, Asked(model_uri=uri)))["model"] == mark
+
+
+ON_NODE = "registry.example/team/clipseg-kfp@sha256:" + "1" * 64
+NODES_STATUS = 200
 KEYS: dict[str, str] = {}  # of the real store, where a test sets them
 
 
@@ -196,6 +221,12 @@ class _Kubernetes(BaseHTTPRequestHandler):
             status, answer = (
                 200,
                 {"kind": "Secret", "apiVersion": "v1", "metadata": {"name": name}, "data": data},
+            )
+        if self.path == "/api/v1/nodes":
+            images = [{"names": [ON_NODE, "registry.example/team/clipseg-kfp:1"]}, {"names": None}]
+            status, answer = (
+                NODES_STATUS,
+                {"kind": "NodeList", "items": [{"status": {"images": images}}, {"status": {}}]},
             )
         body = json.dumps(answer).encode()
         self.send_response(status)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
@@ -9,6 +10,7 @@ from typing import Any
 
 import pytest
 from cluster_backend import PACKAGE, Backend
+from cluster_state import RefusedError
 
 from clipseg_kfp import Client
 from clipseg_kfp.cluster import ClusterError, ConflictError, NotFoundError, timing
@@ -129,9 +131,9 @@ def test_twins_that_others_made_are_left_alone(client: Client, backend: Backend)
 
 
 def _copy(one: Any) -> Any:
-    import copy
-
-    return copy.deepcopy(one)
+    same = copy.deepcopy(one)
+    same.namespace = None
+    return same
 
 
 def test_update_changes_what_is_given_and_keeps_the_rest(say: Say, client: Client, backend: Backend) -> None:
@@ -162,6 +164,48 @@ def test_update_changes_what_is_given_and_keeps_the_rest(say: Say, client: Clien
     assert only(backend).trigger.periodic_schedule.start_time == datetime(2029, 1, 1, tzinfo=UTC)
     assert only(backend).trigger.periodic_schedule.end_time == datetime(2031, 1, 1, 6, tzinfo=UTC)
     assert "has no version 'none'" in say("schedule", "update", "nightly", "--pipeline-version", "none")[2]
+
+
+def test_the_namespace_that_a_schedule_answers_with_is_never_sent_back(
+    say: Say, client: Client, backend: Backend
+) -> None:
+    client.schedule("nightly", parameters={"limit": 5}, every="1h")
+    assert only(backend).namespace == "kubeflow"  # and its experiment has none
+    assert say("schedule", "update", "nightly", "--set", "limit=9")[0] == 0
+    assert only(backend).runtime_config.parameters == {"limit": 9}
+
+
+def test_a_schedule_is_updated_in_its_namespace(alice: Client, users: Backend) -> None:
+    alice.upload(PACKAGE)
+    alice.schedule("nightly", parameters={"limit": 5}, every="1h")
+    alice.update_schedule("nightly", {"limit": 9})
+    assert (only(users).namespace, only(users).runtime_config.parameters) == ("team-a", {"limit": 9})
+
+
+@pytest.mark.parametrize("cut_off_before", [False, True])
+def test_a_refused_replacement_leaves_the_old_schedule_at_work(
+    client: Client, backend: Backend, monkeypatch: pytest.MonkeyPatch, cut_off_before: bool
+) -> None:
+    old = client.schedule("nightly", parameters={"limit": 5}, every="1h").schedule
+    if cut_off_before:  # a replacement that waits, disabled, for the old one to go
+        half = _copy(only(backend))
+        half.mode, half.description, half.max_concurrency = "DISABLE", f"Replaces {old.id}", "2"
+        backend.state.create_recurring(half)
+
+    def refuse(body: Any) -> Any:
+        raise RefusedError(400, "Experiment belongs to namespace '' instead of 'kubeflow'")
+
+    monkeypatch.setattr(backend.state, "create_recurring", refuse)
+    for change in (
+        lambda: client.update_schedule("nightly", {"limit": 9}),
+        lambda: client.schedule("nightly", parameters={"limit": 9}, cron="0 4 * * *"),
+    ):
+        with pytest.raises(ClusterError):
+            change()
+        left = only(backend)
+        assert (left.recurring_run_id, left.mode, left.status) == (old.id, "ENABLE", "ENABLED")
+        assert left.runtime_config.parameters == {"limit": 5}
+    assert len(backend.state.fire()) == 1
 
 
 def test_a_name_that_all_runs_would_share_is_refused(say: Say, client: Client, backend: Backend) -> None:

@@ -130,7 +130,7 @@ def test_a_component_is_its_steps_interface_and_one_call(component: Any) -> None
         for key, one in inspect.signature(component.python_func).parameters.items()
         if key not in outputs or "Metrics@" not in outputs[key].type
     }
-    assert list(given) == list(taken)
+    assert set(given) == set(taken)
     for key, one in given.items():
         if one.default is not one.empty:
             assert (one.default or None) == (taken[key].default or None), key

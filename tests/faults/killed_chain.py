@@ -164,7 +164,8 @@ def _steps(task: Task) -> Iterator[tuple[str, Callable[[], Any]]]:
     for shard in fetch_dataset.read_summary(dataset).shards:
         views, maps, found = (folder(f"{shard}/{name}") for name in ("views", "maps", "masks"))
         masks.append(found)
-        for name, step in _shard_steps(shard, dataset, prompts, model, (views, maps, found), task.output.uri):
+        steps = _shard_steps(shard, dataset, prompts, model, (views, maps, found), task)
+        for name, step in steps:
             yield f"{name}-{shard}", step
     evaluation = folder("evaluation")
     yield "evaluate_masks", lambda: evaluate_masks.run(masks=masks, evaluation=evaluation)
@@ -190,7 +191,7 @@ def _shard_steps(
     prompts: Path,
     model: Path,
     targets: tuple[Path, Path, Path],
-    output_uri: str,
+    task: Task,
 ) -> Iterator[tuple[str, Callable[[], Any]]]:
     views, maps, found = targets
     yield (
@@ -216,6 +217,7 @@ def _shard_steps(
             encoded_prompts=prompts,
             masks=found,
             probability_bits=8,
-            output_uri=output_uri,
+            output_uri=task.output.uri,
+            run_id=task.run_id,
         ),
     )

@@ -108,6 +108,7 @@ class Chain:
         limits = {n: options.pop(n) for n in ("max_megapixels", "max_megabytes") if n in options}
         looks = {name: options.pop(name) for name in LOOKS if name in options}
         formats = options.pop("formats", ())
+        name = run_id or f"run {self.runs}"
         self.views_seen.clear()
         fetch_model.run(model_uri=str(self.model), model=dirs["model"])
         config = encode_prompts.run(
@@ -123,10 +124,14 @@ class Chain:
             encoded_prompts=dirs["prompts"],
             dataset=dirs["dataset"],
             run_id=run_id if check_run_id else "",
+            job_id=name,
             **take,
         )
         self.hook()
-        shards = [self.shard(work / shard, shard, dirs, limits, options) for shard in dataset.shards]
+        shards = [
+            self.shard(work / shard, shard, dirs, limits, {"job_id": name, **options})
+            for shard in dataset.shards
+        ]
         evaluation = evaluate_masks.run(masks=shards, evaluation=dirs["evaluation"])
         published = publish_results.run(
             masks=shards,
@@ -135,7 +140,7 @@ class Chain:
             evaluation=dirs["evaluation"],
             report=work / "report.html",
             output_uri=self.output,
-            run_id=run_id or f"run {self.runs}",
+            run_id=name,
             model_uri="file:///tiny",
             formats=formats,
         )
