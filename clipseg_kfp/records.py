@@ -205,6 +205,21 @@ RUN_IMAGES = pa.schema(
     [IMAGES.field(name) for name in IMAGES.names if name not in ("uri", "ground_truth", "detail")]
 )
 
+#: results: the done images of a part, so that a later run can take them over.
+PART_IMAGES = pa.schema(
+    [IMAGES.field(name) for name in IMAGES.names if name not in ("ground_truth", "detail")]
+)
+
+#: fetch_dataset: images that an attempt has done that was not committed, in the order of parts.
+TAKEN = pa.schema(
+    [
+        ("part", pa.string()),  # key of its masks' rows below the configuration's folder
+        ("images", pa.string()),  # of its images' rows
+        ("key", pa.string()),
+        ("version", pa.string()),
+    ]
+)
+
 #: fetch_dataset and the results: images that were done earlier and are no longer listed.
 DELETED = pa.schema(
     [

@@ -111,6 +111,7 @@ def segment_bucket(
         max_quarantined=max_quarantined,
         endpoint=endpoint,
         run_id=run_id,
+        job_id=dsl.PIPELINE_JOB_ID_PLACEHOLDER,
         ground_truth_uri=ground_truth_uri,
         ground_truth_format=ground_truth_format,
         ground_truth_classes=ground_truth_classes,
@@ -147,6 +148,8 @@ def segment_bucket(
             label_maps=label_maps,
             overlays=overlays,
             probability_bits=probability_bits,
+            run_id=run_id,
+            job_id=dsl.PIPELINE_JOB_ID_PLACEHOLDER,
             endpoint=endpoint,
         )
         # Not cached: its masks are in the bucket, which may have been emptied since.

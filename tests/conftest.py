@@ -6,8 +6,10 @@ import itertools
 import os
 import signal
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
+from backend_rules import HandedOver
 
 from clipseg_kfp.embedded import EmbeddedStore, Identity
 from clipseg_kfp.storage.s3 import connect
@@ -62,3 +64,18 @@ def s3_env(store: EmbeddedStore, monkeypatch: pytest.MonkeyPatch) -> Iterator[di
     connect.cache_clear()
     yield environment
     connect.cache_clear()
+
+
+@pytest.fixture(autouse=True)
+def handed_over(monkeypatch: pytest.MonkeyPatch) -> HandedOver:
+    """What the tasks of this test's local runs hand over; a run fails on what a Kubeflow backend would refuse."""
+    from kfp.local import executor_output_utils
+
+    watched, load = HandedOver(), executor_output_utils.load_executor_output
+
+    def checked(executor_output_path: str) -> Any:
+        watched.look_at(executor_output_path)
+        return load(executor_output_path)
+
+    monkeypatch.setattr(executor_output_utils, "load_executor_output", checked)
+    return watched

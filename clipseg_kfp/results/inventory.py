@@ -78,14 +78,23 @@ def check_present(results: Results, shards: Sequence[Path]) -> None:
     Raises:
         StorageError: one is gone; nothing is committed.
     """
+    if key := missing(results, shards):
+        raise gone(results, key)
+
+
+def missing(results: Results, shards: Sequence[Path]) -> str:
+    """The key of an object that tables name and that is not there; empty where all are.
+
+    Args:
+        results: of the configuration.
+        shards: folders with tables of images and masks.
+    """
     keys = (named.key for shard in shards for table in _OBJECTS for named in _named_by(shard / table, table))
 
     def look(key: str) -> tuple[str, bool]:
         return key, results.folder.stat(key) is not None
 
-    for key, there in ordered_map(look, keys, READERS):
-        if not there:
-            raise gone(results, key)
+    return next((key for key, there in ordered_map(look, keys, READERS) if not there), "")
 
 
 def gone(results: Results, key: str) -> StorageError:

@@ -5,7 +5,9 @@
     <output>/<config>/labels/<source key>/<version>.<content>.png
     <output>/<config>/overlays/<source key>/<version>.<content>.jpg
     <output>/<config>/probabilities/<bits>-bit/<source key>/<version>/<prompt>.<content>.png
-    <output>/<config>/parts/<part>.parquet          rows of one shard, written after its masks
+    <output>/<config>/parts/<part>.images.<content>.parquet     the images of one shard, written after its masks
+    <output>/<config>/parts/<part>.parquet          the rows of these masks, last: now the part is whole
+    <output>/<config>/runs/<run>/plan.<content>.json, …/shards/<shard>.<content>.json   how far a run is: see ``plan``
     <output>/<config>/runs/<run>/…                  tables, report
     <output>/<config>/runs/<run>/manifest.json      written last: the run exists when, and only when, it does
     <output>/<config>/ledger/<content>.parquet      what many runs did, in one table: it only saves time
@@ -37,9 +39,9 @@ MANIFEST, CLAIM = "manifest.json", "attempt.json"
 MASKS, IMAGES = "masks.parquet", "images.parquet"
 QUARANTINE, DELETED = "quarantine.parquet", "deleted.parquet"
 CONFIGURATION, LATEST = "configuration.json", "latest.json"
-LEDGER, RUNS, STAGING = "ledger/", "runs/", "staging"
+LEDGER, PARTS, RUNS, STAGING = "ledger/", "parts/", "runs/", "staging"
 #: What the suite writes below a configuration's folder.
-FOLDERS = ("masks/", "labels/", "overlays/", "probabilities/", "parts/", RUNS, LEDGER)
+FOLDERS = ("masks/", "labels/", "overlays/", "probabilities/", PARTS, RUNS, LEDGER)
 
 CONTENT_TYPES = {
     ".png": "image/png",
@@ -77,13 +79,23 @@ def configuration_digest(*, model: str, prompts: list[dict[str, Any]], settings:
 
 @dataclass(frozen=True)
 class Counts:
-    """What became of the images of a run; the first three add up to ``listed``."""
+    """What became of the images of a run.
+
+    Attributes:
+        listed: images that the run answers for: ``done`` + ``skipped`` + ``quarantined``.
+        done: have masks of this run.
+        skipped: an earlier committed run has dealt with them.
+        quarantined: set aside by this run.
+        masks: of the images that were done.
+        left: images beyond ``listed``, which no run has dealt with: more than fit into this one, or than ``limit``.
+    """
 
     listed: int = 0
     done: int = 0
     skipped: int = 0
     quarantined: int = 0
     masks: int = 0
+    left: int = 0
 
     def check(self) -> None:
         """Raises ``StorageError`` unless every listed image is accounted for."""

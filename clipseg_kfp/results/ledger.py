@@ -56,6 +56,7 @@ class Run:
         images: key of its table of images.
         bytes: that table's size.
         sha256: that table's.
+        parts: keys of its parts.
     """
 
     manifest: str
@@ -66,6 +67,7 @@ class Run:
     images: str
     bytes: int
     sha256: str
+    parts: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -141,6 +143,35 @@ class Ledger:
         """Digests of the image versions that were set aside; some of them may be done since."""
         return np.sort(self._rows.image[~self._rows.done])
 
+    @cached_property
+    def parts(self) -> frozenset[str]:
+        """Keys of the parts that committed runs name."""
+        return frozenset(part for run in self.runs for part in run.parts)
+
+    @cached_property
+    def _ranks(self) -> NDArray[np.intp]:
+        """Each run's place among all, the earliest first."""
+        return np.argsort([f"{run.created} {run.run}" for run in self.runs]).argsort()
+
+    @cached_property
+    def _latest(self) -> tuple[Ids, NDArray[np.intp]]:
+        """Digests of the image versions that a run has seen, sorted, and the rank of the latest run of each."""
+        if not len(self._rows.image):
+            return self._rows.image, np.empty(0, np.intp)
+        ranks = self._ranks[self._rows.run]
+        order = np.lexsort((-ranks, self._rows.image))
+        images, first = np.unique(self._rows.image[order], return_index=True)
+        return images, ranks[order][first]
+
+    def turns(self, images: Iterable[tuple[str, str]]) -> list[int]:
+        """Orders images for another look: 0 for those that no run has seen, then those that were seen longest ago."""
+        ids, (known, ranks) = ids_of(image_id(*image) for image in images), self._latest
+        if not len(known):
+            return [0] * len(ids)
+        places = np.minimum(np.searchsorted(known, ids), len(known) - 1)
+        turns: list[int] = np.where(known[places] == ids, 1 + ranks[places], 0).tolist()
+        return turns
+
     def states(self, images: Iterable[tuple[str, str]]) -> list[int]:
         """Tells ``NEW``, ``DONE`` or ``QUARANTINED`` of each (key, version)."""
         ids = ids_of(image_id(*image) for image in images)
@@ -161,8 +192,7 @@ class Ledger:
         same = np.array([run.source == source_uri.rstrip("/") for run in self.runs], np.bool_)
         mine = np.flatnonzero(self._rows.done & same[self._rows.run]) if len(self.runs) else np.empty(0, int)
         missing = mine[~among(self._rows.name[mine], np.sort(listed))]
-        order = np.argsort([f"{run.created} {run.run}" for run in self.runs]).argsort()  # each run's rank
-        ranks = order[self._rows.run[missing]] if len(missing) else np.empty(0, int)
+        ranks = self._ranks[self._rows.run[missing]] if len(missing) else np.empty(0, int)
         missing = missing[np.argsort(ranks, kind="stable")[::-1]]  # the latest first
         _, first = np.unique(self._rows.name[missing], return_index=True)
         latest = missing[first]
@@ -283,7 +313,8 @@ def _run(results: Results, key: str, version: str) -> Run | None:
     facts = {named.key: named for named in files_of(manifest)}.get(images, Named(""))
     source = manifest.get("source_uri", "").rstrip("/")
     run, created = manifest["run"], manifest["created"]
-    return Run(key, version, run, created, source, images, facts.bytes, facts.sha256)
+    parts = manifest.get("parts", [])
+    return Run(key, version, run, created, source, images, facts.bytes, facts.sha256, parts)
 
 
 def _table(results: Results, run: Run) -> _Rows:

@@ -18,6 +18,7 @@ from clipseg_kfp.results.commit import READERS, Results
 from clipseg_kfp.results.inventory import Named, files_of, local_copy, objects_of
 from clipseg_kfp.results.layout import run_key
 from clipseg_kfp.results.parts import part_key
+from clipseg_kfp.results.plan import is_progress
 
 STEP = "verify"
 MISSING, CHANGED, EXTRA = "missing", "changed", "extra"
@@ -108,7 +109,7 @@ def verify_run(results: Results, manifest: dict[str, Any], *, quiet: bool = Fals
             note(part, problem)
     known = {named.key for named in files}
     for entry in folder.names(run_key(run, "")):
-        if entry.key not in known:
+        if entry.key not in known and not is_progress(run, entry.key):
             note(entry.key, EXTRA)
     return Verified(objects, size, tuple(findings))
 

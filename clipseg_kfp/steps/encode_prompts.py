@@ -10,12 +10,27 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from clipseg_kfp import prompts as prompt_sets
 from clipseg_kfp.errors import ParameterError
 from clipseg_kfp.model import ModelFacts, load_model, load_tokenizer, read_facts
 from clipseg_kfp.progress import say
+from clipseg_kfp.prompts import (
+    Encoder,
+    Files,
+    PromptSet,
+    check_engineering,
+    check_threshold,
+    combine,
+    encode,
+    gather,
+    parse_prompts,
+    prompts_shown,
+    read_prompts,
+    read_rows,
+    write_table,
+)
 from clipseg_kfp.results import configuration_digest, json_bytes
 from clipseg_kfp.settings import Settings
+from clipseg_kfp.steps.handover import Handover
 from clipseg_kfp.steps.timing import timed
 from clipseg_kfp.storage import open_object
 
@@ -24,32 +39,43 @@ TABLE, FACTS, CONFIGURATION = "prompts.parquet", "model.json", "configuration.tx
 CLASSES = "classes.json"
 
 
-@timed(STEP)
+@timed(STEP, "encoded_prompts")
 def run(
     *,
     model: Path,
-    target: Path,
     prompts: list[Any],
+    encoded_prompts: Path,
     prompts_uri: str = "",
     threshold: float = 0.5,
-    settings: Settings | None = None,
+    precision: str = "auto",
+    tile_size: int = 0,
+    tile_ground_resolution: float = 0.0,
+    tile_overlap: float = 0.25,
+    meters_per_pixel: float = 0.0,
+    flip: bool = False,
     support_uri: str = "",
     engineering: str = "paper",
-    sets: dict[str, Any] | None = None,
+    prompt_sets: dict[str, Any] | None = None,
     endpoint: str = "",
 ) -> str:
     """Encodes the prompts.
 
     Args:
         model: checkpoint folder.
-        target: folder for the prompt table and the model's facts.
         prompts: texts or mappings; ignored where ``prompts_uri`` is given.
+        encoded_prompts: folder for the prompt table and the model's facts.
         prompts_uri: JSON or YAML prompt file; relative names in it start at its own folder.
         threshold: for prompts that name none of their own; between 0 and 1.
-        settings: what else decides pixels; goes to later steps beside the prompts.
+        precision: as all up to ``flip`` part of the settings, which go to later steps beside the prompts; see
+            ``Settings.of``.
+        tile_size: side of tiles in pixels of the source; 0 cuts none.
+        tile_ground_resolution: instead of it, meters that a pixel of the model covers.
+        tile_overlap: least overlap of neighboring tiles, as a part of their side.
+        meters_per_pixel: ground resolution of the images; 0 takes what their files say.
+        flip: average the maps of every view with those of its mirror image.
         support_uri: example pictures, a folder a thing; each is one more prompt.
         engineering: how those with masks are prepared: ``paper`` or ``none``.
-        sets: several prompt sets to be compared, by name, in place of all the others: each a list as
+        prompt_sets: several prompt sets to be compared, by name, in place of all the others: each a list as
             ``prompts``, or the URI of a prompt file. Prompts are then called ``<set>/<name>``.
         endpoint: S3 endpoint URL.
 
@@ -61,29 +87,36 @@ def run(
             the entry.
         StorageError: the store failed.
     """
-    settings = settings or Settings()
-    prompt_sets.check_threshold(threshold)
-    several = wanted_sets(sets or {}, endpoint)
+    settings = Settings.of(
+        precision=precision,
+        tile_size=tile_size,
+        tile_ground_resolution=tile_ground_resolution,
+        tile_overlap=tile_overlap,
+        meters_per_pixel=meters_per_pixel,
+        flip=flip,
+    )
+    check_threshold(threshold)
+    several = wanted_sets(prompt_sets or {}, endpoint)
     wanted = None if several else wanted_prompts(prompts, prompts_uri, support_uri, engineering, endpoint)
     facts = read_facts(model)
-    encoder = prompt_sets.Encoder(load_model(model), facts, lambda: load_tokenizer(model))
+    encoder = Encoder(load_model(model), facts, lambda: load_tokenizer(model))
     if wanted is not None:
-        gathered = prompt_sets.gather(wanted, facts, threshold, prompt_sets.Files(prompts_uri, endpoint))
+        gathered = gather(wanted, facts, threshold, Files(prompts_uri, endpoint))
     else:
-        gathered = prompt_sets.combine(
-            (name, prompt_sets.gather(one, facts, threshold, prompt_sets.Files(place, endpoint)))
+        gathered = combine(
+            (name, gather(one, facts, threshold, Files(place, endpoint)))
             for name, (one, place) in several.items()
         )
-    rows, embeddings = prompt_sets.encode(gathered, encoder)  # takes them one by one: pictures are large
+    rows, embeddings = encode(gathered, encoder)  # takes them one by one: pictures are large
     classes = {one.prompt.name: one.prompt.name.partition("/")[2] for one in rows} if several else {}
-    prompt_sets.write_table(target / TABLE, rows, embeddings)
-    (target / FACTS).write_bytes(json_bytes(facts.to_json()))
-    (target / CLASSES).write_bytes(json_bytes(classes))
-    settings.write(target)
+    write_table(encoded_prompts / TABLE, rows, embeddings)
+    (encoded_prompts / FACTS).write_bytes(json_bytes(facts.to_json()))
+    (encoded_prompts / CLASSES).write_bytes(json_bytes(classes))
+    settings.write(encoded_prompts)
     config = configuration_digest(
         model=facts.digest, prompts=[one.definition for one in rows], settings=settings.to_json()
     )
-    (target / CONFIGURATION).write_text(config, "ascii")
+    (encoded_prompts / CONFIGURATION).write_text(config, "ascii")
     for one in rows:
         for note in one.notes:
             say(STEP, f"note: prompt '{one.prompt.name}': {note}")
@@ -93,13 +126,18 @@ def run(
     return config
 
 
+def handover(config: str) -> Handover:
+    """The configuration's digest, for the UI."""
+    return Handover(metadata={"encoded_prompts": {"configuration": config}})
+
+
 def wanted_prompts(
     prompts: list[Any] | dict[str, Any],
     prompts_uri: str = "",
     support_uri: str = "",
     engineering: str = "paper",
     endpoint: str = "",
-) -> prompt_sets.PromptSet:
+) -> PromptSet:
     """Puts together what a run looks for: the list or the prompt file, then the example pictures.
 
     Args:
@@ -113,15 +151,15 @@ def wanted_prompts(
         ParameterError: a bad prompt set or folder; names the entry.
         StorageError: the store failed.
     """
-    prompt_sets.check_engineering(engineering)
-    shown = prompt_sets.prompts_shown(support_uri, engineering, endpoint) if support_uri else []
+    check_engineering(engineering)
+    shown = prompts_shown(support_uri, engineering, endpoint) if support_uri else []
     if not prompts_uri:
-        return prompt_sets.parse_prompts(prompts, more=shown)
+        return parse_prompts(prompts, more=shown)
     folder, key = open_object(prompts_uri, endpoint)
-    return prompt_sets.read_prompts(folder.read(key, limit=16 << 20), prompts_uri, shown)
+    return read_prompts(folder.read(key, limit=16 << 20), prompts_uri, shown)
 
 
-def wanted_sets(value: dict[str, Any], endpoint: str = "") -> dict[str, tuple[prompt_sets.PromptSet, str]]:
+def wanted_sets(value: dict[str, Any], endpoint: str = "") -> dict[str, tuple[PromptSet, str]]:
     """Reads several prompt sets.
 
     Args:
@@ -167,7 +205,7 @@ def read_facts_of(folder: Path) -> ModelFacts:
 
 def prompt_rows(folder: Path) -> list[dict[str, Any]]:
     """Reads the prompt table from this step's output, without the embeddings, as JSON values."""
-    return [row.to_json() for row in prompt_sets.read_rows(folder / TABLE)]
+    return [row.to_json() for row in read_rows(folder / TABLE)]
 
 
 def read_configuration(folder: Path) -> str:

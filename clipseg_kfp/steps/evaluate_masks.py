@@ -20,6 +20,7 @@ from clipseg_kfp.progress import say, track
 from clipseg_kfp.report.build import Tables
 from clipseg_kfp.report.pictures import truth_png
 from clipseg_kfp.results import json_bytes
+from clipseg_kfp.steps.handover import Handover
 from clipseg_kfp.steps.postprocess_masks import GALLERY, MASKS, SCORES
 from clipseg_kfp.steps.preprocess_images import IMAGES
 from clipseg_kfp.steps.timing import timed
@@ -39,15 +40,15 @@ _COMPARED = ("key", "version")
 _COLUMNS = (*_COMPARED, "prompt", "width", "height", "rle")
 
 
-@timed(STEP)
-def run(*, shards: Sequence[Path], target: Path, endpoint: str = "") -> Evaluation:
-    """Writes tables, metrics, curves and the best thresholds into ``target``.
+@timed(STEP, "evaluation")
+def run(*, masks: Sequence[Path], evaluation: Path, endpoint: str = "") -> Evaluation:
+    """Writes tables, metrics, curves and the best thresholds into ``evaluation``.
 
     Memory does not grow with the images: each pair of mask and ground truth is counted and forgotten.
 
     Args:
-        shards: postprocess_masks' outputs.
-        target: output folder.
+        masks: postprocess_masks' outputs.
+        evaluation: output folder.
         endpoint: S3 endpoint URL.
 
     Returns:
@@ -56,29 +57,32 @@ def run(*, shards: Sequence[Path], target: Path, endpoint: str = "") -> Evaluati
     Raises:
         StorageError: ground truth cannot be read because the store fails as a whole.
     """
-    target.mkdir(parents=True, exist_ok=True)
-    evaluation = Evaluation()
+    evaluation.mkdir(parents=True, exist_ok=True)
+    found = Evaluation()
     unmatched: set[str] = set()
     reader = Reader(endpoint, MAX_TRUTH_BYTES)
 
     def per_image() -> Iterator[dict[str, Any]]:
-        for shard in shards:
-            yield from _evaluate_shard(shard, evaluation, unmatched, reader)
+        for shard in masks:
+            yield from _evaluate_shard(shard, found, unmatched, reader)
 
-    pairs = records.write_parquet(target / PER_IMAGE, records.PER_IMAGE, per_image(), ROWS_AT_ONCE)
-    evaluation.unmatched = sorted(unmatched)
-    evaluation.prompts = dict(sorted(evaluation.prompts.items()))
-    evaluation.histograms = dict(sorted(evaluation.histograms.items()))
-    evaluation.measure_spread(_resample(target / PER_IMAGE, evaluation))
-    records.write_parquet(
-        target / TABLE, records.EVALUATION, (evaluation.row(name) for name in evaluation.prompts)
-    )
-    (target / METRICS).write_bytes(json_bytes(evaluation.to_json()))
-    (target / CURVES).write_text(json.dumps(evaluation.curves(), ensure_ascii=False) + "\n", "utf-8")
-    (target / THRESHOLDS).write_bytes(json_bytes({"thresholds": evaluation.thresholds}))
-    _draw_truth(shards, target, reader)
-    _tell(evaluation, pairs)
-    return evaluation
+    pairs = records.write_parquet(evaluation / PER_IMAGE, records.PER_IMAGE, per_image(), ROWS_AT_ONCE)
+    found.unmatched = sorted(unmatched)
+    found.prompts = dict(sorted(found.prompts.items()))
+    found.histograms = dict(sorted(found.histograms.items()))
+    found.measure_spread(_resample(evaluation / PER_IMAGE, found))
+    records.write_parquet(evaluation / TABLE, records.EVALUATION, (found.row(name) for name in found.prompts))
+    (evaluation / METRICS).write_bytes(json_bytes(found.to_json()))
+    (evaluation / CURVES).write_text(json.dumps(found.curves(), ensure_ascii=False) + "\n", "utf-8")
+    (evaluation / THRESHOLDS).write_bytes(json_bytes({"thresholds": found.thresholds}))
+    _draw_truth(masks, evaluation, reader)
+    _tell(found, pairs)
+    return found
+
+
+def handover(found: Evaluation) -> Handover:
+    """The figures, for the UI."""
+    return Handover(metrics={"metrics": found.figures()})
 
 
 def _draw_truth(shards: Sequence[Path], target: Path, reader: Reader) -> None:

@@ -1,11 +1,11 @@
-"""Lists the data set, leaves out what is done already, and splits the rest into shards."""
+"""Lists the data set, leaves out what is done already, and splits what fits into a run into shards."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-import math
 import re
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
@@ -22,18 +22,22 @@ from clipseg_kfp.prompts.files import listed
 from clipseg_kfp.results import Results, json_bytes
 from clipseg_kfp.results.accounting import most_quarantined
 from clipseg_kfp.results.layout import DELETED, FOLDERS, STAGING, image_id
-from clipseg_kfp.results.ledger import DONE, QUARANTINED, Ids, Ledger, ids_of
+from clipseg_kfp.results.ledger import DONE, Ids, Ledger, ids_of
+from clipseg_kfp.results.parts import Unpublished
+from clipseg_kfp.results.plan import Plan, PlannedShard, write_plan
 from clipseg_kfp.sources import Source, is_single_file, list_sources
-from clipseg_kfp.steps.encode_prompts import classes_of, prompt_rows, read_facts_of
+from clipseg_kfp.steps.encode_prompts import classes_of, prompt_rows, read_configuration, read_facts_of
+from clipseg_kfp.steps.handover import Handover
+from clipseg_kfp.steps.sharding import Selection, Sizes, split
 from clipseg_kfp.steps.timing import timed
 from clipseg_kfp.storage import Folder, open_folder
 from clipseg_kfp.truth import Classes, open_truth
 
 STEP = "fetch_dataset"
-MAX_SHARDS = 50  # Kubeflow stalls on thousands of loop iterations; a shard takes as many images as it must
-SUMMARY = "summary.json"
+SUMMARY, TAKEN = "summary.json", "taken.parquet"
 OWN_FOLDERS = f"[0-9a-f]{{16}}/({'|'.join(name[:-1] for name in FOLDERS)})|{STAGING}/[0-9a-f]{{16}}/files"
 AT_ONCE = 1000  # images looked up in the ledger together
+LEFT = "images are left for the next run: start it again, or let 'clipseg-kfp run --until-done' do so"
 SHOWN = 20  # deleted images that the log names
 
 
@@ -43,16 +47,18 @@ class Dataset:
 
     Attributes:
         source_uri: what was listed.
-        listed: images found (``limit`` applied).
-        skipped: of those, images that an earlier committed run has done under the same configuration.
-        digest: sha256 (32 hex digits) over keys and versions of the images to do.
+        listed: images that this run answers for: to do, taken over and skipped.
+        skipped: of those, images that an earlier committed run has dealt with under the same configuration: done,
+            or set aside where there is no room to try them again.
+        digest: sha256 (32 hex digits) over keys and versions of the images to do and to take over.
         shards: names of the shards; never empty, since a loop over nothing is an error in places.
-        deleted: images that earlier runs over this source have done and that are no longer listed; ``None``
-            where that was not looked at, since a limit ended the listing or the ledger was not read.
+        deleted: images that earlier runs over this source have done and that are no longer listed.
         max_quarantined: for the steps that set images aside; see ``results.accounting.most_quarantined``.
         compact: whether publish_results is to write a snapshot of the ledger.
         listed_at: when the listing began, in seconds since 1970: how old a run's objects may be when it is
             published.
+        left: images beyond ``listed``, which no run has seen: they are for the next one.
+        taken_over: images that an attempt has done that was not committed; this run's manifest will name them.
     """
 
     source_uri: str
@@ -60,23 +66,25 @@ class Dataset:
     skipped: int
     digest: str
     shards: list[str]
-    deleted: int | None = None
+    deleted: int = 0
     max_quarantined: str = ""
     compact: bool = False
     listed_at: float = 0.0
+    left: int = 0
+    taken_over: int = 0
 
 
-@timed(STEP)
+@timed(STEP, "dataset")
 def run(
     *,
     source_uri: str,
     output_uri: str,
-    config: str,
-    prompts: Path,
-    target: Path,
+    encoded_prompts: Path,
+    dataset: Path,
     shard_size: int = 100,
     limit: int = 0,
     run_id: str = "",
+    job_id: str = "",
     full: bool = False,
     max_quarantined: str = "",
     ground_truth_uri: str = "",
@@ -84,22 +92,26 @@ def run(
     ground_truth_classes: dict[str, str] | None = None,
     endpoint: str = "",
 ) -> Dataset:
-    """Writes ``shards/<name>.parquet`` (``records.SOURCES``) and ``summary.json`` into ``target``.
+    """Writes ``shards/<name>.parquet`` (``records.SOURCES``) and ``summary.json`` into ``dataset``.
 
     ``deleted.parquet`` (``records.DELETED``) names images that are done and no longer listed. Their masks
-    stay: manifests name them.
+    stay: manifests name them. ``taken.parquet`` (``records.TAKEN``) names images that an attempt has done that
+    was not committed. Images that have ground truth are not among them: measuring needs their probabilities.
+
+    The listing is always read to its end; memory holds no more images than a run takes, and 16 bytes of each other.
 
     Args:
         source_uri: prefix, folder, manifest file, archive or single image.
         output_uri: where results go; earlier runs there are consulted.
-        config: the configuration's digest, from encode_prompts.
-        prompts: encode_prompts' output.
-        target: output folder.
-        shard_size: images a shard; raised where there would be more than 50 shards.
-        limit: the most images to take; 0 takes all. Those that no run has seen come first, and behind them
-            those that an earlier run quarantined.
+        encoded_prompts: encode_prompts' output.
+        dataset: output folder.
+        shard_size: images a shard; see ``sharding`` for what raises and what bounds it.
+        limit: the most images to take, at most what fits; 0 takes what fits. Those that no run has seen come
+            first, and behind them those that an earlier run quarantined, the longest ago first.
         run_id: name of this run, where the user chose one; a committed run of that name is an error.
-        full: take all images, whatever earlier runs have done.
+        job_id: names the run where ``run_id`` is empty; without both, no plan is written to the results.
+        full: take images whatever earlier runs have done; where not all of them fit, those that were done longest
+            ago. Nothing is taken over then.
         max_quarantined: how many images the run may set aside; checked here, used by later steps.
         ground_truth_uri: where things really are; see ``truth.open_truth``. Empty takes what lies in
             ``masks/`` beside ``images/``, or what the manifest names.
@@ -122,17 +134,23 @@ def run(
     most_quarantined(max_quarantined, 0)
     listed_at = time.time()
     output = open_folder(output_uri, endpoint)
+    config = read_configuration(encoded_prompts)
     results = Results(output, config)
     if run_id and results.manifest(run_id) is not None:
         raise results.name_taken(run_id)
     # Also shows an output that cannot be written here, not after the inference.
-    model = read_facts_of(prompts).to_json()
-    results.describe({"configuration": config, "model": model, "prompts": prompt_rows(prompts)})
-    ledger = Ledger.empty(results) if full else Ledger.read(results)
-    measured = _Measured(prompts, ground_truth_uri, ground_truth_format, ground_truth_classes, endpoint)
+    model, table = read_facts_of(encoded_prompts).to_json(), prompt_rows(encoded_prompts)
+    results.describe({"configuration": config, "model": model, "prompts": table})
+    ledger = Ledger.read(results)
+    measured = _Measured(
+        encoded_prompts, ground_truth_uri, ground_truth_format, ground_truth_classes, endpoint
+    )
     own = _own_files(source_uri, output, endpoint)
-    skipped = left_out = tried_again = 0
-    total = hashlib.sha256()
+    sizes = Sizes.of(encoded_prompts)
+    selection = Selection(min(limit or sizes.most_images, sizes.most_images))
+    left_out = skipped = 0
+    keys: list[Ids] = [ids_of(())]
+    taken: list[bytes] = []
 
     def sources() -> Iterator[Source]:
         nonlocal left_out
@@ -144,63 +162,95 @@ def run(
             else:
                 yield source
 
-    def fresh() -> Iterator[Source]:
-        nonlocal skipped, tried_again
-        again: list[Source] = []  # held back, so that bad images never use up the limit
-        found = sources()
-        while batch := list(islice(found, AT_ONCE)):
+    with tempfile.TemporaryDirectory(prefix="clipseg-kfp-") as work:
+        shown = sum(not row["hidden"] for row in table)
+        earlier = (
+            Unpublished(results, Path(work)) if full else Unpublished.find(results, ledger, shown, Path(work))
+        )
+        listing = sources()
+        while batch := list(islice(listing, AT_ONCE)):
             keys.append(ids_of(image_id(source.key) for source in batch))
-            states = ledger.states((source.key, source.version) for source in batch)
-            for source, state in zip(batch, states, strict=True):
-                if state == DONE:
+            images = [(source.key, source.version) for source in batch]
+            states, turns = ledger.states(images), ledger.turns(images)
+            there = earlier.has((source.source, source.key, source.version) for source in batch)
+            for source, state, turn, is_there in zip(batch, states, turns, there, strict=True):
+                if state == DONE and not full:
                     skipped += 1
-                elif state == QUARANTINED:
-                    again.append(source)
+                elif (
+                    is_there
+                    and (not limit or len(taken) < limit)
+                    and not measured.with_truth(source).ground_truth
+                ):
+                    earlier.take(source.source, source.key, source.version)
+                    taken.append(image_id(source.key, source.version))
                 else:
-                    yield source
-        whole.append(True)
-        for source in again:
-            tried_again += 1
-            yield source
-
-    def rows() -> Iterator[dict[str, Any]]:
-        for source in islice(fresh(), limit or None):
-            total.update(f"{source.key}\0{source.version}\n".encode("utf-8", "surrogatepass"))
-            yield measured.with_truth(source).row()
-
-    keys: list[Ids] = [ids_of(())]
-    whole: list[bool] = []
-    listing = target / "listing.parquet"
-    new = records.write_parquet(listing, records.SOURCES, rows())
-    measured.tell(new, skipped)
-    shards = _split(listing, new, shard_size, target / "shards")
-    listing.unlink()
-    gone = ledger.gone(source_uri, np.concatenate(keys)) if whole else iter(())
-    deleted = _write_deleted(target / DELETED, gone)
-    dataset = Dataset(
+                    selection.add(turn, source)
+        taken_over = records.write_parquet(dataset / TAKEN, records.TAKEN, earlier.rows())
+    if limit:
+        selection.lower(min(selection.most, limit - taken_over))
+    chosen = selection.take(sizes)
+    shards = split([sizes(source.size) for source in chosen], shard_size)
+    names = [f"shard-{i:03d}" for i in range(len(shards))]
+    rows = (measured.with_truth(source).row() for source in chosen)
+    for name, count in zip(names, shards, strict=True):
+        records.write_parquet(dataset / f"shards/{name}.parquet", records.SOURCES, islice(rows, count))
+    measured.tell(len(chosen), skipped + taken_over)
+    deleted = _write_deleted(dataset / DELETED, ledger.gone(source_uri, np.concatenate(keys)))
+    skipped += selection.waiting
+    found = Dataset(
         source_uri,
-        new + skipped,
+        len(chosen) + taken_over + skipped,
         skipped,
-        total.hexdigest()[:32],
-        shards,
-        deleted if whole and not full else None,
+        _digest([*taken, *(image_id(source.key, source.version) for source in chosen)]),
+        names,
+        deleted,
         max_quarantined,
         ledger.overdue,
         listed_at,
+        selection.left,
+        taken_over,
     )
-    (target / SUMMARY).write_bytes(json_bytes(asdict(dataset)))
+    (dataset / SUMMARY).write_bytes(json_bytes(asdict(found)))
+    if run_id or job_id:
+        planned = tuple(PlannedShard(name, count) for name, count in zip(names, shards, strict=True))
+        counts = (found.listed, skipped, taken_over, found.left, len(chosen))
+        write_plan(results, Plan(run_id or job_id, source_uri, *counts, planned))
     if left_out:
         say(STEP, f"left out {left_out:,} files of earlier results, which lie below the images")
-    if tried_again:
-        say(STEP, f"{tried_again:,} images that were quarantined before are tried again")
-    if new:
-        images = f"{new - tried_again:,} new images"
-        say(STEP, f"{source_uri}: {images}, {skipped:,} done before; {len(shards)} shards")
-    elif skipped:
-        say(STEP, f"{source_uri}: nothing new, all {skipped:,} images are done under this configuration")
-    else:
-        say(STEP, f"{source_uri}: there are no images")
-    return dataset
+    _tell(found, selection, full)
+    return found
+
+
+def handover(found: Dataset) -> Handover:
+    """Counts for the UI, and the shards, one task each."""
+    counts = {name: getattr(found, name) for name in ("listed", "skipped", "taken_over", "left")}
+    about = {**counts, "shards": len(found.shards), "digest": found.digest}
+    return Handover(metadata={"dataset": about}, output=[*found.shards])
+
+
+def _digest(images: list[bytes]) -> str:
+    return hashlib.sha256(b"".join(sorted(images))).hexdigest()[:32]
+
+
+def _tell(dataset: Dataset, selection: Selection, full: bool) -> None:
+    seen = "that an earlier run has seen" if full else "that were quarantined before"
+    new = selection.taken - selection.again
+    if dataset.taken_over:
+        say(STEP, f"{dataset.taken_over:,} images are taken over from a run that was not committed")
+    if selection.again:
+        say(STEP, f"{selection.again:,} images {seen} are tried again")
+    if selection.waiting:
+        say(STEP, f"{selection.waiting:,} images {seen} have to wait, since this run is full")
+    if dataset.left:
+        say(STEP, f"{dataset.left:,} {LEFT}")
+    if selection.taken:
+        images = f"{new:,} new images, {dataset.skipped:,} done before"
+        say(STEP, f"{dataset.source_uri}: {images}; {len(dataset.shards)} shards")
+    elif not dataset.listed:
+        say(STEP, f"{dataset.source_uri}: there are no images")
+    elif not dataset.taken_over:
+        images = f"all {dataset.listed:,} images are done under this configuration"
+        say(STEP, f"{dataset.source_uri}: nothing new, {images}")
 
 
 def _write_deleted(path: Path, gone: Iterator[dict[str, Any]]) -> int:
@@ -292,17 +342,6 @@ def _own_files(source_uri: str, output: Folder, endpoint: str) -> Callable[[str]
         return lambda uri: False
     ours = re.compile(rf"{re.escape(prefix.rstrip('/'))}/({OWN_FOLDERS})/")
     return lambda uri: ours.match(uri) is not None
-
-
-def _split(listing: Path, count: int, shard_size: int, folder: Path) -> list[str]:
-    shards = max(1, min(MAX_SHARDS, math.ceil(count / shard_size)))
-    size = math.ceil(count / shards)
-    shards = max(1, math.ceil(count / max(1, size)))  # rounding up may have filled fewer
-    rows = records.read_parquet(listing)
-    names = [f"shard-{i:03d}" for i in range(shards)]
-    for name in names:
-        records.write_parquet(folder / f"{name}.parquet", records.SOURCES, islice(rows, size))
-    return names
 
 
 def read_summary(folder: Path) -> Dataset:

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from clipseg_kfp import model
+from clipseg_kfp.model import Fetched, fetch, read_facts
 from clipseg_kfp.progress import say
+from clipseg_kfp.steps.handover import Handover
 
 STEP = "fetch_model"
 
 
-def run(*, model_uri: str, target: Path, endpoint: str = "") -> model.Fetched:
+def run(*, model_uri: str, model: Path, endpoint: str = "") -> Fetched:
     """Fetches and checks a checkpoint.
 
     Args:
         model_uri: ``hf://org/name@revision``, ``s3://bucket/prefix`` or a folder.
-        target: folder to fill.
+        model: folder to fill.
         endpoint: S3 endpoint URL.
 
     Returns:
@@ -24,11 +25,17 @@ def run(*, model_uri: str, target: Path, endpoint: str = "") -> model.Fetched:
     Raises:
         ModelError: missing, unsafe or not a CLIPSeg.
     """
-    fetched = model.fetch(model_uri, target, endpoint)
-    facts = model.read_facts(target)
+    fetched = fetch(model_uri, model, endpoint)
+    facts = read_facts(model)
     for name in fetched.left_out:
         say(STEP, f"left out {name}: loading it could run code")
     if model_uri.startswith("hf://") and "@" not in model_uri:
         say(STEP, f"{model_uri} is not pinned; {model_uri}@{fetched.revision} gives this model for good")
     say(STEP, f"{model_uri}: {facts.image_size} px, digest {fetched.digest}, revision {fetched.revision}")
     return fetched
+
+
+def handover(found: Fetched) -> Handover:
+    """Where the model came from, for the UI."""
+    about = {"source": found.uri, "revision": found.revision, "digest": found.digest}
+    return Handover(metadata={"model": about})

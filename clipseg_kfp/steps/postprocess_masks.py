@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -18,11 +19,12 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from PIL import Image
 
-from clipseg_kfp import masks, records
+from clipseg_kfp import records
 from clipseg_kfp.concurrency import ordered_map
 from clipseg_kfp.errors import ParameterError
 from clipseg_kfp.finishing import Finished, finish
 from clipseg_kfp.formats.probability import encode_levels, to_levels
+from clipseg_kfp.masks import LabelMap, mask_png, overlay_jpeg, palette, shrink
 from clipseg_kfp.naming import digest, distinct_segments, image_folder
 from clipseg_kfp.progress import say, track
 from clipseg_kfp.prompts import Row, read_rows
@@ -31,9 +33,11 @@ from clipseg_kfp.report.pictures import heat_jpeg, heat_levels
 from clipseg_kfp.resources import cpu_limit
 from clipseg_kfp.results import Results
 from clipseg_kfp.results.layout import content_key
-from clipseg_kfp.results.parts import part_key
-from clipseg_kfp.steps.encode_prompts import TABLE, read_facts_of
-from clipseg_kfp.steps.preprocess_images import IMAGES, PREVIEWS, VIEWS
+from clipseg_kfp.results.parts import write_part
+from clipseg_kfp.results.plan import FinishedShard, write_finished
+from clipseg_kfp.steps.encode_prompts import TABLE, read_configuration, read_facts_of
+from clipseg_kfp.steps.handover import Handover
+from clipseg_kfp.steps.preprocess_images import IMAGES, PREVIEWS, SHARD, VIEWS
 from clipseg_kfp.steps.segment_images import ENGINE, PROBABILITIES
 from clipseg_kfp.steps.timing import timed
 from clipseg_kfp.storage import open_folder
@@ -81,35 +85,38 @@ class _Options:
     colors: dict[int, NDArray[np.uint8]]
 
 
-@timed(STEP, "probabilities")
+@timed(STEP, "masks", "probabilities")
 def run(
     *,
     views: Path,
     probabilities: Path,
-    prompts: Path,
-    target: Path,
+    encoded_prompts: Path,
     output_uri: str,
-    config: str,
+    job_id: str = "",
+    masks: Path,
     label_maps: bool = True,
     overlays: bool = True,
     probability_bits: int = 0,
+    run_id: str = "",
     endpoint: str = "",
 ) -> int:
-    """Writes masks to the bucket; tables of images and masks and a small gallery into ``target``.
+    """Writes masks to the bucket; tables of images and masks and a small gallery into ``masks``.
 
-    The shard's rows go to the bucket as well, after all its masks, under a name that derives from their
-    content: a repeated attempt writes what is there already.
+    The shard's rows go to the bucket as well, after all its masks, under names that derive from their
+    content: a repeated attempt writes what is there already, and a later run takes the images over if this one
+    is never committed.
 
     Args:
         views: preprocess_images' output.
         probabilities: segment_images' output.
-        prompts: encode_prompts' output.
-        target: output folder.
+        encoded_prompts: encode_prompts' output.
         output_uri: where results go.
-        config: the configuration's digest.
+        job_id: names the run where ``run_id`` is empty.
+        masks: output folder.
         label_maps: write a palette map of the most probable prompt for each image.
         overlays: write a preview with all masks painted in for each image.
         probability_bits: 8 or 16 writes the probabilities as a grayscale PNG beside each mask; 0 does not.
+        run_id: the run's name in the results, where it is told that the shard is done; without both names it is not.
         endpoint: S3 endpoint URL.
 
     Returns:
@@ -122,12 +129,12 @@ def run(
     if probability_bits not in (0, 8, 16):
         raise ParameterError(f"probability_bits is {probability_bits}.", "Give 8 or 16, or 0 for none.")
     cv2.setNumThreads(1)  # the pool below uses the cores
-    results = Results(open_folder(output_uri, endpoint), config)
+    results = Results(open_folder(output_uri, endpoint), read_configuration(encoded_prompts))
     rows = list(records.read_parquet(views / IMAGES))
-    table = read_rows(prompts / TABLE)
-    size = read_facts_of(prompts).image_size
-    palette = masks.palette(max(prompt.id for prompt in table))
-    colors = {prompt.id: palette[prompt.id - 1] for prompt in table}
+    table = read_rows(encoded_prompts / TABLE)
+    size = read_facts_of(encoded_prompts).image_size
+    shades = palette(max(prompt.id for prompt in table))
+    colors = {prompt.id: shades[prompt.id - 1] for prompt in table}
     options = _Options(label_maps, overlays, probability_bits, colors)
     done = sum(row["status"] == "done" for row in rows)
 
@@ -159,17 +166,25 @@ def run(
 
     pictures = Shortlist()
     # A row of many views is large: one at a time.
-    with records.ArrowWriter(target / SCORES, records.SCORES, rows_per_batch=1, compression="zstd") as scores:
-        count = records.write_parquet(target / MASKS, records.MASKS, mask_rows())
-    with records.ArrowWriter(target / GALLERY, records.GALLERY) as gallery:
+    with records.ArrowWriter(masks / SCORES, records.SCORES, rows_per_batch=1, compression="zstd") as scores:
+        count = records.write_parquet(masks / MASKS, records.MASKS, mask_rows())
+    with records.ArrowWriter(masks / GALLERY, records.GALLERY) as gallery:
         for row in pictures.rows():
             gallery.append(row)
-    records.write_parquet(target / IMAGES, records.IMAGES, rows)
-    shutil.copyfile(probabilities / ENGINE, target / ENGINE)  # for the manifest
-    if part := part_key(target / MASKS):
-        results.upload(part, target / MASKS)
+    records.write_parquet(masks / IMAGES, records.IMAGES, rows)
+    shutil.copyfile(probabilities / ENGINE, masks / ENGINE)  # for the manifest
+    engine = json.loads((masks / ENGINE).read_text("utf-8"))
+    part = write_part(results, masks / MASKS, rows, engine)
+    if run := run_id or job_id:
+        shard = (views / SHARD).read_text("utf-8")
+        write_finished(results, run, FinishedShard(shard, len(rows), done, len(rows) - done, count, part))
     say(STEP, f"{count:,} masks of {done:,} images")
     return count
+
+
+def handover(count: int) -> Handover:
+    """The number of masks, for the UI."""
+    return Handover(metadata={"masks": {"masks": count}})
 
 
 def _pictures(item: _Done) -> dict[str, Any]:
@@ -245,7 +260,7 @@ def _finish(work: _Work, results: Results, prompts: Sequence[Row], options: _Opt
     place = image_folder(row["key"], row["version"])
     shown = [prompt for prompt in prompts if not prompt.hidden]
     names = distinct_segments(prompt.name for prompt in shown)
-    labels: masks.LabelMap | None = None
+    labels: LabelMap | None = None
     with Image.open(io.BytesIO(work.preview)) as header:
         small_size = header.size
     measured = {truth["prompt"] for truth in row["ground_truth"]}
@@ -253,14 +268,14 @@ def _finish(work: _Work, results: Results, prompts: Sequence[Row], options: _Opt
     heats = HeatChoice(measured)
     for name, done in zip(names, finish(prompts, work.maps, work.boxes, width, height), strict=True):
         prompt, measures = done.prompt, done.measures
-        png = masks.mask_png(done.mask)
+        png = mask_png(done.mask)
         written = _written(results, "mask", f"masks/{place}/{name}", png, ".png")
         if options.label_maps:
             labels = labels or _label_map(done.field, max(prompt.id for prompt in shown))
             if measures.area:
                 _place_label(labels, done)
         if options.overlays and measures.area:
-            layers.append((masks.shrink(done.mask, *small_size), options.colors[prompt.id]))
+            layers.append((shrink(done.mask, *small_size), options.colors[prompt.id]))
         probability: dict[str, Any] = {"probability": ""}
         if options.probability_bits:
             stem = f"probabilities/{options.probability_bits}-bit/{place}/{name}"
@@ -294,7 +309,7 @@ def _finish(work: _Work, results: Results, prompts: Sequence[Row], options: _Opt
         # A folder of their own: prompts may have any name.
         row.update(_written(results, "label_map", f"labels/{place}", labels.png(), ".png"))
     if options.overlays:
-        overlay = masks.overlay_jpeg(work.preview, layers)
+        overlay = overlay_jpeg(work.preview, layers)
         row.update(_written(results, "overlay", f"overlays/{place}", overlay, ".jpg"))
     return _Done(row, mask_rows, work.preview, overlay, heats.chosen(), scores)
 
@@ -306,7 +321,7 @@ def _written(results: Results, column: str, stem: str, data: bytes, suffix: str)
     return {column: key, f"{column}_sha256": digest(data, 64), f"{column}_bytes": len(data)}
 
 
-def _place_label(labels: masks.LabelMap, done: Finished) -> None:
+def _place_label(labels: LabelMap, done: Finished) -> None:
     if isinstance(labels, FieldLabelMap):
         labels.add_field(done.prompt.id, done.mask, done.field)
         return
@@ -314,8 +329,8 @@ def _place_label(labels: masks.LabelMap, done: Finished) -> None:
         labels.add(done.prompt.id, done.mask, values)
 
 
-def _label_map(field: Field, count: int) -> masks.LabelMap:
-    kind = masks.LabelMap if field.strips == 1 else FieldLabelMap
+def _label_map(field: Field, count: int) -> LabelMap:
+    kind = LabelMap if field.strips == 1 else FieldLabelMap
     return kind(field.width, field.height, count)
 
 

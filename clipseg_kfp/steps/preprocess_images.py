@@ -24,11 +24,13 @@ from clipseg_kfp.results.accounting import Quarantine
 from clipseg_kfp.settings import Settings
 from clipseg_kfp.steps.encode_prompts import TABLE, read_facts_of
 from clipseg_kfp.steps.fetch_dataset import SUMMARY, read_summary
+from clipseg_kfp.steps.handover import Handover
 from clipseg_kfp.steps.timing import timed
 from clipseg_kfp.storage import ObjectTooLargeError, open_object
 
 STEP = "preprocess_images"
 IMAGES, VIEWS, PREVIEWS = "images.parquet", "views.arrow", "previews.arrow"
+SHARD = "shard.txt"  # the shard's name
 
 #: What all threads together may hold, so that large images wait for each other and a pod of 2 GiB does.
 PIXEL_BYTES, FILE_BYTES = 900_000_000, 300_000_000
@@ -69,18 +71,18 @@ class _Item:
     views: Path = Path()
 
 
-@timed(STEP)
+@timed(STEP, "views")
 def run(
     *,
     dataset: Path,
     shard: str,
-    prompts: Path,
-    target: Path,
+    encoded_prompts: Path,
+    views: Path,
     max_megapixels: float = 50.0,
     max_megabytes: float = 100.0,
     endpoint: str = "",
 ) -> int:
-    """Writes ``images.parquet``, ``views.arrow`` and ``previews.arrow`` into ``target``.
+    """Writes ``images.parquet``, ``views.arrow``, ``previews.arrow`` and the shard's name into ``views``.
 
     Images are decoded in workers (see ``decoding``), which a file may crash or hang: it is set aside as
     ``crashed`` or ``timeout``, and its neighbors are not harmed. Views wait in files, not in memory: a JPEG of
@@ -90,8 +92,8 @@ def run(
     Args:
         dataset: fetch_dataset's output.
         shard: name of the shard.
-        prompts: encode_prompts' output; tells the model's input size.
-        target: output folder.
+        encoded_prompts: encode_prompts' output; tells the model's input size.
+        views: output folder.
         max_megapixels: larger images go to quarantine, judged by their header.
         max_megabytes: larger objects go to quarantine.
         endpoint: S3 endpoint URL.
@@ -109,14 +111,14 @@ def run(
         if not 0 < value < math.inf:
             raise ParameterError(f"{name} is {value}.", "Give a positive number.")
     sources = list(records.read_parquet(dataset / "shards" / f"{shard}.parquet"))
-    looks = _looks(prompts, max_megapixels)
-    target.mkdir(parents=True, exist_ok=True)
+    looks = _looks(encoded_prompts, max_megapixels)
+    views.mkdir(parents=True, exist_ok=True)
     rows: list[dict[str, Any]] = []
     count = 0
     with (
-        _spool(target / ".images") as spool,
-        records.ArrowWriter(target / VIEWS, records.VIEWS) as view_file,
-        records.ArrowWriter(target / PREVIEWS, records.PREVIEWS) as preview_file,
+        _spool(views / ".images") as spool,
+        records.ArrowWriter(views / VIEWS, records.VIEWS) as view_file,
+        records.ArrowWriter(views / PREVIEWS, records.PREVIEWS) as preview_file,
     ):
         preparing = _Preparing(spool, looks, max_megabytes, endpoint)
         # An image cut into hundreds of tiles is large when it is done, too: few of them wait at a time.
@@ -131,9 +133,15 @@ def run(
                     count += 1
                 preview_file.append({"image": len(rows), "jpeg": item.made.preview})
             rows.append(item.row)
-    records.write_parquet(target / IMAGES, records.IMAGES, rows)
+    records.write_parquet(views / IMAGES, records.IMAGES, rows)
+    (views / SHARD).write_text(shard, "utf-8")
     _check_quarantine(rows, dataset)
     return count
+
+
+def handover(count: int) -> Handover:
+    """The number of views, for the UI."""
+    return Handover(metadata={"views": {"views": count}})
 
 
 def _looks(prompts: Path, max_megapixels: float) -> Looks:

@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pyarrow as pa
@@ -20,17 +21,18 @@ from clipseg_kfp.report import Report, build_report, render_report
 from clipseg_kfp.report.build import QUARANTINE_ROWS, Tables
 from clipseg_kfp.report.facts import time_by_step
 from clipseg_kfp.results import IMAGES as RUN_IMAGES
-from clipseg_kfp.results import QUARANTINE, Counts, Results, json_bytes
+from clipseg_kfp.results import MANIFEST, QUARANTINE, Counts, Results, json_bytes
 from clipseg_kfp.results.accounting import Quarantine, reconcile
 from clipseg_kfp.results.commit import facts_of, same_data
 from clipseg_kfp.results.inventory import check_present, gone
-from clipseg_kfp.results.layout import DELETED
+from clipseg_kfp.results.layout import DELETED, run_key
 from clipseg_kfp.results.ledger import Ledger
-from clipseg_kfp.results.parts import part_key
+from clipseg_kfp.results.parts import gather, part_key
 from clipseg_kfp.settings import Settings
-from clipseg_kfp.steps.encode_prompts import prompt_rows, read_facts_of
+from clipseg_kfp.steps.encode_prompts import prompt_rows, read_configuration, read_facts_of
 from clipseg_kfp.steps.evaluate_masks import CURVES, PER_IMAGE, TABLE, THRESHOLDS, TRUTHS, metrics_of
-from clipseg_kfp.steps.fetch_dataset import Dataset, read_summary
+from clipseg_kfp.steps.fetch_dataset import LEFT, TAKEN, Dataset, read_summary
+from clipseg_kfp.steps.handover import Handover
 from clipseg_kfp.steps.postprocess_masks import GALLERY, MASKS
 from clipseg_kfp.steps.preprocess_images import IMAGES
 from clipseg_kfp.steps.segment_images import ENGINE
@@ -70,14 +72,14 @@ class Published:
 
 def run(
     *,
-    shards: Sequence[Path],
+    masks: Sequence[Path],
     dataset: Path,
-    prompts: Path,
+    encoded_prompts: Path,
     evaluation: Path,
-    target: Path,
     output_uri: str,
-    config: str,
-    run_id: str,
+    job_id: str = "",
+    report: Path,
+    run_id: str = "",
     model_uri: str = "",
     formats: Sequence[str] = (),
     endpoint: str = "",
@@ -85,13 +87,13 @@ def run(
     """Writes the run's tables, COCO file, metrics and report, and the manifest last.
 
     Args:
-        shards: postprocess_masks' outputs.
+        masks: postprocess_masks' outputs.
         dataset: fetch_dataset's output.
-        prompts: encode_prompts' output.
+        encoded_prompts: encode_prompts' output.
         evaluation: evaluate_masks' output.
-        target: folder for working files.
         output_uri: where results go.
-        config: the configuration's digest.
+        job_id: names the run where ``run_id`` is empty.
+        report: file for the HTML page.
         run_id: names the run in the results; every attempt of a run must use the same, and no other run.
         model_uri: recorded in the manifest.
         formats: what to write besides COCO with run lengths: names of ``FORMATS``.
@@ -104,36 +106,73 @@ def run(
         ParameterError: an unknown format, or another run of that name is committed; it stays as it is.
         QuarantineError: more images were set aside than ``max_quarantined`` allows; the run does not exist
             then.
-        StorageError: an image of the listing is missing or came out twice, the counts do not add up, or the
-            output cannot be written; the run does not exist then.
+        StorageError: an image of the listing is missing or came out twice, the counts do not add up, what was
+            taken over is gone, or the output cannot be written; the run does not exist then.
     """
     check_formats(formats)
-    target.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory() as folder:
+        return _publish(
+            masks,
+            dataset,
+            encoded_prompts,
+            evaluation,
+            Path(folder),
+            output_uri,
+            report_file=report,
+            run_id=run_id or job_id,
+            model_uri=model_uri,
+            formats=formats,
+            endpoint=endpoint,
+        )
+
+
+def handover(published: Published) -> Handover:
+    """The counts, for the UI, and the manifest's URI."""
+    return Handover(metrics={"metrics": vars(published.counts)}, output=published.manifest)
+
+
+def _publish(
+    shards: Sequence[Path],
+    dataset: Path,
+    prompts: Path,
+    evaluation: Path,
+    target: Path,
+    output_uri: str,
+    *,
+    report_file: Path,
+    run_id: str,
+    model_uri: str,
+    formats: Sequence[str],
+    endpoint: str,
+) -> Published:
+    """As ``run``; ``target`` is a folder for working files."""
+    config = read_configuration(prompts)
     output = open_folder(output_uri, endpoint)
     results = Results(output, config)
     listing = read_summary(dataset)
-    parts = [part for shard in shards if (part := part_key(shard / MASKS))]
+    taken = dict(gather(results, dataset / TAKEN, target / "taken", ENGINE))
+    whole = [*taken.values(), *shards]
+    parts = [*taken, *(part for shard in shards if (part := part_key(shard / MASKS)))]
     committed = results.manifest(run_id)
     if committed and not same_data(committed, {"dataset_digest": listing.digest, "parts": parts}):
         raise results.name_taken(run_id)
-    reconcile(
-        [dataset / "shards" / f"{name}.parquet" for name in listing.shards], [s / IMAGES for s in shards]
-    )
+    listed = [dataset / TAKEN, *(dataset / "shards" / f"{name}.parquet" for name in listing.shards)]
+    reconcile(listed, [folder / IMAGES for folder in whole])
     metrics = metrics_of(evaluation)
     table = [prompt for prompt in prompt_rows(prompts) if not prompt["hidden"]]
     instances = {prompt["id"] for prompt in table if prompt["instances"]}
     facts = read_facts_of(prompts)
 
     masks_path, coco_path = target / "masks.parquet", target / "annotations.coco.json"
-    masks = records.write_parquet(masks_path, records.MASKS, _rows(shards, MASKS))
+    masks = records.write_parquet(masks_path, records.MASKS, _rows(whole, MASKS))
     quarantine: list[dict[str, Any]] = []  # the first rows: report and log show no more
     reasons = Quarantine()
     (target / DELETED).write_bytes((dataset / DELETED).read_bytes())
-    run_images = ({name: row[name] for name in records.RUN_IMAGES.names} for row in _rows(shards, IMAGES))
+    run_images = ({name: row[name] for name in records.RUN_IMAGES.names} for row in _rows(whole, IMAGES))
     records.write_parquet(target / RUN_IMAGES, records.RUN_IMAGES, run_images)
 
     def quarantined_rows() -> Iterator[dict[str, Any]]:
-        for row in _rows(shards, IMAGES):
+        for row in _rows(whole, IMAGES):
             reasons.add(row)
             if row["status"] == "quarantined":
                 kept = {name: row[name] for name in records.QUARANTINE.names}
@@ -143,15 +182,16 @@ def run(
 
     quarantined = records.write_parquet(target / QUARANTINE, records.QUARANTINE, quarantined_rows())
     categories = [(prompt["id"], prompt["name"]) for prompt in table]
-    done = export_coco(
-        coco_path, _rows(shards, IMAGES), _rows(shards, MASKS), categories, instances=instances
-    )
-    extra = _export(target, formats, shards, categories, instances)
+    done = export_coco(coco_path, _rows(whole, IMAGES), _rows(whole, MASKS), categories, instances=instances)
+    extra = _export(target, formats, whole, categories, instances)
     for name in EVALUATED:
         shutil.copyfile(evaluation / name, target / name)
-    counts = Counts(listing.listed, done, listing.skipped, quarantined, masks)
+    counts = Counts(listing.listed, done, listing.skipped, quarantined, masks, listing.left)
     _check(counts, reasons, listing, len(table))
     _check_parts(results, parts)
+    check_present(
+        results, list(taken.values())
+    )  # of another run, and so old that 'results gc' may have met them
     metrics = {"counts": vars(counts), **metrics}
     (target / METRICS).write_bytes(json_bytes(metrics))
 
@@ -161,9 +201,10 @@ def run(
         "model": {"uri": model_uri, **facts.to_json()},
         "prompts": [{**prompt, "category_id": prompt["id"]} for prompt in table],
         "software": {"clipseg-kfp": __version__},
-        "inference": _inference(shards),
+        "inference": _inference(whole),
         "settings": Settings.read(prompts).to_json(),
         "deleted": listing.deleted,
+        "taken_over": listing.taken_over,
         "parts": parts,
     }
     draft = build_report(
@@ -178,16 +219,22 @@ def run(
         dict(reasons.counts),
     )
     names = (*FILES, *extra)
+    uri = results.folder.locate(run_key(run_id, MANIFEST))
+    handover(
+        Published(uri, counts, metrics["mean_iou"], "")
+    )  # refused after the commit, it would fail a good run
     if committed:  # by an attempt of this run that was not heard of: its files stay, byte by byte
         results.settle(run_id)
         report = _rendered(draft, committed["created"], committed.get("seconds", {}))
+        report_file.write_text(report, "utf-8")
         manifest = results.point_to(run_id)
     else:
         content = [body, render_report(draft), {name: facts_of(target / name) for name in names}]
         seconds = summed([prompts, dataset, *shards, evaluation])
         attempt = results.begin(run_id, content, seconds)
         report = _rendered(draft, attempt.created, attempt.seconds)
-        (target / REPORT).write_text(report, "utf-8")
+        for path in (target / REPORT, report_file):
+            path.write_text(report, "utf-8")
         for name in (*names, REPORT):
             attempt.add(name, target / name)
         if time.time() - listing.listed_at > LONG_SECONDS:
@@ -282,6 +329,8 @@ def _tell(counts: Counts, listing: Dataset, quarantine: list[dict[str, Any]], ma
         f"{counts.listed:,} images: {counts.done:,} done, {counts.skipped:,} skipped, "
         f"{counts.quarantined:,} quarantined; {counts.masks:,} masks",
     )
+    if counts.left:
+        say(STEP, f"{counts.left:,} {LEFT}")
     for row in quarantine[:20]:
         say(STEP, f"quarantined {row['key']}: {row['reason']}, {row['detail']}")
     if not counts.listed:

@@ -18,6 +18,7 @@ from clipseg_kfp.progress import say
 from clipseg_kfp.report.ranking import Ranking, SetRow, render_html, render_markdown
 from clipseg_kfp.steps.encode_prompts import classes_of
 from clipseg_kfp.steps.evaluate_masks import CURVES, TABLE, THRESHOLDS
+from clipseg_kfp.steps.handover import Handover, classification
 
 STEP = "rank_prompts"
 RANKING = "ranking.csv"
@@ -108,34 +109,48 @@ class Ranked:
         }
 
 
-def run(*, evaluation: Path, prompts: Path, target: Path, title: str = "") -> Ranked:
-    """Writes ``ranking.csv`` and ``thresholds.json`` into ``target``.
+def run(
+    *, evaluation: Path, encoded_prompts: Path, ranking: Path, table: Path, page: Path, source_uri: str = ""
+) -> Ranked:
+    """Writes ``ranking.csv`` and ``thresholds.json`` into ``ranking``, and the files that the UI shows.
 
     Prompts are ranked by the IoU at their best threshold, sets by the mean of it over their prompts.
 
     Args:
         evaluation: evaluate_masks' output.
-        prompts: encode_prompts' output.
-        target: output folder.
-        title: of the page, for example the source's URI.
+        encoded_prompts: encode_prompts' output.
+        ranking: output folder.
+        table: file for the ranking as Markdown.
+        page: file for the ranking as HTML, with curves.
+        source_uri: the page's title.
     """
-    target.mkdir(parents=True, exist_ok=True)
-    ranking = rank(list(records.read_parquet(evaluation / TABLE)), classes_of(prompts))
-    with (target / RANKING).open("w", encoding="utf-8", newline="") as stream:
+    ranking.mkdir(parents=True, exist_ok=True)
+    ranked = rank(list(records.read_parquet(evaluation / TABLE)), classes_of(encoded_prompts))
+    with (ranking / RANKING).open("w", encoding="utf-8", newline="") as stream:
         writer = csv.DictWriter(stream, COLUMNS, extrasaction="ignore")
         writer.writeheader()
-        writer.writerows({name: plain(value) for name, value in row.items()} for row in ranking.prompts)
-    shutil.copyfile(evaluation / THRESHOLDS, target / THRESHOLDS)
-    for row in ranking.prompts[:10]:
+        writer.writerows({name: plain(value) for name, value in row.items()} for row in ranked.prompts)
+    shutil.copyfile(evaluation / THRESHOLDS, ranking / THRESHOLDS)
+    for row in ranked.prompts[:10]:
         if row["best_iou"] is not None:
             say(
                 STEP,
                 f"{row['rank']}. {row['full_name']}: IoU {row['best_iou']:.3f} at {row['best_threshold']:.2f}",
             )
-    if not ranking.prompts:
+    if not ranked.prompts:
         say(STEP, "no ground truth to rank by")
     curves = json.loads((evaluation / CURVES).read_text("utf-8"))
-    return Ranked(ranking, curves, title)
+    found = Ranked(ranked, curves, source_uri)
+    table.write_text(found.markdown(), "utf-8")
+    page.write_text(found.html(), "utf-8")
+    return found
+
+
+def handover(found: Ranked) -> Handover:
+    """The best prompt's and set's figures and curves, for the UI."""
+    labels = ["background", "foreground"]
+    shown = classification(found.roc(), labels, found.confusion_matrix())
+    return Handover(metrics={"metrics": found.figures(), "classification": shown})
 
 
 def rank(rows: Sequence[dict[str, Any]], names: dict[str, str]) -> Ranking:

@@ -22,6 +22,7 @@ from clipseg_kfp.resources import cpu_limit
 from clipseg_kfp.results import json_bytes
 from clipseg_kfp.settings import Settings
 from clipseg_kfp.steps.encode_prompts import TABLE, read_facts_of
+from clipseg_kfp.steps.handover import Handover
 from clipseg_kfp.steps.preprocess_images import VIEWS
 from clipseg_kfp.steps.timing import timed
 from clipseg_kfp.views import averaged_with_flip, mirrored
@@ -32,26 +33,26 @@ PROBABILITIES, ENGINE = "probabilities.arrow", "engine.json"
 Rows = list[dict[str, Any]]
 
 
-@timed(STEP, "views")
+@timed(STEP, "probabilities", "views")
 def run(
     *,
     views: Path,
-    prompts: Path,
+    encoded_prompts: Path,
     model: Path,
-    target: Path,
+    probabilities: Path,
     batch_size: int = 0,
     memory_mb: int = 0,
     backend: str = "auto",
     device: str = "auto",
     int8_min_iou: float = 0.99,
 ) -> dict[str, Any]:
-    """Writes ``probabilities.arrow`` (``records.PROBABILITIES``) and ``engine.json`` into ``target``.
+    """Writes ``probabilities.arrow`` (``records.PROBABILITIES``) and ``engine.json`` into ``probabilities``.
 
     Args:
         views: preprocess_images' output.
-        prompts: encode_prompts' output.
+        encoded_prompts: encode_prompts' output.
         model: checkpoint folder.
-        target: output folder.
+        probabilities: output folder.
         batch_size: views encoded at once, at most; 0 takes what suits the device.
         memory_mb: what activations may take; 0 takes what suits the device.
         backend: ``auto``, ``torch`` or ``openvino``.
@@ -65,15 +66,15 @@ def run(
         ParameterError: a bad size or choice, or prompts encoded with another model.
         ModelError: the checkpoint cannot be used, or int8 would change the masks.
     """
-    settings = Settings.read(prompts)
+    settings = Settings.read(encoded_prompts)
     precision = settings.precision
     check_choices(backend, device, precision, batch_size, memory_mb)
     int8.check_min_iou(int8_min_iou)
     total = records.count_rows(views / VIEWS)
     if not total:
         say(STEP, "nothing to segment")
-        return write_maps(target, [], {})
-    table = read_table(prompts / TABLE)
+        return write_maps(probabilities, [], {})
+    table = read_table(encoded_prompts / TABLE)
     embeddings = table.embeddings
     sizes = {"batch_size": batch_size, "memory_mb": memory_mb}
     facts: dict[str, Any] = {}
@@ -94,13 +95,18 @@ def run(
         facts["int8"] = asdict(agreement)
     else:
         engine = Engine.load(model, backend=backend, device=device, precision=precision, **sizes)
-    if engine.facts.digest != read_facts_of(prompts).digest:
+    if engine.facts.digest != read_facts_of(encoded_prompts).digest:
         raise ParameterError("The prompts were encoded with another model.", "Encode them again.")
     how = engine.describe()
     say(STEP, f"{total:,} views, {len(embeddings)} prompts, {', '.join(how.values())}, {cpu_limit()} threads")
     results = segment(engine, views / VIEWS, embeddings, flip=settings.flip)
     results = track(STEP, results, total, unit="views")
-    return write_maps(target, results, {**how, **facts})
+    return write_maps(probabilities, results, {**how, **facts})
+
+
+def handover(facts: dict[str, Any]) -> Handover:
+    """The number of maps, for the UI; ``engine.json`` has the rest."""
+    return Handover(metadata={"probabilities": {"maps": facts["maps"]}})
 
 
 def segment(

@@ -23,13 +23,14 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 
-def timed(step: str, *upstream: str) -> Callable[[Callable[P, T]], Callable[P, T]]:
-    """Makes a step note its seconds in its folder ``target``.
+def timed(step: str, output: str, *upstream: str) -> Callable[[Callable[P, T]], Callable[P, T]]:
+    """Makes a step note its seconds in its output folder.
 
     Under ``SOURCE_DATE_EPOCH`` it does not: such runs are to be the same byte for byte.
 
     Args:
         step: its name.
+        output: the parameter that names its output folder.
         upstream: the parameters that name folders of earlier steps whose seconds go along.
     """
 
@@ -41,7 +42,7 @@ def timed(step: str, *upstream: str) -> Callable[[Callable[P, T]], Callable[P, T
             if not os.environ.get("SOURCE_DATE_EPOCH"):
                 seconds = summed(cast("Path", kwargs[name]) for name in upstream)
                 seconds[step] = round(time.monotonic() - start, 2)
-                (cast("Path", kwargs["target"]) / FILE).write_bytes(json_bytes(seconds))
+                (cast("Path", kwargs[output]) / FILE).write_bytes(json_bytes(seconds))
             return found
 
         return running

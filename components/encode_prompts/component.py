@@ -2,10 +2,10 @@
 
 from kfp import dsl
 
-from clipseg_kfp.container import DEFAULT_IMAGE
+from clipseg_kfp.components.decorator import component
 
 
-@dsl.component(base_image=DEFAULT_IMAGE, install_kfp_package=False)
+@component
 def encode_prompts(
     model: dsl.Input[dsl.Model],
     prompts: list,
@@ -48,29 +48,6 @@ def encode_prompts(
         encoded_prompts: The prompts with their conditional embeddings, what later steps need to know of the
             model, and the configuration: a digest of the model, the prompts and all else that decides pixels.
     """
-    from pathlib import Path
+    from clipseg_kfp.steps.running import run_step
 
-    from clipseg_kfp.settings import Settings
-    from clipseg_kfp.steps import encode_prompts as step
-    from clipseg_kfp.steps import running
-
-    with running(step.STEP):
-        encoded_prompts.metadata["configuration"] = step.run(
-            model=Path(model.path),
-            target=Path(encoded_prompts.path),
-            prompts=prompts,
-            prompts_uri=prompts_uri,
-            threshold=threshold,
-            settings=Settings.of(
-                precision=precision,
-                tile_size=tile_size,
-                tile_ground_resolution=tile_ground_resolution,
-                tile_overlap=tile_overlap,
-                meters_per_pixel=meters_per_pixel,
-                flip=flip,
-            ),
-            support_uri=support_uri,
-            engineering=engineering,
-            sets=prompt_sets,
-            endpoint=endpoint,
-        )
+    return run_step("encode_prompts", locals())

@@ -4,10 +4,10 @@ from typing import List  # noqa: UP035 - KFP reads this form
 
 from kfp import dsl
 
-from clipseg_kfp.container import DEFAULT_IMAGE
+from clipseg_kfp.components.decorator import component
 
 
-@dsl.component(base_image=DEFAULT_IMAGE, install_kfp_package=False)
+@component
 def evaluate_masks(
     masks: dsl.Input[List[dsl.Dataset]],  # noqa: UP006
     evaluation: dsl.Output[dsl.Dataset],
@@ -22,16 +22,6 @@ def evaluate_masks(
         evaluation: Pixel counts of each prompt, and metrics.json.
         metrics: mean_iou, iou_fg, iou_bin and the IoU of each prompt, for the UI.
     """
-    from pathlib import Path
+    from clipseg_kfp.steps.running import run_step
 
-    from clipseg_kfp.steps import evaluate_masks as step
-    from clipseg_kfp.steps import running
-
-    with running(step.STEP):
-        found = step.run(
-            shards=[Path(shard.path) for shard in masks],
-            target=Path(evaluation.path),
-            endpoint=endpoint,
-        )
-        for name, value in found.figures().items():
-            metrics.log_metric(name, value)
+    return run_step("evaluate_masks", locals())

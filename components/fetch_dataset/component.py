@@ -4,14 +4,15 @@ from typing import List  # noqa: UP035 - KFP reads this form
 
 from kfp import dsl
 
-from clipseg_kfp.container import DEFAULT_IMAGE
+from clipseg_kfp.components.decorator import component
 
 
-@dsl.component(base_image=DEFAULT_IMAGE, install_kfp_package=False)
+@component
 def fetch_dataset(
     source_uri: str,
     output_uri: str,
     encoded_prompts: dsl.Input[dsl.Dataset],
+    job_id: str,
     dataset: dsl.Output[dsl.Dataset],
     shard_size: int = 100,
     limit: int = 0,
@@ -29,10 +30,11 @@ def fetch_dataset(
         source_uri: s3://bucket/prefix, a folder, a manifest file (CSV, JSONL, Parquet), a zip or tar archive.
         output_uri: Where results go; committed runs there tell what is done.
         encoded_prompts: From encode_prompts; names the configuration.
-        shard_size: Images a shard; more where there would be over 50 shards.
+        job_id: Names the run where run_id is empty.
+        shard_size: Images a shard; more where there would be over 24 shards, fewer where they hold 512 MB.
         run_id: Name of this run, if it has one of its own; a committed run of that name is an error.
-        limit: The most new images to take; 0 takes all.
-        full: Take all images, also those that earlier runs have done.
+        limit: The most new images to take; 0 takes what fits into a run. What is left is for the next run.
+        full: Take images also if earlier runs have done them.
         max_quarantined: Bad images that the run may have: a number (20), a share of the listed ones (5%), or
             nothing for no bound. With more, it fails and commits nothing.
         ground_truth_uri: Where things really are: a COCO or PhraseCut file, or a folder of masks or label maps.
@@ -44,29 +46,6 @@ def fetch_dataset(
     Returns:
         Names of the shards; at least one, which may be empty.
     """
-    from dataclasses import asdict
-    from pathlib import Path
+    from clipseg_kfp.steps.running import run_step
 
-    from clipseg_kfp.steps import fetch_dataset as step
-    from clipseg_kfp.steps import running
-    from clipseg_kfp.steps.encode_prompts import read_configuration
-
-    with running(step.STEP):
-        found = step.run(
-            source_uri=source_uri,
-            output_uri=output_uri,
-            config=read_configuration(Path(encoded_prompts.path)),
-            prompts=Path(encoded_prompts.path),
-            target=Path(dataset.path),
-            shard_size=shard_size,
-            limit=limit,
-            run_id=run_id,
-            full=full,
-            max_quarantined=max_quarantined,
-            ground_truth_uri=ground_truth_uri,
-            ground_truth_format=ground_truth_format,
-            ground_truth_classes=ground_truth_classes,
-            endpoint=endpoint,
-        )
-        dataset.metadata.update(asdict(found))
-        return found.shards
+    return run_step("fetch_dataset", locals())

@@ -2,10 +2,10 @@
 
 from kfp import dsl
 
-from clipseg_kfp.container import DEFAULT_IMAGE
+from clipseg_kfp.components.decorator import component
 
 
-@dsl.component(base_image=DEFAULT_IMAGE, install_kfp_package=False)
+@component
 def fetch_model(model_uri: str, model: dsl.Output[dsl.Model], endpoint: str = ""):
     """Fetches a CLIPSeg checkpoint: safetensors only, with its digest recorded.
 
@@ -14,11 +14,6 @@ def fetch_model(model_uri: str, model: dsl.Output[dsl.Model], endpoint: str = ""
         endpoint: URL of the S3 endpoint; empty takes S3_ENDPOINT from the environment.
         model: The checkpoint folder. Its metadata hold uri, revision and digest.
     """
-    from pathlib import Path
+    from clipseg_kfp.steps.running import run_step
 
-    from clipseg_kfp.steps import fetch_model as step
-    from clipseg_kfp.steps import running
-
-    with running(step.STEP):
-        fetched = step.run(model_uri=model_uri, target=Path(model.path), endpoint=endpoint)
-        model.metadata.update({"source": fetched.uri, "revision": fetched.revision, "digest": fetched.digest})
+    return run_step("fetch_model", locals())

@@ -2,19 +2,21 @@
 
 from kfp import dsl
 
-from clipseg_kfp.container import DEFAULT_IMAGE
+from clipseg_kfp.components.decorator import component
 
 
-@dsl.component(base_image=DEFAULT_IMAGE, install_kfp_package=False)
+@component
 def postprocess_masks(
     views: dsl.Input[dsl.Dataset],
     probabilities: dsl.Input[dsl.Dataset],
     encoded_prompts: dsl.Input[dsl.Dataset],
     output_uri: str,
+    job_id: str,
     masks: dsl.Output[dsl.Dataset],
     label_maps: bool = True,
     overlays: bool = True,
     probability_bits: int = 0,
+    run_id: str = "",
     endpoint: str = "",
 ):
     """Brings masks to the size of their source, writes them to the bucket and measures them.
@@ -24,28 +26,14 @@ def postprocess_masks(
         probabilities: From segment_images.
         encoded_prompts: From encode_prompts.
         output_uri: Where results go.
+        job_id: Names the run where run_id is empty.
         label_maps: Write a palette map of the most probable prompt for each image.
         overlays: Write a preview with all masks painted in for each image.
         probability_bits: 8 or 16 also writes probabilities of new images, as grayscale PNGs; 0 does not.
+        run_id: Name of the run in the results, where it is told that the shard is done.
         endpoint: URL of the S3 endpoint; empty takes S3_ENDPOINT from the environment.
         masks: A row an image and prompt (run lengths, box, area, probabilities), and a few pictures.
     """
-    from pathlib import Path
+    from clipseg_kfp.steps.running import run_step
 
-    from clipseg_kfp.steps import postprocess_masks as step
-    from clipseg_kfp.steps import running
-    from clipseg_kfp.steps.encode_prompts import read_configuration
-
-    with running(step.STEP):
-        masks.metadata["masks"] = step.run(
-            views=Path(views.path),
-            probabilities=Path(probabilities.path),
-            prompts=Path(encoded_prompts.path),
-            target=Path(masks.path),
-            output_uri=output_uri,
-            config=read_configuration(Path(encoded_prompts.path)),
-            label_maps=label_maps,
-            overlays=overlays,
-            probability_bits=probability_bits,
-            endpoint=endpoint,
-        )
+    return run_step("postprocess_masks", locals())

@@ -2,10 +2,10 @@
 
 from kfp import dsl
 
-from clipseg_kfp.container import DEFAULT_IMAGE
+from clipseg_kfp.components.decorator import component
 
 
-@dsl.component(base_image=DEFAULT_IMAGE, install_kfp_package=False)
+@component
 def preprocess_images(
     dataset: dsl.Input[dsl.Dataset],
     shard: str,
@@ -28,18 +28,6 @@ def preprocess_images(
         endpoint: URL of the S3 endpoint; empty takes S3_ENDPOINT from the environment.
         views: Packed views and previews, and what became of each image.
     """
-    from pathlib import Path
+    from clipseg_kfp.steps.running import run_step
 
-    from clipseg_kfp.steps import preprocess_images as step
-    from clipseg_kfp.steps import running
-
-    with running(step.STEP):
-        views.metadata["views"] = step.run(
-            dataset=Path(dataset.path),
-            shard=shard,
-            prompts=Path(encoded_prompts.path),
-            target=Path(views.path),
-            max_megapixels=max_megapixels,
-            max_megabytes=max_megabytes,
-            endpoint=endpoint,
-        )
+    return run_step("preprocess_images", locals())

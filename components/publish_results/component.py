@@ -4,10 +4,10 @@ from typing import List  # noqa: UP035 - KFP reads this form
 
 from kfp import dsl
 
-from clipseg_kfp.container import DEFAULT_IMAGE
+from clipseg_kfp.components.decorator import component
 
 
-@dsl.component(base_image=DEFAULT_IMAGE, install_kfp_package=False)
+@component
 def publish_results(
     masks: dsl.Input[List[dsl.Dataset]],  # noqa: UP006
     dataset: dsl.Input[dsl.Dataset],
@@ -41,28 +41,6 @@ def publish_results(
     Returns:
         URI of the manifest.
     """
-    from pathlib import Path
-    from tempfile import TemporaryDirectory
+    from clipseg_kfp.steps.running import run_step
 
-    from clipseg_kfp.steps import publish_results as step
-    from clipseg_kfp.steps import running
-    from clipseg_kfp.steps.encode_prompts import read_configuration
-
-    with running(step.STEP), TemporaryDirectory() as folder:
-        published = step.run(
-            shards=[Path(shard.path) for shard in masks],
-            dataset=Path(dataset.path),
-            prompts=Path(encoded_prompts.path),
-            evaluation=Path(evaluation.path),
-            target=Path(folder),
-            output_uri=output_uri,
-            config=read_configuration(Path(encoded_prompts.path)),
-            run_id=run_id or job_id,
-            model_uri=model_uri,
-            formats=formats,
-            endpoint=endpoint,
-        )
-        Path(report.path).write_text(published.report, "utf-8")
-        for name, value in vars(published.counts).items():
-            metrics.log_metric(name, value)
-        return published.manifest
+    return run_step("publish_results", locals())

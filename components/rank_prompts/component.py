@@ -2,10 +2,10 @@
 
 from kfp import dsl
 
-from clipseg_kfp.container import DEFAULT_IMAGE
+from clipseg_kfp.components.decorator import component
 
 
-@dsl.component(base_image=DEFAULT_IMAGE, install_kfp_package=False)
+@component
 def rank_prompts(
     evaluation: dsl.Input[dsl.Dataset],
     encoded_prompts: dsl.Input[dsl.Dataset],
@@ -28,21 +28,6 @@ def rank_prompts(
         table: The ranking, for the UI.
         page: The ranking with curves of IoU over thresholds, for the UI.
     """
-    from pathlib import Path
+    from clipseg_kfp.steps.running import run_step
 
-    from clipseg_kfp.steps import rank_prompts as step
-    from clipseg_kfp.steps import running
-
-    with running(step.STEP):
-        found = step.run(
-            evaluation=Path(evaluation.path),
-            prompts=Path(encoded_prompts.path),
-            target=Path(ranking.path),
-            title=source_uri,
-        )
-        for name, value in found.figures().items():
-            metrics.log_metric(name, value)
-        classification.log_roc_curve(*found.roc())
-        classification.log_confusion_matrix(["background", "foreground"], found.confusion_matrix())
-        Path(table.path).write_text(found.markdown(), "utf-8")
-        Path(page.path).write_text(found.html(), "utf-8")
+    return run_step("rank_prompts", locals())

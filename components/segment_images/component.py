@@ -2,10 +2,10 @@
 
 from kfp import dsl
 
-from clipseg_kfp.container import DEFAULT_IMAGE
+from clipseg_kfp.components.decorator import component
 
 
-@dsl.component(base_image=DEFAULT_IMAGE, install_kfp_package=False)
+@component
 def segment_images(
     views: dsl.Input[dsl.Dataset],
     encoded_prompts: dsl.Input[dsl.Dataset],
@@ -33,21 +33,6 @@ def segment_images(
         probabilities: One map of 8-bit probabilities a view and prompt, at the model's resolution, and in
             engine.json how they were computed.
     """
-    from pathlib import Path
+    from clipseg_kfp.steps.running import run_step
 
-    from clipseg_kfp.steps import running
-    from clipseg_kfp.steps import segment_images as step
-
-    with running(step.STEP):
-        facts = step.run(
-            views=Path(views.path),
-            prompts=Path(encoded_prompts.path),
-            model=Path(model.path),
-            target=Path(probabilities.path),
-            batch_size=batch_size,
-            memory_mb=memory_mb,
-            backend=backend,
-            device=device,
-            int8_min_iou=int8_min_iou,
-        )
-        probabilities.metadata.update(facts)
+    return run_step("segment_images", locals())

@@ -90,10 +90,10 @@ class Chain:
         source = open_folder(source_uri)
         for i in range(images):
             source.write(f"photo-{i:04}.jpg", photos[i % len(photos)])
-        encode_prompts.run(model=model, target=self.blob_prompts, prompts=texts, threshold=THRESHOLD)
+        encode_prompts.run(model=model, encoded_prompts=self.blob_prompts, prompts=texts, threshold=THRESHOLD)
         fetch_dataset.run(
-            source_uri=source_uri, output_uri=f"{uri}/out", config="bench", prompts=self.blob_prompts,
-            target=self.dataset, shard_size=images,
+            source_uri=source_uri, output_uri=f"{uri}/out", encoded_prompts=self.blob_prompts,
+            dataset=self.dataset, shard_size=images,
         )  # fmt: skip
         self.preprocess(self.blob_prompts)
         self.pixels = read_views(self.views)
@@ -103,7 +103,7 @@ class Chain:
             {"name": text, "texts": [text], "threshold": threshold}
             for text, threshold in zip(texts, thresholds_of(maps, *COVERAGE), strict=True)
         ]
-        encode_prompts.run(model=model, target=self.prompts, prompts=prompts)
+        encode_prompts.run(model=model, encoded_prompts=self.prompts, prompts=prompts)
         whole = (0, 0, *PHOTO)
         drawn = (({"image": i, "box": whole}, draw_maps(i)) for i in range(images))
         segment_images.write_maps(self.blobs, drawn, {})
@@ -122,7 +122,7 @@ class Chain:
         """Begins an attempt."""
         self.attempt += 1
         preprocess_images.run(
-            dataset=self.dataset, shard="shard-000", prompts=prompts or self.prompts, target=self.views
+            dataset=self.dataset, shard="shard-000", encoded_prompts=prompts or self.prompts, views=self.views
         )
 
     def segment(self) -> None:
@@ -135,10 +135,9 @@ class Chain:
         postprocess_masks.run(
             views=self.views,
             probabilities=self.blobs if blobs else self.maps,
-            prompts=self.blob_prompts if blobs else self.prompts,
-            target=self.work / f"masks-{self.attempt}{'-blobs' * blobs}",
-            output_uri=f"{self.uri}/out",
-            config=f"attempt-{self.attempt}{'-blobs' * blobs}",
+            encoded_prompts=self.blob_prompts if blobs else self.prompts,
+            masks=self.work / f"masks-{self.attempt}{'-blobs' * blobs}",
+            output_uri=f"{self.uri}/out/attempt-{self.attempt}{'-blobs' * blobs}",
         )
 
     def coverage(self, *, blobs: bool = False) -> float:

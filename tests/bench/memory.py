@@ -63,7 +63,7 @@ class Peaks:
 
         self.work, self.model, self.prompts = work, model, work / "prompts"
         self.prompts.mkdir()
-        encode_prompts.run(model=model, target=self.prompts, prompts=list(TEXTS))
+        encode_prompts.run(model=model, encoded_prompts=self.prompts, prompts=list(TEXTS))
 
     def measure(self, count: int, backend: str = "auto", *, cold: bool = False) -> int:
         """Runs the step once in a process of its own.
@@ -113,7 +113,12 @@ def measure_memory(model: Path, counts: tuple[int, ...], torch_count: int = 0) -
 def _run_step() -> None:
     views, prompts, model, target = (Path(argument) for argument in sys.argv[1:5])
     segment_images.run(
-        views=views, prompts=prompts, model=model, target=target, backend=sys.argv[5], device="cpu"
+        views=views,
+        encoded_prompts=prompts,
+        model=model,
+        probabilities=target,
+        backend=sys.argv[5],
+        device="cpu",
     )
     # A conversion runs in a process of its own, while this one holds next to nothing.
     child = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024 / 1e6

@@ -136,6 +136,7 @@ class Shard:
         gathered = list(gather(wanted, facts, THRESHOLD, Files("", "")))
         write_table(prompts / encode_prompts.TABLE, gathered, np.zeros((PROMPTS, 4), np.float32))
         Settings().write(prompts)
+        (prompts / encode_prompts.CONFIGURATION).write_text("bench", "ascii")
 
         folder = open_folder(f"{uri}/in")
         for i in range(images):
@@ -155,10 +156,10 @@ class Shard:
         views, target = self.work / f"views-{attempt}", self.work / f"masks-{attempt}"
         prompts, milliseconds_an_image = self.work / "prompts", 1000 / self.images
         start = time.perf_counter()
-        preprocess_images.run(dataset=self.work, shard="a", prompts=prompts, target=views)
+        preprocess_images.run(dataset=self.work, shard="a", encoded_prompts=prompts, views=views)
         middle = time.perf_counter()
-        postprocess_masks.run(views=views, probabilities=self.work, prompts=prompts, target=target,
-                              output_uri=f"{self.uri}/out", config=f"attempt-{attempt}")  # fmt: skip
+        postprocess_masks.run(views=views, probabilities=self.work, encoded_prompts=prompts, masks=target,
+                              output_uri=f"{self.uri}/out/attempt-{attempt}")  # fmt: skip
         end = time.perf_counter()
         return {
             "preprocess_images": (middle - start) * milliseconds_an_image,

@@ -147,40 +147,40 @@ def _steps(task: Task) -> Iterator[tuple[str, Callable[[], Any]]]:
         return path
 
     model, prompts, dataset = folder("model"), folder("prompts"), folder("dataset")
-    yield "fetch_model", lambda: fetch_model.run(model_uri=str(task.model), target=model)
-    yield "encode_prompts", lambda: encode_prompts.run(model=model, target=prompts, prompts=PROMPTS)
-    results = {"output_uri": task.output.uri, "config": encode_prompts.read_configuration(prompts)}
+    yield "fetch_model", lambda: fetch_model.run(model_uri=str(task.model), model=model)
+    yield "encode_prompts", lambda: encode_prompts.run(model=model, encoded_prompts=prompts, prompts=PROMPTS)
     yield (
         "fetch_dataset",
         lambda: fetch_dataset.run(
             source_uri=task.source,
-            prompts=prompts,
-            target=dataset,
+            encoded_prompts=prompts,
+            dataset=dataset,
+            output_uri=task.output.uri,
             shard_size=2,
             run_id=task.run_id,
-            **results,
         ),
     )
     masks: list[Path] = []
     for shard in fetch_dataset.read_summary(dataset).shards:
         views, maps, found = (folder(f"{shard}/{name}") for name in ("views", "maps", "masks"))
         masks.append(found)
-        for name, step in _shard_steps(shard, dataset, prompts, model, (views, maps, found), results):
+        steps = _shard_steps(shard, dataset, prompts, model, (views, maps, found), task)
+        for name, step in steps:
             yield f"{name}-{shard}", step
-    evaluation, target = folder("evaluation"), folder("results")
-    yield "evaluate_masks", lambda: evaluate_masks.run(shards=masks, target=evaluation)
+    evaluation = folder("evaluation")
+    yield "evaluate_masks", lambda: evaluate_masks.run(masks=masks, evaluation=evaluation)
     yield (
         "publish_results",
         lambda: publish_results.run(
-            shards=masks,
+            masks=masks,
             dataset=dataset,
-            prompts=prompts,
+            encoded_prompts=prompts,
             evaluation=evaluation,
-            target=target,
+            report=folder("results") / "report.html",
             run_id=task.run_id,
             model_uri="file:///tiny",
             formats=FORMATS,
-            **results,
+            output_uri=task.output.uri,
         ),
     )
 
@@ -191,22 +191,33 @@ def _shard_steps(
     prompts: Path,
     model: Path,
     targets: tuple[Path, Path, Path],
-    results: dict[str, str],
+    task: Task,
 ) -> Iterator[tuple[str, Callable[[], Any]]]:
     views, maps, found = targets
     yield (
         "preprocess_images",
-        lambda: preprocess_images.run(dataset=dataset, shard=shard, prompts=prompts, target=views),
+        lambda: preprocess_images.run(dataset=dataset, shard=shard, encoded_prompts=prompts, views=views),
     )
     yield (
         "segment_images",
         lambda: segment_images.run(
-            views=views, prompts=prompts, model=model, target=maps, backend="torch", device="cpu"
+            views=views,
+            encoded_prompts=prompts,
+            model=model,
+            probabilities=maps,
+            backend="torch",
+            device="cpu",
         ),
     )
     yield (
         "postprocess_masks",
         lambda: postprocess_masks.run(
-            views=views, probabilities=maps, prompts=prompts, target=found, probability_bits=8, **results
+            views=views,
+            probabilities=maps,
+            encoded_prompts=prompts,
+            masks=found,
+            probability_bits=8,
+            output_uri=task.output.uri,
+            run_id=task.run_id,
         ),
     )

@@ -53,7 +53,7 @@ import hostile_decoders
 from clipseg_kfp.steps import preprocess_images
 work, name = Path(sys.argv[1]), sys.argv[2]
 preprocess_images.prepare = getattr(hostile_decoders, name)
-preprocess_images.run(dataset=work, shard="a", prompts=work, target=work / "out")
+preprocess_images.run(dataset=work, shard="a", encoded_prompts=work, views=work / "out")
 print(hostile_decoders.peak_bytes())
 """
 
@@ -79,7 +79,7 @@ def write_shard(work: Path, files: dict[str, bytes], settings: Settings | None =
 
 def run(work: Path, **options: Any) -> tuple[list[dict[str, Any]], dict[int, np.ndarray]]:
     """Runs the step; returns its rows, and the first view of each image that is done."""
-    preprocess_images.run(dataset=work, shard="a", prompts=work, target=work / "out", **options)
+    preprocess_images.run(dataset=work, shard="a", encoded_prompts=work, views=work / "out", **options)
     return results(work)
 
 

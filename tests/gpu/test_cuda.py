@@ -141,7 +141,7 @@ def test_the_step_gives_the_masks_of_the_cpu(tmp_path: Path, demo_model: Path, f
     prompts = tmp_path / "prompts"
     encode_prompts.run(
         model=demo_model,
-        target=prompts,
+        encoded_prompts=prompts,
         prompts=[{"name": name, "texts": texts} for name, texts in DEMO_PROMPTS.items()],
     )
     size = 160
@@ -168,7 +168,12 @@ def segmented(folder: Path, model: Path, prompts: Path, device: str) -> NDArray[
     target = folder / f"maps-{device}"
     target.mkdir(exist_ok=True)
     how = segment_images.run(
-        views=folder, prompts=prompts, model=model, target=target, backend="torch", device=device
+        views=folder,
+        encoded_prompts=prompts,
+        model=model,
+        probabilities=target,
+        backend="torch",
+        device=device,
     )
     assert how["device"] == device == json.loads((target / segment_images.ENGINE).read_text())["device"]
     rows: list[dict[str, Any]] = [

@@ -116,7 +116,14 @@ def test_the_whole_pipeline_on_it_writes_the_masks_of_a_local_run(
     run_batch({**parameters, "output_uri": f"s3://{bucket}/local"}, tmp_path / "log")
 
     manifest = read_run(str(task.output)).manifest
-    assert manifest["counts"] == {"listed": 4, "done": 3, "skipped": 0, "quarantined": 1, "masks": 6}
+    assert manifest["counts"] == {
+        "listed": 4,
+        "done": 3,
+        "skipped": 0,
+        "quarantined": 1,
+        "masks": 6,
+        "left": 0,
+    }
     docker, subprocesses = (masks(f"s3://{bucket}/{name}") for name in ("docker", "local"))
     assert len(docker) == 3 * (2 + 2)  # a mask a prompt, a label map and a preview an image
     assert docker == subprocesses

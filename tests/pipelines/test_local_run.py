@@ -64,7 +64,14 @@ def test_a_bucket_is_segmented_and_a_second_run_has_nothing_to_do(
 
     first = run(tmp_path, source, output, run_id="one")
 
-    assert first.manifest["counts"] == {"listed": 4, "done": 3, "skipped": 0, "quarantined": 1, "masks": 6}
+    assert first.manifest["counts"] == {
+        "listed": 4,
+        "done": 3,
+        "skipped": 0,
+        "quarantined": 1,
+        "masks": 6,
+        "left": 0,
+    }
     assert first.metrics["per_prompt"]["circle"]["images"] == 3
     assert first.metrics["mean_iou"] == first.metrics["per_prompt"]["circle"]["iou"] > 0.8
     red = first.metrics["per_prompt"]["red"]
@@ -86,7 +93,14 @@ def test_a_bucket_is_segmented_and_a_second_run_has_nothing_to_do(
 
     second = run(tmp_path, source, output, run_id="two")
 
-    assert second.manifest["counts"] == {"listed": 4, "done": 0, "skipped": 3, "quarantined": 1, "masks": 0}
+    assert second.manifest["counts"] == {
+        "listed": 4,
+        "done": 0,
+        "skipped": 3,
+        "quarantined": 1,
+        "masks": 0,
+        "left": 0,
+    }
     assert "nothing to segment" in (tmp_path / "log").read_text("utf-8")
 
     console = Console(file=io.StringIO(), width=120)
@@ -118,7 +132,14 @@ def test_things_that_are_shown_and_not_named_are_found(tmp_path: Path) -> None:
 def test_an_empty_folder_ends_well(tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
     empty = run(tmp_path, str(tmp_path / "in"), str(tmp_path / "out"), run_id="empty")
-    assert empty.manifest["counts"] == {"listed": 0, "done": 0, "skipped": 0, "quarantined": 0, "masks": 0}
+    assert empty.manifest["counts"] == {
+        "listed": 0,
+        "done": 0,
+        "skipped": 0,
+        "quarantined": 0,
+        "masks": 0,
+        "left": 0,
+    }
     console = Console(file=io.StringIO(), width=120)
     show(empty, console)
     assert "There were no images." in console.file.getvalue()  # type: ignore[attr-defined]

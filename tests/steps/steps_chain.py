@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from clipseg_kfp import records
-from clipseg_kfp.settings import Settings
 from clipseg_kfp.steps import (
     encode_prompts,
     evaluate_masks,
@@ -102,43 +101,46 @@ class Chain:
     ) -> Run:
         self.runs += 1
         work = self.work / f"run-{self.runs}"
-        dirs = {name: work / name for name in ("model", "prompts", "dataset", "evaluation", "results")}
+        dirs = {name: work / name for name in ("model", "prompts", "dataset", "evaluation")}
         for path in dirs.values():
             path.mkdir(parents=True)
         take = {name: options.pop(name) for name in LISTING if name in options}
         limits = {n: options.pop(n) for n in ("max_megapixels", "max_megabytes") if n in options}
         looks = {name: options.pop(name) for name in LOOKS if name in options}
         formats = options.pop("formats", ())
+        name = run_id or f"run {self.runs}"
         self.views_seen.clear()
-        fetch_model.run(model_uri=str(self.model), target=dirs["model"])
+        fetch_model.run(model_uri=str(self.model), model=dirs["model"])
         config = encode_prompts.run(
             model=dirs["model"],
-            target=dirs["prompts"],
+            encoded_prompts=dirs["prompts"],
             prompts=prompts or ["a circle", "red things"],
             threshold=threshold,
-            settings=Settings.of(**looks),
+            **looks,
         )
         dataset = fetch_dataset.run(
             source_uri=source or self.source,
             output_uri=self.output,
-            config=config,
-            prompts=dirs["prompts"],
-            target=dirs["dataset"],
+            encoded_prompts=dirs["prompts"],
+            dataset=dirs["dataset"],
             run_id=run_id if check_run_id else "",
+            job_id=name,
             **take,
         )
         self.hook()
-        shards = [self.shard(work / shard, shard, dirs, config, limits, options) for shard in dataset.shards]
-        evaluation = evaluate_masks.run(shards=shards, target=dirs["evaluation"])
+        shards = [
+            self.shard(work / shard, shard, dirs, limits, {"job_id": name, **options})
+            for shard in dataset.shards
+        ]
+        evaluation = evaluate_masks.run(masks=shards, evaluation=dirs["evaluation"])
         published = publish_results.run(
-            shards=shards,
+            masks=shards,
             dataset=dirs["dataset"],
-            prompts=dirs["prompts"],
+            encoded_prompts=dirs["prompts"],
             evaluation=dirs["evaluation"],
-            target=dirs["results"],
+            report=work / "report.html",
             output_uri=self.output,
-            config=config,
-            run_id=run_id or f"run {self.runs}",
+            run_id=name,
             model_uri="file:///tiny",
             formats=formats,
         )
@@ -147,24 +149,25 @@ class Chain:
         maps = sum(self.views_seen)
         return Run(config, dataset, shards, evaluation, published, maps, folder, manifest)
 
-    def shard(
-        self, work: Path, shard: str, dirs: dict[str, Path], config: str, limits: Any, options: Any
-    ) -> Path:
+    def shard(self, work: Path, shard: str, dirs: dict[str, Path], limits: Any, options: Any) -> Path:
         views, maps, masks = (work / name for name in ("views", "maps", "masks"))
         views.mkdir(parents=True), maps.mkdir(), masks.mkdir()
         preprocess_images.run(
-            dataset=dirs["dataset"], shard=shard, prompts=dirs["prompts"], target=views, **limits
+            dataset=dirs["dataset"], shard=shard, encoded_prompts=dirs["prompts"], views=views, **limits
         )
         segment_images.run(
-            views=views, prompts=dirs["prompts"], model=dirs["model"], target=maps, device="cpu"
+            views=views,
+            encoded_prompts=dirs["prompts"],
+            model=dirs["model"],
+            probabilities=maps,
+            device="cpu",
         )
         postprocess_masks.run(
             views=views,
             probabilities=maps,
-            prompts=dirs["prompts"],
-            target=masks,
+            encoded_prompts=dirs["prompts"],
+            masks=masks,
             output_uri=self.output,
-            config=config,
             **options,
         )
         return masks

@@ -23,7 +23,7 @@ from clipseg_kfp.storage import open_object
 
 
 def encode(model: Path, target: Path, prompts: list[Any], **parameters: Any) -> str:
-    return encode_prompts.run(model=model, target=target, prompts=prompts, **parameters)
+    return encode_prompts.run(model=model, encoded_prompts=target, prompts=prompts, **parameters)
 
 
 def picture(seed: int = 0) -> bytes:
@@ -49,7 +49,7 @@ def test_pictures_stay_in_memory_until_they_are_encoded_and_no_longer(
     prompts = [{"name": f"p{i}", "image": str(tmp_path / "a.png")} for i in range(30)]
     made: list[weakref.ref[Any]] = []
     alive: list[int] = []
-    gather = encode_prompts.prompt_sets.gather
+    gather = encode_prompts.gather
 
     def watched(*arguments: Any) -> Iterator[Any]:
         for one in gather(*arguments):
@@ -58,8 +58,8 @@ def test_pictures_stay_in_memory_until_they_are_encoded_and_no_longer(
             del one
             alive.append(sum(each() is not None for each in made))
 
-    monkeypatch.setattr(encode_prompts.prompt_sets, "gather", watched)
-    encode(model_folder, tmp_path, prompts, sets={"a": prompts, "b": prompts[:1]} if several else None)
+    monkeypatch.setattr(encode_prompts, "gather", watched)
+    encode(model_folder, tmp_path, prompts, prompt_sets={"a": prompts, "b": prompts[:1]} if several else None)
     assert len(alive) == 30 + several
     assert max(alive) < 12, "they are encoded by the eight"
 

@@ -53,7 +53,7 @@ def put(root: str, files: dict[str, bytes]) -> None:
 
 
 def encode(model: Path, target: Path, prompts: list[Any], **parameters: Any) -> str:
-    return encode_prompts.run(model=model, target=target, prompts=prompts, **parameters)
+    return encode_prompts.run(model=model, encoded_prompts=target, prompts=prompts, **parameters)
 
 
 def test_folders_are_what_prompts_with_the_same_pictures_are(

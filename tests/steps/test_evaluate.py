@@ -215,5 +215,5 @@ def test_evaluations_repeat_byte_by_byte_whatever_the_shards(chain: Chain, tmp_p
     runs.append(chain(PROMPTS, shard_size=1))
     for name in ("evaluation.parquet", "curves.json", "thresholds.json", "per_image.parquet"):
         assert read(runs[0], name) == read(runs[1], name), name
-    evaluate_masks.run(shards=runs[1].shards, target=tmp_path / "again")
+    evaluate_masks.run(masks=runs[1].shards, evaluation=tmp_path / "again")
     assert (tmp_path / "again" / "per_image.parquet").read_bytes() == read(runs[1], "per_image.parquet")

@@ -109,15 +109,14 @@ def measured(run: Run) -> dict[str, Any]:
 @pytest.mark.parametrize("chain", ["folder", "s3"], indirect=True)
 def test_every_format_says_the_same_of_the_same_images(chain: Chain, tmp_path: Path) -> None:
     root = chain.source
-    encode_prompts.run(model=chain.model, target=tmp_path / "prompts", prompts=PROMPTS)
+    encode_prompts.run(model=chain.model, encoded_prompts=tmp_path / "prompts", prompts=PROMPTS)
     for kind in ("masks", "labels", "voc", "coco", "phrasecut"):
         chain.source = f"{root}/{kind}"
         listing = fetch_dataset.run(
             source_uri=chain.source,
             output_uri=chain.output,
-            config="c" * 16,
-            prompts=tmp_path / "prompts",
-            target=tmp_path / kind,
+            encoded_prompts=tmp_path / "prompts",
+            dataset=tmp_path / kind,
             ground_truth_uri=lay_out(chain, kind),
             ground_truth_classes=CLASSES,
         )
@@ -196,10 +195,10 @@ def test_several_sets_are_one_table(chain: Chain, tmp_path: Path) -> None:
         [{"text": "a square", "name": "cat"}, {"name": "none", "logic": "not cat", "threshold": 0.3}],
     )
     for name, options in (
-        ("both", {"sets": {"one": one, "two": two}}),
+        ("both", {"prompt_sets": {"one": one, "two": two}}),
         ("one", {"prompts": one}),
     ):
-        encode_prompts.run(model=chain.model, target=tmp_path / name, **{"prompts": [], **options})
+        encode_prompts.run(model=chain.model, encoded_prompts=tmp_path / name, **{"prompts": [], **options})
     both, alone = (encode_prompts.prompt_rows(tmp_path / name) for name in ("both", "one"))
     assert [(row["name"], row["id"]) for row in both] == [
         ("one/cat", 1), ("one/a dog", 2), ("two/cat", 3), ("two/none", 4),

@@ -78,7 +78,7 @@ def test_show_prints_a_run_and_writes_its_report(
     assert call("show", chain.output, "--json", "--out", str(page)) == 0
     told = json.loads(capsys.readouterr().out)
     assert told["run"] == "first"
-    assert told["counts"] == {"listed": 4, "done": 3, "skipped": 0, "quarantined": 1, "masks": 6}
+    assert told["counts"] == {"listed": 4, "done": 3, "skipped": 0, "quarantined": 1, "masks": 6, "left": 0}
     assert told["metrics"]["per_prompt"]["cat"]["images"] == 2
     assert [row["key"] for row in told["quarantine"]] == ["broken.png"]
     assert page.read_text("utf-8") == measured.published.report

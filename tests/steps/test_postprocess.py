@@ -46,6 +46,7 @@ def write_prompts(folder: Path, thresholds: list[float], side: int = SIDE) -> Pa
     gathered = list(gather(prompts, facts, 0.5, Files("", "")))
     write_table(folder / encode_prompts.TABLE, gathered, np.zeros((len(thresholds), 4), np.float32))
     Settings().write(folder)
+    (folder / encode_prompts.CONFIGURATION).write_text("config", "ascii")
     return folder
 
 
@@ -77,8 +78,8 @@ def test_every_pixel_and_every_measure(tmp_path: Path) -> None:
     (tmp_path / segment_images.ENGINE).write_text("{}")
     out = tmp_path / "out"
     count = postprocess_masks.run(
-        views=views, probabilities=tmp_path, prompts=prompts, target=tmp_path / "target",
-        output_uri=str(out), config="config",
+        views=views, probabilities=tmp_path, encoded_prompts=prompts, masks=tmp_path / "target",
+        output_uri=str(out),
     )  # fmt: skip
     rows = list(records.read_parquet(tmp_path / "target" / postprocess_masks.MASKS))
     images = list(records.read_parquet(tmp_path / "target" / postprocess_masks.IMAGES))
@@ -113,8 +114,8 @@ from clipseg_kfp.steps import postprocess_masks
 
 work = Path(sys.argv[1])
 postprocess_masks.run(
-    views=work, probabilities=work, prompts=Path(sys.argv[2]), target=work / "target",
-    output_uri=str(work / "out"), config="config", label_maps=False, overlays=False,
+    views=work, probabilities=work, encoded_prompts=Path(sys.argv[2]), masks=work / "target",
+    output_uri=str(work / "out"), label_maps=False, overlays=False,
 )
 # Of this program alone; ru_maxrss would begin with what the parent had.
 print(next(line.split()[1] for line in open("/proc/self/status") if line.startswith("VmHWM:")))

@@ -48,7 +48,7 @@ class Shard:
     def run(self, sources: list[dict[str, Any]], **options: Any) -> dict[str, dict[str, Any]]:
         records.write_parquet(self.work / "shards" / "a.parquet", records.SOURCES, sources)
         preprocess_images.run(
-            dataset=self.work, shard="a", prompts=self.work, target=self.work / "out", **options
+            dataset=self.work, shard="a", encoded_prompts=self.work, views=self.work / "out", **options
         )
         rows = records.read_parquet(self.work / "out" / preprocess_images.IMAGES)
         return {row["key"]: row for row in rows}
@@ -210,7 +210,7 @@ peak = lambda pid="self": 1024 * int(
     next(line.split()[1] for line in open(f"/proc/{pid}/status") if line.startswith("VmHWM:"))
 )
 before = peak()
-views = step.run(dataset=work, shard="a", prompts=work, target=work / "out")
+views = step.run(dataset=work, shard="a", encoded_prompts=work, views=work / "out")
 workers = [pid for path in Path("/proc/self/task").glob("*/children") for pid in path.read_text().split()]
 print(json.dumps({"views": views, "grown": peak() - before, "workers": [peak(pid) for pid in workers]}))
 """

@@ -43,7 +43,14 @@ def ranked(tmp_path: Path, skills: dict[str, float], names: dict[str, str]) -> R
     (evaluation / "curves.json").write_text(json.dumps(found.curves()))
     (evaluation / "thresholds.json").write_text(json.dumps({"thresholds": found.thresholds}))
     (prompts / "classes.json").write_text(json.dumps(names))
-    return rank_prompts.run(evaluation=evaluation, prompts=prompts, target=tmp_path / "out", title=HOSTILE)
+    return rank_prompts.run(
+        evaluation=evaluation,
+        encoded_prompts=prompts,
+        ranking=tmp_path / "out",
+        table=tmp_path / "table.md",
+        page=tmp_path / "page.html",
+        source_uri=HOSTILE,
+    )
 
 
 def test_prompts_and_sets_in_order(tmp_path: Path) -> None:

@@ -28,7 +28,7 @@ PROMPTS = [{"name": name, "texts": texts} for name, texts in DEMO_PROMPTS.items(
 @pytest.fixture(scope="module")
 def encoded(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("prompts")
-    encode_prompts.run(model=DEMO_MODEL, target=folder, prompts=PROMPTS)
+    encode_prompts.run(model=DEMO_MODEL, encoded_prompts=folder, prompts=PROMPTS)
     return folder
 
 
@@ -63,9 +63,9 @@ def run(tmp_path: Path, prompts: Path, pixels: list[NDArray[np.uint8]], **choice
         folder.mkdir(exist_ok=True)
     return segment_images.run(
         views=write_views(views, pixels),
-        prompts=prompts,
+        encoded_prompts=prompts,
         model=DEMO_MODEL,
-        target=target,
+        probabilities=target,
         **{"device": "cpu", **choices},
     )
 

@@ -17,7 +17,7 @@ from clipseg_kfp import records
 from clipseg_kfp.errors import ClipsegKfpError, ParameterError, StorageError
 from clipseg_kfp.masks import decode_rle
 from clipseg_kfp.settings import Settings
-from clipseg_kfp.steps import fetch_dataset, preprocess_images, segment_images
+from clipseg_kfp.steps import fetch_dataset, preprocess_images, segment_images, sharding
 from clipseg_kfp.storage import open_folder
 
 EXIF = Image.Exif()
@@ -219,8 +219,10 @@ def test_two_attempts_of_a_run_give_the_same_objects(chain: Chain, tmp_path: Pat
     put(chain, GOOD)
     first = chain(run_id="one")
     before = contents(chain.output)
-    # The second attempt of a run starts from the same listing: take the first one's commit away.
+    # The second attempt of a run starts from the same listing: take the first one's commit away, and its part.
     Path(chain.output, f"{first.config}/runs/one/manifest.json").unlink()
+    for part in Path(chain.output, f"{first.config}/parts").iterdir():
+        part.unlink()
     second = chain(run_id="one")
     after = contents(chain.output)
     assert set(after) == set(before)
@@ -240,13 +242,12 @@ def test_publishing_twice_changes_nothing(chain: Chain, monkeypatch: pytest.Monk
     before = contents(chain.output)
     work = chain.work / "run-1"
     publish_results.run(
-        shards=[work / "shard-000" / "masks"],
+        masks=[work / "shard-000" / "masks"],
         dataset=work / "dataset",
-        prompts=work / "prompts",
+        encoded_prompts=work / "prompts",
         evaluation=work / "evaluation",
-        target=work / "results",
+        report=work / "again.html",
         output_uri=chain.output,
-        config=next(iter(before)).partition("/")[0],
         run_id="one",
         model_uri="file:///tiny",
     )
@@ -268,7 +269,7 @@ def test_a_name_is_for_one_run(chain: Chain, at_once: bool, changed: bool) -> No
     assert bool(chain.views_seen) == (changed and not at_once)
     after = contents(chain.output)
     assert {key: after[key] for key in before} == before
-    assert not any("/runs/" in key for key in set(after) - set(before))
+    assert not any("/runs/" in key and "/plan." not in key for key in set(after) - set(before))
     assert counts(chain()) == ((3, 1, 1, 1) if changed else (2, 0, 1, 1))
 
 
@@ -286,13 +287,12 @@ def test_an_attempt_that_ended_before_latest_is_mended(chain: Chain) -> None:
     Path(chain.output, run.config, "latest.json").unlink()
     work = chain.work / "run-1"
     publish_results.run(
-        shards=run.shards,
+        masks=run.shards,
         dataset=work / "dataset",
-        prompts=work / "prompts",
+        encoded_prompts=work / "prompts",
         evaluation=work / "evaluation",
-        target=work / "results",
+        report=work / "again.html",
         output_uri=chain.output,
-        config=run.config,
         run_id="one",
     )
     assert contents(chain.output) == before
@@ -307,13 +307,12 @@ def test_a_run_without_a_shard_is_not_committed(chain: Chain) -> None:
     work = chain.work / "run-1"
     with pytest.raises(StorageError, match=r"4 images were listed, 2 came out: .* of shard-001 is missing"):
         publish_results.run(
-            shards=run.shards[:1],
+            masks=run.shards[:1],
             dataset=work / "dataset",
-            prompts=work / "prompts",
+            encoded_prompts=work / "prompts",
             evaluation=work / "evaluation",
-            target=work / "results",
+            report=work / "again.html",
             output_uri=chain.output,
-            config=run.config,
             run_id="partial",
         )
     assert contents(chain.output) == before
@@ -344,7 +343,7 @@ def test_a_limit_takes_new_images(chain: Chain) -> None:
 def test_bad_images_never_use_up_the_limit(chain: Chain, capsys: pytest.CaptureFixture[str]) -> None:
     put(chain, {"1.png": b"", "2.png": b"bad", "3.png": picture(3), "4.png": picture(4)})
     assert counts(chain(limit=2)) == (2, 0, 0, 2)
-    assert counts(chain(limit=1)) == (1, 1, 0, 0)
+    assert counts(chain(limit=1)) == (3, 1, 2, 0)  # what was bad has to wait
     assert counts(chain(limit=3)) == (4, 1, 1, 2)  # what is new comes first, then what was bad
     capsys.readouterr()
     assert counts(chain()) == (4, 0, 2, 2)
@@ -352,7 +351,7 @@ def test_bad_images_never_use_up_the_limit(chain: Chain, capsys: pytest.CaptureF
     assert "2 images that were quarantined before are tried again" in said
     assert "nothing new: 2 images were done before" in said
     put(chain, {"1.png": picture(1)})
-    assert counts(chain(limit=1)) == (1, 1, 0, 0)  # replaced, so new again: before 2.png
+    assert counts(chain(limit=1)) == (4, 1, 3, 0)  # replaced, so new again: before 2.png
 
 
 def test_tables_are_not_read_into_memory(chain: Chain, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -396,22 +395,22 @@ def encoded(chain: Chain) -> Path:
     from clipseg_kfp.steps import encode_prompts
 
     target = chain.work / "encoded"
-    encode_prompts.run(model=chain.model, target=target, prompts=["a circle"])
+    encode_prompts.run(model=chain.model, encoded_prompts=target, prompts=["a circle"])
     return target
 
 
 def list_dataset(chain: Chain, encoded: Path, name: str = "listed", **options: Any) -> fetch_dataset.Dataset:
-    settings = {"source_uri": chain.source, "output_uri": chain.output, "config": "c" * 16, **options}
-    return fetch_dataset.run(prompts=encoded, target=chain.work / name, **settings)
+    settings = {"source_uri": chain.source, "output_uri": chain.output, **options}
+    return fetch_dataset.run(encoded_prompts=encoded, dataset=chain.work / name, **settings)
 
 
 @pytest.mark.parametrize(
-    ("images", "shard_size", "shards"), [(120, 1, 40), (101, 2, 34), (120, 100, 2), (7, 3, 3), (50, 1, 50)]
+    ("images", "shard_size", "shards"), [(120, 1, 24), (101, 2, 21), (120, 100, 2), (7, 3, 3), (24, 1, 24)]
 )
 def test_shards(chain: Chain, encoded: Path, images: int, shard_size: int, shards: int) -> None:
     put(chain, {f"{i}.png": b"%d" % i for i in range(images)})
     found = list_dataset(chain, encoded, shard_size=shard_size)
-    assert len(found.shards) == shards <= fetch_dataset.MAX_SHARDS
+    assert len(found.shards) == shards <= sharding.MAX_SHARDS
     rows = [list(records.read_parquet(chain.work / f"listed/shards/{name}.parquet")) for name in found.shards]
     assert sorted(row["key"] for shard in rows for row in shard) == sorted(f"{i}.png" for i in range(images))
     assert all(rows)  # a shard without images would be a pod for nothing
@@ -595,7 +594,7 @@ def test_two_versions_of_a_key_have_their_own_ground_truth(chain: Chain, tmp_pat
             scores.append({**names, "boxes": [[0, 0, 2, 2]], "maps": bytes([value] * 4)})
     with records.ArrowWriter(shard / "gallery.arrow", records.GALLERY):
         pass  # no pictures
-    found = evaluate_masks.run(shards=[shard], target=tmp_path / "out").prompts["cat"]
+    found = evaluate_masks.run(masks=[shard], evaluation=tmp_path / "out").prompts["cat"]
     assert (found.tp, found.tn, found.fp, found.fn, found.images) == (4, 4, 0, 0, 2)
 
 
@@ -662,7 +661,7 @@ def test_bad_limits(chain: Chain, option: str, value: float) -> None:
 
 def test_bad_sizes_and_choices_of_the_engine(encoded: Path, chain: Chain, tmp_path: Path) -> None:
     common: dict[str, Any] = {
-        "views": tmp_path, "prompts": encoded, "model": chain.model, "target": tmp_path,
+        "views": tmp_path, "encoded_prompts": encoded, "model": chain.model, "probabilities": tmp_path,
     }  # fmt: skip
     failing("device is 'tpu'", lambda: segment_images.run(**common, device="tpu"))
     failing("int8_min_iou is 2", lambda: segment_images.run(**common, int8_min_iou=2))
@@ -675,14 +674,20 @@ def test_prompts_of_another_model(encoded: Path, chain: Chain, tmp_path: Path) -
     put(chain, {"a.png": GOOD["a.png"]})
     dataset = list_dataset(chain, encoded)
     preprocess_images.run(
-        dataset=chain.work / "listed", shard=dataset.shards[0], prompts=encoded, target=tmp_path / "views"
+        dataset=chain.work / "listed",
+        shard=dataset.shards[0],
+        encoded_prompts=encoded,
+        views=tmp_path / "views",
     )
     facts = json.loads((encoded / "model.json").read_text())
     (encoded / "model.json").write_text(json.dumps({**facts, "digest": "0" * 32}))
     failing(
         "another model",
         lambda: segment_images.run(
-            views=tmp_path / "views", prompts=encoded, model=chain.model, target=tmp_path / "maps"
+            views=tmp_path / "views",
+            encoded_prompts=encoded,
+            model=chain.model,
+            probabilities=tmp_path / "maps",
         ),
     )
     assert not (tmp_path / "maps" / "probabilities.arrow").exists()

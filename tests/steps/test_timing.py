@@ -26,8 +26,8 @@ def publish_again(chain: Chain, run: Run) -> publish_results.Published:
     for path in work.rglob(FILE):
         path.write_text(json.dumps({"evaluate_masks": 99.5}))
     return publish_results.run(
-        **{name: work / name for name in ("prompts", "dataset", "evaluation")}, shards=run.shards,
-        target=work / "again", output_uri=chain.output, config=run.config, run_id=run.manifest["run"],
+        encoded_prompts=work / "prompts", dataset=work / "dataset", evaluation=work / "evaluation", masks=run.shards,
+        report=work / "again.html", output_uri=chain.output, run_id=run.manifest["run"],
         model_uri="file:///tiny",
     )  # fmt: skip
 
@@ -57,11 +57,10 @@ def test_an_attempt_takes_the_times_of_the_one_before(chain: Chain, monkeypatch:
         with pytest.raises(KeyboardInterrupt):
             chain(run_id="run")
     work = chain.work / "run-1"
-    (config,) = {path.parent.name for path in Path(chain.output).glob("*/configuration.json")}
     again = publish_results.run(
-        **{name: work / name for name in ("prompts", "dataset", "evaluation")},
-        shards=[path.parent for path in work.rglob("scores.arrow")], target=work / "again",
-        output_uri=chain.output, config=config, run_id="run", model_uri="file:///tiny",
+        encoded_prompts=work / "prompts", dataset=work / "dataset", evaluation=work / "evaluation",
+        masks=[path.parent for path in work.rglob("scores.arrow")], report=work / "again.html",
+        output_uri=chain.output, run_id="run", model_uri="file:///tiny",
     )  # fmt: skip
     manifest = json.loads(Path(again.manifest.removeprefix("file://")).read_text())
     assert "seconds" in manifest and len({file["name"] for file in manifest["files"]}) == len(

@@ -53,11 +53,11 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Path]]:
 
 
 def test_memory_does_not_grow_with_the_images(shards: list[Path], tmp_path: Path) -> None:
-    evaluate_masks.run(shards=shards[:1], target=tmp_path / "warm")
+    evaluate_masks.run(masks=shards[:1], evaluation=tmp_path / "warm")
     peaks = []
     for count in (2, 10):
         tracemalloc.start()
-        found = evaluate_masks.run(shards=shards[:count], target=tmp_path / f"{count}")
+        found = evaluate_masks.run(masks=shards[:count], evaluation=tmp_path / f"{count}")
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
         assert found.prompts["cat"].images == count * IMAGES_A_SHARD

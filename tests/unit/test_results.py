@@ -118,7 +118,14 @@ def test_a_manifest_says_what_there_is(output: str, add: Add) -> None:
     attempt.commit(COUNTS, {"source_uri": "s3://in", **DATA})
     uri = store.point_to("run 1/x")
     (manifest,) = store.manifests()
-    assert manifest["counts"] == {"listed": 3, "done": 2, "skipped": 0, "quarantined": 1, "masks": 4}
+    assert manifest["counts"] == {
+        "listed": 3,
+        "done": 2,
+        "skipped": 0,
+        "quarantined": 1,
+        "masks": 4,
+        "left": 0,
+    }
     assert (manifest["run"], manifest["config"], manifest["source_uri"]) == ("run 1/x", "c0", "s3://in")
     assert [file["name"] for file in manifest["files"]] == ["a.parquet", "attempt.json", "b.json"]
     for file in manifest["files"]:
