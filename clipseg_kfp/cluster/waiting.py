@@ -108,7 +108,7 @@ def ended_badly(run: Run) -> tuple[str, str]:
 
 def _without_a_word(run: Run, head: str, said: list[Log]) -> tuple[str, str]:
     """What to say of a failed run whose logs have no error."""
-    from clipseg_kfp.steps.fetch_dataset import MAX_SHARDS
+    from clipseg_kfp.steps.sharding import MAX_SHARDS
 
     shards = max((log.place.shard + 1 for log in said if log.place.shard is not None), default=0)
     with suppress(ClipsegKfpError):
