@@ -85,6 +85,10 @@ def show(run: RunSummary, console: Console) -> None:
                 console.print(text, soft_wrap=True, highlight=False, markup=False)
     if run.quarantine:
         titled("Quarantined", _set_aside(run.quarantine))
+    if counts.get("left"):
+        console.print(
+            f"{counts['left']:,} images are left for the next run.", soft_wrap=True, highlight=False
+        )
     if not counts["listed"]:
         console.print("There were no images.")
     elif not counts["done"] and counts["skipped"]:

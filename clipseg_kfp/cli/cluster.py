@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Annotated
 
 import typer
@@ -11,7 +12,7 @@ from clipseg_kfp.cli.compile import GpuImage, SettingsOption, Variant, warn_of_i
 from clipseg_kfp.cli.connecting import connected
 from clipseg_kfp.cli.runs import StartTimeout, Timeout, follow, limits
 from clipseg_kfp.cli.shared import Endpoint
-from clipseg_kfp.cluster import Client
+from clipseg_kfp.cluster import Client, Run
 from clipseg_kfp.cluster.packages import spec_of
 from clipseg_kfp.cluster.parameters import declared, from_file, from_words
 from clipseg_kfp.cluster.session import DEFAULT_EXPERIMENT, DEFAULT_PIPELINE
@@ -133,13 +134,23 @@ def run(
     wait: Annotated[
         bool, typer.Option("--wait", help="Follow the run to its end, as 'runs watch' does.")
     ] = False,
+    until_done: Annotated[
+        bool,
+        typer.Option(
+            "--until-done",
+            help="Follow it, and start the next run until no images are left; reads the results' bucket.",
+        ),
+    ] = False,
     timeout: Timeout = "",
     start_timeout: StartTimeout = "",
     endpoint: Endpoint = "",
 ) -> None:
     """Starts a run of a pipeline; its parameters are checked before anything is sent.
 
-    With --wait, the exit status is the run's: 0 succeeded, 3 failed, 4 canceled, 5 skipped, 6 timeout,
+    A run takes what fits into it; --until-done starts the next one for what is left, until nothing is. It stops where
+    a run fails. --timeout is for all of them together.
+
+    With --wait and --until-done, the exit status is the run's: 0 succeeded, 3 failed, 4 canceled, 5 skipped, 6 timeout,
     7 no pod of a task began within --start-timeout, 130 Ctrl-C, 1 an error of the client, 2 wrong usage.
 
     Examples:
@@ -148,6 +159,8 @@ def run(
         clipseg-kfp run batch-segmentation --prompts-file prompts.yaml
 
         clipseg-kfp run batch-segmentation.yaml --parameters parameters.yaml --wait --timeout 6h --start-timeout 10m
+
+        clipseg-kfp run batch-segmentation --parameters parameters.yaml --until-done --timeout 2d
     """
     times = limits(timeout, start_timeout)
     # Read once, so that the parameters are checked against the version that is run.
@@ -159,19 +172,48 @@ def run(
         variant=variant or "",
         gpu_image=gpu_image,
     )
-    started = client.run_version(
-        found,
-        given_parameters(found, settings, parameters, prompts_file),
-        experiment=experiment,
-        name=name,
-        service_account=service_account,
-    )
-    Console().print(f"started: {started.name}", markup=False, highlight=False, soft_wrap=True)
-    print(f"  {started.url}")
+    given = given_parameters(found, settings, parameters, prompts_file)
+    options = {"experiment": experiment, "name": name, "service_account": service_account}
+    if until_done:
+        _run_until_done(client, found, given, options, times, endpoint)
+        return
+    started = client.run_version(found, given, **options)
+    _tell_started(started)
     if wait:
         started.endpoint = endpoint
         raise typer.Exit(follow(started, *times))
     print(f"  follow it: clipseg-kfp runs watch {started.id}")
+
+
+def _tell_started(started: Run) -> None:
+    Console().print(f"started: {started.name}", markup=False, highlight=False, soft_wrap=True)
+    print(f"  {started.url}")
+
+
+def _run_until_done(
+    client: Client,
+    version: object,
+    parameters: dict[str, object],
+    options: dict[str, str],
+    times: tuple[float | None, float | None],
+    endpoint: str,
+) -> None:
+    from clipseg_kfp.cluster.repeating import until_done
+
+    timeout, start_timeout = times
+    end = None if timeout is None else time.monotonic() + timeout
+
+    def wait(run: Run) -> None:
+        _tell_started(run)
+        status = follow(run, None if end is None else max(0.0, end - time.monotonic()), start_timeout)
+        if status:
+            raise typer.Exit(status)
+
+    for number, one in enumerate(
+        until_done(client, version, parameters, wait, endpoint=endpoint, **options), start=1
+    ):
+        counts = ", ".join(f"{one.counts[name]:,} {name}" for name in ("done", "quarantined", "skipped"))
+        print(f"run {number}: {counts}; {one.left:,} images left")
 
 
 @connected

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+from itertools import count
 from pathlib import Path
 from typing import Annotated
 
@@ -42,7 +43,7 @@ def local_run(
         list[str] | None, typer.Option(help="PROMPT=CLASS where names differ; repeat for more.")
     ] = None,
     threshold: Annotated[float, typer.Option(help="Probability from which a pixel belongs to a mask.")] = 0.5,
-    limit: Annotated[int, typer.Option(help="The most new images to take; 0 takes all.")] = 0,
+    limit: Annotated[int, typer.Option(help="The most new images to take, in one run; 0 takes all.")] = 0,
     full: Annotated[
         bool, typer.Option("--full", help="Take images that earlier runs have done, too.")
     ] = False,
@@ -99,7 +100,9 @@ def local_run(
     """Runs batch-segmentation on this machine, or with --support one-shot-segmentation, on folders or s3://.
 
     Credentials come from AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, the endpoint from S3_ENDPOINT.
-    Images that an earlier run has done under the same model, prompts and settings are skipped.
+    Images that an earlier run has done under the same model, prompts and settings are skipped. A run takes what fits
+    into it, which bounds the folder for intermediate files to about 12 GB; where images are left the next run follows,
+    named RUN_ID-2 and so on, with a log of its own.
 
     Examples:
         clipseg-kfp local run --source ./photos --output ./masks --model ./clipseg --prompt "a cat"
@@ -110,6 +113,7 @@ def local_run(
         clipseg-kfp local run --source ./photos --output ./masks --model ./clipseg --support ./examples
     """
     from clipseg_kfp.local import new_run_id, run_batch
+    from clipseg_kfp.results.repeating import Rest
     from clipseg_kfp.summary import read_run, show
 
     if not (prompt or prompts_file or support):
@@ -117,48 +121,52 @@ def local_run(
     if prompt and prompts_file:
         raise ParameterError("--prompt and --prompts-file exclude each other.")
     console = Console()
+    name = run_id or new_run_id()
+    parameters = {
+        "source_uri": source,
+        "output_uri": output,
+        "model_uri": model,
+        "prompts": [parsed_prompt(text) for text in prompt or []],
+        "prompts_uri": prompts_file,
+        **({"support_uri": support, "engineering": engineering} if support else {}),
+        "ground_truth_uri": ground_truth,
+        "ground_truth_format": ground_truth_format,
+        "ground_truth_classes": parsed_classes(ground_truth_class or []),
+        "threshold": threshold,
+        "limit": limit,
+        "full": full,
+        "max_quarantined": max_quarantined,
+        "shard_size": shard_size,
+        "batch_size": batch_size,
+        "memory_mb": memory_mb,
+        "backend": backend,
+        "device": device,
+        "precision": precision,
+        "int8_min_iou": int8_min_iou,
+        "tile_size": tile_size,
+        "tile_ground_resolution": tile_ground_resolution,
+        "tile_overlap": tile_overlap,
+        "meters_per_pixel": meters_per_pixel,
+        "flip": flip,
+        "probability_bits": probability_bits,
+        "formats": formats or [],
+        "max_megapixels": max_megapixels,
+        "max_megabytes": max_megabytes,
+        "label_maps": label_maps,
+        "overlays": overlays,
+        "run_id": name,
+        "endpoint": endpoint,
+    }
+    rest = Rest(full)
     with interruptible():
-        finished = run_batch(
-            {
-                "source_uri": source,
-                "output_uri": output,
-                "model_uri": model,
-                "prompts": [parsed_prompt(text) for text in prompt or []],
-                "prompts_uri": prompts_file,
-                **({"support_uri": support, "engineering": engineering} if support else {}),
-                "ground_truth_uri": ground_truth,
-                "ground_truth_format": ground_truth_format,
-                "ground_truth_classes": parsed_classes(ground_truth_class or []),
-                "threshold": threshold,
-                "limit": limit,
-                "full": full,
-                "max_quarantined": max_quarantined,
-                "shard_size": shard_size,
-                "batch_size": batch_size,
-                "memory_mb": memory_mb,
-                "backend": backend,
-                "device": device,
-                "precision": precision,
-                "int8_min_iou": int8_min_iou,
-                "tile_size": tile_size,
-                "tile_ground_resolution": tile_ground_resolution,
-                "tile_overlap": tile_overlap,
-                "meters_per_pixel": meters_per_pixel,
-                "flip": flip,
-                "probability_bits": probability_bits,
-                "formats": formats or [],
-                "max_megapixels": max_megapixels,
-                "max_megabytes": max_megabytes,
-                "label_maps": label_maps,
-                "overlays": overlays,
-                "run_id": run_id or new_run_id(),
-                "endpoint": endpoint,
-            },
-            log,
-            console,
-            work,
-        )
-        show(read_run(finished.manifest, endpoint), console)
+        for number in count(1):
+            place = log.with_stem(f"{log.stem}-{number}") if number > 1 else log
+            finished = run_batch(parameters, place, console, work)
+            found = read_run(finished.manifest, endpoint)
+            show(found, console)
+            if limit or not rest.after(found.manifest["counts"]):
+                return
+            parameters["run_id"] = f"{name}-{number + 1}"
 
 
 @app.command("store")

@@ -40,13 +40,13 @@ def list_results(output: Output, config: Config = "", json_: AsJson = False, end
     table = Table()
     for name in ("configuration", "run", "created", "prompts"):
         table.add_column(name, overflow="fold")
-    counted = ("listed", "done", "skipped", "quarantined", "masks")
+    counted = ("listed", "done", "skipped", "quarantined", "masks", "left")
     for name in counted:
         table.add_column(name, justify="right")
     for run in runs:
         prompts = ", ".join(prompt["name"] for prompt in run["prompts"])
         said = [escape(text) for text in (run["config"], run["run"], run["created"], prompts)]
-        table.add_row(*said, *(f"{run['counts'][name]:,}" for name in counted))
+        table.add_row(*said, *(f"{run['counts'].get(name, 0):,}" for name in counted))
     Console().print(table if runs else "There are no committed runs.")
 
 

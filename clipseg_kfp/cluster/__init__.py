@@ -12,9 +12,11 @@ from clipseg_kfp.cluster.errors import (
 )
 from clipseg_kfp.cluster.login import Login
 from clipseg_kfp.cluster.parameters import Parameter
+from clipseg_kfp.cluster.repeating import Round
 from clipseg_kfp.cluster.runs import Run
 from clipseg_kfp.cluster.schedules import Schedule
 from clipseg_kfp.cluster.uploading import Uploaded
+from clipseg_kfp.results.repeating import NoProgressError
 
 __all__ = [
     "Client",
@@ -22,8 +24,10 @@ __all__ = [
     "ConflictError",
     "Login",
     "LoginError",
+    "NoProgressError",
     "NotFoundError",
     "Parameter",
+    "Round",
     "Run",
     "RunError",
     "Schedule",

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime
 from typing import Any
 
 from clipseg_kfp.cluster.api import named
 from clipseg_kfp.cluster.errors import NotFoundError
 from clipseg_kfp.cluster.packages import spec_of
+from clipseg_kfp.cluster.repeating import Round, until_done
 from clipseg_kfp.cluster.runs import Run, experiment_id, find_experiment, start
 from clipseg_kfp.cluster.scheduling import Scheduling
 from clipseg_kfp.cluster.session import DEFAULT_EXPERIMENT, DEFAULT_PIPELINE, SiteSettings
@@ -111,6 +113,67 @@ class Client(Scheduling):
             service_account=service_account,
             pipeline_root=pipeline_root,
         )
+
+    def run_until_done(
+        self,
+        pipeline: str = DEFAULT_PIPELINE,
+        parameters: Mapping[str, Any] | None = None,
+        *,
+        endpoint: str = "",
+        timeout: float | None = None,
+        on_change: Callable[[Run], None] | None = None,
+        on_round: Callable[[Round], None] | None = None,
+        image: str = "",
+        settings: SiteSettings = None,
+        variant: str = "",
+        gpu_image: str = "",
+        version: str = "",
+        **options: str,
+    ) -> list[Round]:
+        """Starts runs one after the other until no images are left, and waits for each.
+
+        A run takes what fits into it (see docs/results.md). What it leaves is read from its results, so their bucket
+        must be reached from here.
+
+        Args:
+            pipeline: as for :meth:`run`.
+            parameters: by name; ``run_id`` must be empty.
+            endpoint: URL of the S3 endpoint as seen from here; empty takes ``S3_ENDPOINT``.
+            timeout: seconds for all runs together; ``None`` waits for ever.
+            on_change: called with the run after every look.
+            on_round: called with every run that succeeded.
+            image: as for :meth:`run`, as are all that follow.
+            settings: of the site.
+            variant: ``cpu`` or ``gpu``.
+            gpu_image: container image of inference.
+            version: of the pipeline.
+            options: ``experiment``, ``name``, ``service_account``, ``pipeline_root``.
+
+        Returns:
+            The runs with their counts.
+
+        Raises:
+            RunError: a run ended without success; none is started after it.
+            WaitTimeoutError: the latest run has not ended in time; it goes on.
+            NoProgressError: images are left, and the last run did none.
+            StorageError: the results cannot be read from here.
+            ParameterError: as for :meth:`run`, or ``run_id`` is set.
+            ClusterError: the backend refused or failed.
+        """
+        found = self.version(
+            pipeline, image=image, version=version, settings=settings, variant=variant, gpu_image=gpu_image
+        )
+        end = None if timeout is None else time.monotonic() + timeout
+
+        def wait(run: Run) -> None:
+            run.wait(None if end is None else max(0.0, end - time.monotonic()), on_change=on_change)
+
+        done = []
+        for one in until_done(self, found, parameters or {}, wait, endpoint=endpoint, **options):
+            done.append(one)
+            if on_round is not None:
+                on_round(one)
+        return done
 
     def get_run(self, run: str) -> Run:
         """A run by its ID, or the newest of that name.

@@ -154,7 +154,7 @@ class Report:
         run: identifier of the run.
         created: time in ISO 8601, UTC.
         facts: what the run was made with (model, digest, parameters), as names and values.
-        counts: images ``listed``, ``done``, ``skipped``, ``quarantined``, and ``masks`` written.
+        counts: images ``listed``, ``done``, ``skipped``, ``quarantined`` and ``left``, and ``masks`` written.
         mean_iou: over prompts; None without ground truth.
         prompts: the prompt set.
         quarantine: images set aside, or the first of them.

@@ -176,9 +176,8 @@ def _page(report: Report, cards: list[_Card], numbers: dict[str, int], quarantin
         for name, number in numbers.items()
         if name in hits
     ]
-    counts = {
-        name: report.counts.get(name, 0) for name in ("listed", "done", "skipped", "quarantined", "masks")
-    }
+    names = ("listed", "done", "skipped", "quarantined", "masks", "left")
+    counts = {name: report.counts.get(name, 0) for name in names}
     unaccounted = counts["listed"] - counts["done"] - counts["skipped"] - counts["quarantined"]
     return template("report.html.j2").render(
         report=replace(

@@ -69,9 +69,9 @@ def one_shot_segmentation(
             masks or label maps (docs/ground-truth.md). Empty takes masks/<prompt>/ beside images/.
         ground_truth_format: auto looks what it is; else masks, labels, voc, coco or phrasecut.
         ground_truth_classes: Class by prompt where names differ, as JSON: {"a cat": "cat"}.
-        shard_size: Images a parallel branch; at most 50 branches are made.
-        limit: The most new images to take in this run; 0 takes all of them.
-        full: Take all images, also those that earlier runs have done under the same configuration.
+        shard_size: Images a parallel branch; at most 24 branches are made, of at most 512 MB.
+        limit: The most new images to take in this run; 0 takes what fits into one.
+        full: Take images also if earlier runs have done them under the same configuration, the oldest first.
         max_quarantined: Bad images that the run may have: a number (20), a share of the listed ones (5%), or
             nothing for no bound. With more, it fails with the reasons and commits nothing.
         label_maps: Write a palette map of the most probable prompt for each new image.

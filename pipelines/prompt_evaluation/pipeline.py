@@ -56,8 +56,8 @@ def prompt_evaluation(
         prompt_sets: What to compare, as a JSON object: each set is a list of prompts, or the URI of a prompt
             file. Prompts of one class are compared with the same ground truth.
         model_uri: Checkpoint, safetensors only: hf://org/name@revision (pin it), or s3://bucket/prefix.
-        shard_size: Images a parallel branch; at most 50 branches are made.
-        limit: The most images to take; 0 takes all of them.
+        shard_size: Images a parallel branch; at most 24 branches are made, of at most 512 MB.
+        limit: The most images to take; 0 takes what fits into one run.
         batch_size: Images encoded at once, at most; 0 takes what suits the device.
         memory_mb: Megabytes that the model's activations may take; 0 takes what suits the device.
         backend: torch, openvino (CPUs only), or auto: openvino on Intel and AMD CPUs.
