@@ -40,7 +40,9 @@ def list_results(output: Output, config: Config = "", json_: AsJson = False, end
     table = Table()
     for name in ("configuration", "run", "created", "prompts"):
         table.add_column(name, overflow="fold")
-    counted = ("listed", "done", "skipped", "quarantined", "masks", "left")
+    counted = ["listed", "done", "skipped", "quarantined", "masks"]
+    if any(run["counts"].get("left") for run in runs):
+        counted.append("left")
     for name in counted:
         table.add_column(name, justify="right")
     for run in runs:

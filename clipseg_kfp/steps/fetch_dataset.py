@@ -22,7 +22,7 @@ from clipseg_kfp.prompts.files import listed
 from clipseg_kfp.results import Results, json_bytes
 from clipseg_kfp.results.accounting import most_quarantined
 from clipseg_kfp.results.layout import DELETED, FOLDERS, STAGING, image_id
-from clipseg_kfp.results.ledger import DONE, Ids, Ledger, ids_of
+from clipseg_kfp.results.ledger import DONE, QUARANTINED, Ids, Ledger, ids_of
 from clipseg_kfp.results.parts import Unpublished
 from clipseg_kfp.results.plan import Plan, PlannedShard, write_plan
 from clipseg_kfp.sources import Source, is_single_file, list_sources
@@ -171,7 +171,8 @@ def run(
         while batch := list(islice(listing, AT_ONCE)):
             keys.append(ids_of(image_id(source.key) for source in batch))
             images = [(source.key, source.version) for source in batch]
-            states, turns = ledger.states(images), ledger.turns(images)
+            states = ledger.states(images)
+            turns = ledger.turns(images) if full or QUARANTINED in states else states  # 0 is new in both
             there = earlier.has((source.source, source.key, source.version) for source in batch)
             for source, state, turn, is_there in zip(batch, states, turns, there, strict=True):
                 if state == DONE and not full:

@@ -175,7 +175,8 @@ def run(
     shutil.copyfile(probabilities / ENGINE, masks / ENGINE)  # for the manifest
     engine = json.loads((masks / ENGINE).read_text("utf-8"))
     part = write_part(results, masks / MASKS, rows, engine)
-    if run := run_id or job_id:
+    run = run_id or job_id
+    if run and (views / SHARD).exists():  # views of an earlier version, from Kubeflow's cache, do not tell
         shard = (views / SHARD).read_text("utf-8")
         write_finished(results, run, FinishedShard(shard, len(rows), done, len(rows) - done, count, part))
     say(STEP, f"{count:,} masks of {done:,} images")

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -20,6 +21,7 @@ from PIL import Image
 from clipseg_kfp import __version__, cli
 from clipseg_kfp.embedded import EmbeddedStore
 from clipseg_kfp.errors import ParameterError
+from clipseg_kfp.local import LocalRun
 
 ROOT = Path(__file__).parents[2]
 MODEL = str(ROOT / "examples" / "demo-model")
@@ -189,6 +191,40 @@ def test_example_pictures_go_to_the_one_shot_pipeline(
     arguments = local_run(tmp_path, prompt=prompt, support=str(tmp_path / "examples"))
     assert run(arguments, capsys)[2] == "error: stopped"
     assert started == ["one-shot-segmentation"]
+
+
+@pytest.mark.parametrize(
+    ("options", "left", "names"),
+    [
+        ({}, [7, 2, 0], ["one", "one-2", "one-3"]),
+        ({"limit": "5"}, [7], ["one"]),
+        ({}, [0], ["one"]),
+    ],
+)
+def test_a_local_run_goes_on_until_nothing_is_left(
+    options: dict[str, str],
+    left: list[int],
+    names: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    waiting, started = list(left), []
+
+    def batch(parameters: dict[str, Any], log: Path, *_: Any) -> LocalRun:
+        started.append((parameters["run_id"], log.name))
+        return LocalRun("manifest", {}, log)
+
+    def read(*_: Any) -> Any:
+        counts = {"listed": 5, "done": 5, "skipped": 0, "quarantined": 0, "left": waiting.pop(0)}
+        return SimpleNamespace(manifest={"counts": counts})
+
+    monkeypatch.setattr("clipseg_kfp.local.run_batch", batch)
+    monkeypatch.setattr("clipseg_kfp.summary.read_run", read)
+    monkeypatch.setattr("clipseg_kfp.summary.show", lambda *_: None)
+    assert run([*local_run(tmp_path, **options), "--run-id", "one"], capsys)[0] == 0
+    assert [name for name, _ in started] == names
+    assert [log for _, log in started] == ["log", *(f"log-{i}" for i in range(2, len(names) + 1))]
 
 
 def test_prompts_check_prints_the_full_form_or_names_the_entry(

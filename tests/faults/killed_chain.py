@@ -26,9 +26,9 @@ from clipseg_kfp.steps import (
     postprocess_masks,
     preprocess_images,
     publish_results,
-    running,
     segment_images,
 )
+from clipseg_kfp.steps.running import running
 
 PROMPTS = ["a circle", "red things"]
 FORMATS = ("yolo", "labelstudio", "csv")

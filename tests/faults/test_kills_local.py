@@ -86,7 +86,17 @@ def test_two_at_once_and_kills_after_each_step(
         assert committed(place.read()) == {}
     assert finish(start(folder, tiny_model, source)) == [0], said(folder)
     found = place.read()
-    difference = compare(whole, found)
+    # What was done before a kill is taken over, so the tables have another order, and the report fewer pictures.
+    objects = [
+        {
+            key: data
+            for key, data in place.items()
+            if not any(part in key for part in ("/runs/", "/parts/", "/latest"))
+        }
+        for place in (whole, found)
+    ]
+    difference = compare(*objects)
+    assert committed(found)["one"]["counts"] == committed(whole)["one"]["counts"]
     tally.add("objects_lost", len(difference.lost))
     tally.add("objects_duplicated", len(difference.duplicated) + done_twice(found))
     assert (difference.lost, difference.duplicated, done_twice(found)) == ([], [], 0)
