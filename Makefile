@@ -74,22 +74,22 @@ compile: $(VENV)/.demo ## Write the pipelines' packages for the Kubeflow UI (IMA
 		$(BIN)/clipseg-kfp compile $$name $(if $(IMAGE),--image "$$IMAGE") || exit 1; done
 
 docs: $(VENV)/.demo ## Rewrite component READMEs and committed pipeline packages
-	$(BIN)/python -m clipseg_kfp.catalog
+	$(BIN)/python -m tools.catalog
 
 demo-model: $(VENV)/.demo ## Train the demo model anew (two hours on two cores)
-	$(BIN)/python -m clipseg_kfp.demo.train --out examples/demo-model
+	$(BIN)/python -m tools.train_demo_model --out examples/demo-model
 
 picture: $(VENV)/.demo ## Redraw the README's picture from the last demo
-	$(BIN)/python -m clipseg_kfp.demo.picture
+	$(BIN)/python -m tools.readme_picture
 
 report-picture: $(VENV)/.demo ## Redraw docs/report.png from the last demo's report (needs Chromium)
-	$(BIN)/python -m clipseg_kfp.demo.report_picture
+	$(BIN)/python -m tools.report_picture
 
 gallery: $(VENV)/.demo ## Redraw docs/gallery.md and its pictures, and measure anew
-	@$(BIN)/python -m clipseg_kfp.demo.gallery
+	@$(BIN)/python -m tools.gallery
 
 notebook: $(VENV)/.test ## Run the tutorial notebook anew and keep its outputs
-	@$(BIN)/python -m clipseg_kfp.demo.notebook
+	@$(BIN)/python -m tools.notebook
 
 wheel: $(VENV)/.test ## Build the wheel into dist/
 	rm -rf build dist

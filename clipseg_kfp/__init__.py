@@ -7,9 +7,9 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from clipseg_kfp.cluster import Client as Client
-    from clipseg_kfp.container import use_image as use_image
+    from clipseg_kfp.client import Client as Client
     from clipseg_kfp.segmenter import Segmenter as Segmenter
+    from clipseg_kfp.site.image import use_image as use_image
 
 try:
     __version__ = version("clipseg-kfp")
@@ -18,9 +18,9 @@ except PackageNotFoundError:  # a checkout on the path, not installed
 
 #: What is loaded when it is first asked for, so that a step that needs none of it does not pay for it.
 _LAZY = {
-    "Client": "clipseg_kfp.cluster",
+    "Client": "clipseg_kfp.client",
     "Segmenter": "clipseg_kfp.segmenter",
-    "use_image": "clipseg_kfp.container",
+    "use_image": "clipseg_kfp.site.image",
 }
 
 __all__ = ["Client", "Segmenter", "__version__", "use_image"]

@@ -15,12 +15,12 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from clipseg_kfp import masks, model
 from clipseg_kfp.engine import Engine
+from clipseg_kfp.engine import checkpoint as model
 from clipseg_kfp.errors import ParameterError
-from clipseg_kfp.finishing import finish
-from clipseg_kfp.image_colors import to_rgb
-from clipseg_kfp.images import decode_image, open_image, preview_jpeg
+from clipseg_kfp.images.colors import to_rgb
+from clipseg_kfp.images.decode import decode_image, open_image, preview_jpeg
+from clipseg_kfp.masks import raster as masks
 from clipseg_kfp.prompts import (
     Encoder,
     Files,
@@ -37,6 +37,7 @@ from clipseg_kfp.prompts import (
 from clipseg_kfp.storage import open_object
 from clipseg_kfp.views import Tiling, averaged_with_flip, cut, mirrored
 from clipseg_kfp.views.resolution import meters_per_pixel as resolution_of
+from clipseg_kfp.views.to_masks import finish
 
 VIEWS_AT_ONCE = 16
 

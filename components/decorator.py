@@ -1,7 +1,7 @@
 """The decorator of all components: KFP's own, with as little as possible in the compiled specification.
 
 Argo keeps all nodes of a run in one object of 1 MB, and each pod's nodes repeat its component's source and inputs.
-So docstrings, comments and descriptions stay here, where READMEs are made of them (``clipseg_kfp.catalog``).
+So docstrings, comments and descriptions stay here, where READMEs are made of them (``tools.catalog``).
 """
 
 import ast
@@ -12,7 +12,7 @@ from typing import Any
 
 from kfp import dsl
 
-from clipseg_kfp.container import DEFAULT_IMAGE
+from clipseg_kfp.site.image import DEFAULT_IMAGE
 
 
 def component(function: Callable[..., Any]) -> Any:

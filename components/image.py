@@ -16,7 +16,7 @@ from kfp import dsl
 from kfp.dsl import graph_component, pipeline_context, python_component
 from kfp.pipeline_spec import pipeline_spec_pb2
 
-from clipseg_kfp.container import DEFAULT_IMAGE, VARIABLE, chosen_image
+from clipseg_kfp.site.image import DEFAULT_IMAGE, VARIABLE, chosen_image
 
 _own_graph: ContextVar[bool] = ContextVar("own_graph", default=False)
 _warned: "weakref.WeakSet[Any]" = weakref.WeakSet()

@@ -46,7 +46,8 @@ def main() -> None:
     if importlib.util.find_spec("openvino"):  # not in the GPU's image
         importlib.import_module("clipseg_kfp.engine.openvino_backend")
         importlib.import_module("clipseg_kfp.engine.conversion")
-    from clipseg_kfp import engine, formats, prompts, report, steps, storage, views
+    from clipseg_kfp import engine, prompts, report, steps, storage, views
+    from clipseg_kfp.results import formats
 
     for package in (engine, formats, prompts, report, steps, storage, views):
         for module in pkgutil.iter_modules(package.__path__, package.__name__ + "."):

@@ -11,9 +11,9 @@ from typing import Any
 
 from kfp import dsl, kubernetes
 
-from clipseg_kfp.cluster_settings import INFERENCE, ClusterSettings, TaskSettings
 from clipseg_kfp.errors import ParameterError
-from clipseg_kfp.kubernetes_values import cores, size
+from clipseg_kfp.site.kubernetes import cores, size
+from clipseg_kfp.site.settings import INFERENCE, ClusterSettings, TaskSettings
 
 DEFAULT_MODEL = "hf://CIDAS/clipseg-rd64-refined"
 #: The store that Kubeflow brings along (SeaweedFS since 2.16).

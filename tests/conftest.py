@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from backend_rules import HandedOver
 
-from clipseg_kfp.embedded import EmbeddedStore, Identity
+from clipseg_kfp.local.store import EmbeddedStore, Identity
 from clipseg_kfp.storage.s3 import connect
 
 READER = Identity("reader", "readerkey", "reader-secret-0123456789", ("Read:shared", "List:shared"))

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from clipseg_kfp.images import to_model_input
+from clipseg_kfp.images.decode import to_model_input
 
 DEMO_MODEL = Path(__file__).parents[1] / "examples" / "demo-model"
 
@@ -70,7 +70,7 @@ def save_tiny(folder: Path, changes: dict[str, Any]) -> None:
         ViTImageProcessorPil,
     )
 
-    from clipseg_kfp.demo.train import build_tokenizer
+    from tools.train_demo_model import build_tokenizer
 
     tokenizer = build_tokenizer()
     vision = {

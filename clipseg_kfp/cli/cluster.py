@@ -9,13 +9,13 @@ import typer
 from rich.console import Console
 
 from clipseg_kfp.cli.compile import GpuImage, SettingsOption, Variant, warn_of_images
-from clipseg_kfp.cli.connecting import connected
+from clipseg_kfp.cli.connection import connected
 from clipseg_kfp.cli.runs import StartTimeout, Timeout, follow, limits
 from clipseg_kfp.cli.shared import Endpoint
-from clipseg_kfp.cluster import Client, Run
-from clipseg_kfp.cluster.packages import spec_of
-from clipseg_kfp.cluster.parameters import declared, from_file, from_words
-from clipseg_kfp.cluster.session import DEFAULT_EXPERIMENT, DEFAULT_PIPELINE
+from clipseg_kfp.client import Client, Run
+from clipseg_kfp.client.packages import spec_of
+from clipseg_kfp.client.parameters import declared, from_file, from_words
+from clipseg_kfp.client.session import DEFAULT_EXPERIMENT, DEFAULT_PIPELINE
 from clipseg_kfp.errors import ParameterError
 
 Pipeline = Annotated[
@@ -198,7 +198,7 @@ def _run_until_done(
     times: tuple[float | None, float | None],
     endpoint: str,
 ) -> None:
-    from clipseg_kfp.cluster.repeating import until_done
+    from clipseg_kfp.client.repeating import until_done
 
     timeout, start_timeout = times
     end = None if timeout is None else time.monotonic() + timeout
@@ -242,7 +242,7 @@ def doctor(
 
         clipseg-kfp doctor --source-uri s3://mlpipeline/shared/images --output-uri s3://mlpipeline/shared/masks
     """
-    from clipseg_kfp.cluster.doctor import Asked, examine, table
+    from clipseg_kfp.client.doctor import Asked, examine, table
 
     findings = examine(client, Asked(source_uri, output_uri, model_uri, endpoint, secret, pipeline))
     Console().print(table(findings))

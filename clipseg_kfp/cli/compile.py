@@ -10,8 +10,8 @@ from typing import Annotated, Any
 
 import typer
 
-from clipseg_kfp.container import image_warning
 from clipseg_kfp.errors import ParameterError
+from clipseg_kfp.site.image import image_warning
 
 Words = list[str] | None
 
@@ -89,8 +89,8 @@ def compile_package(
 
         clipseg-kfp compile --settings cluster.yaml --format kubernetes --namespace team
     """
-    from clipseg_kfp.cluster_settings import overlaid
-    from clipseg_kfp.compiling import compile_manifests, compile_pipeline, site_settings
+    from clipseg_kfp.site.compile import compile_manifests, compile_pipeline, site_settings
+    from clipseg_kfp.site.settings import overlaid
 
     if namespace and format is Format.KFP:
         raise ParameterError(
@@ -127,7 +127,7 @@ def compile_package(
 
 def _for_task(word: str, name: str, parse: Any) -> dict[str, Any]:
     """A setting of all tasks, or of the one that is named before a colon."""
-    from clipseg_kfp.cluster_settings import TASKS
+    from clipseg_kfp.site.settings import TASKS
 
     task, colon, rest = word.partition(":")
     if colon and task in TASKS:

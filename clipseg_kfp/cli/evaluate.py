@@ -60,8 +60,8 @@ def evaluate(
         clipseg-kfp local evaluate --source ./photos --output ./evaluation --model ./clipseg
         --prompts-file "short: short.yaml" --prompts-file "long: long.yaml"
     """
-    from clipseg_kfp.local import new_run_id, run_evaluation
-    from clipseg_kfp.summary import read_run, show
+    from clipseg_kfp.local.runner import new_run_id, run_evaluation
+    from clipseg_kfp.results.summary import read_run, show
 
     sets = _sets(prompt or [], prompts_file or [])
     console = Console()

@@ -112,9 +112,9 @@ def local_run(
 
         clipseg-kfp local run --source ./photos --output ./masks --model ./clipseg --support ./examples
     """
-    from clipseg_kfp.local import new_run_id, run_batch
+    from clipseg_kfp.local.runner import new_run_id, run_batch
     from clipseg_kfp.results.repeating import Rest
-    from clipseg_kfp.summary import read_run, show
+    from clipseg_kfp.results.summary import read_run, show
 
     if not (prompt or prompts_file or support):
         raise ParameterError("There is nothing to look for.", "Give --prompt, --prompts-file or --support.")
@@ -182,7 +182,7 @@ def local_store(
 
         clipseg-kfp local store --data ./store --port 9000 --bucket photos
     """
-    from clipseg_kfp.embedded import EmbeddedStore
+    from clipseg_kfp.local.store import EmbeddedStore
 
     with EmbeddedStore(data, port=port) as store:
         for name in bucket or []:

@@ -42,7 +42,7 @@ def prompts_check(
     files = Files(file, endpoint)
     check_references(prompts, files)
     if model:
-        from clipseg_kfp.model import read_facts
+        from clipseg_kfp.engine.checkpoint import read_facts
 
         facts = read_facts(model)
         check_texts(prompts, model)

@@ -40,8 +40,8 @@ def show(
     """
     from clipseg_kfp.results import Results
     from clipseg_kfp.results.layout import MANIFEST, run_key
+    from clipseg_kfp.results.summary import read_run, show_in_full
     from clipseg_kfp.storage import open_folder
-    from clipseg_kfp.summary import read_run, show_in_full
 
     manifest = _chosen(output, config, run, endpoint)[0]
     folder = Results(open_folder(output, endpoint), manifest["config"]).folder
@@ -97,7 +97,7 @@ def export(
         clipseg-kfp results export s3://bucket/masks --run nightly-7 --format csv --out masks.csv
     """
     from clipseg_kfp.results import Results
-    from clipseg_kfp.results.exporting import export_runs
+    from clipseg_kfp.results.export import export_runs
     from clipseg_kfp.storage import open_folder
 
     if run and all_:

@@ -75,7 +75,7 @@ def verify(
         clipseg-kfp results verify s3://bucket/masks --all
     """
     from clipseg_kfp.results import Results
-    from clipseg_kfp.results.verification import EXTRA, verify_run
+    from clipseg_kfp.results.verify import EXTRA, verify_run
     from clipseg_kfp.storage import open_folder
 
     runs = runs_of(output, config, endpoint)
@@ -138,7 +138,7 @@ def collect(
 
         clipseg-kfp results gc s3://bucket/masks --older-than 72 --delete
     """
-    from clipseg_kfp.results.collection import find_garbage, remove
+    from clipseg_kfp.results.garbage import find_garbage, remove
     from clipseg_kfp.storage import open_folder
 
     if not older_than >= 0:

@@ -10,21 +10,21 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from clipseg_kfp.cli.connecting import connected
+from clipseg_kfp.cli.connection import connected
 from clipseg_kfp.cli.shared import Endpoint, group
-from clipseg_kfp.cluster import Client, Run, RunError, StartTimeoutError, WaitTimeoutError
-from clipseg_kfp.cluster import display as show
-from clipseg_kfp.cluster.logs import kubectl_logs
-from clipseg_kfp.cluster.progress import Follower
-from clipseg_kfp.cluster.states import (
+from clipseg_kfp.client import Client, Run, RunError, StartTimeoutError, WaitTimeoutError
+from clipseg_kfp.client import display as show
+from clipseg_kfp.client.durations import seconds
+from clipseg_kfp.client.logs import kubectl_logs
+from clipseg_kfp.client.progress import Follower
+from clipseg_kfp.client.states import (
     EXIT_INTERRUPTED,
     EXIT_NOT_STARTED,
     EXIT_STATUS,
     EXIT_TIMEOUT,
     SUCCEEDED,
 )
-from clipseg_kfp.cluster.timing import seconds
-from clipseg_kfp.cluster.waiting import ended_badly
+from clipseg_kfp.client.wait import ended_badly
 from clipseg_kfp.errors import ClipsegKfpError
 
 app = group("Look at runs on the cluster, wait for them, cancel them, read what came out.")
@@ -282,8 +282,8 @@ def list_metrics(client: Client, run: Named, endpoint: Endpoint = "", as_json: J
     Example:
         clipseg-kfp runs metrics 5f1c… --json
     """
-    from clipseg_kfp.cluster.outputs import results
-    from clipseg_kfp.summary import show as show_summary
+    from clipseg_kfp.client.outputs import results
+    from clipseg_kfp.results.summary import show as show_summary
 
     summary = results(client.get_run(run), endpoint)
     if as_json:

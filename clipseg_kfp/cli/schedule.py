@@ -22,12 +22,12 @@ from clipseg_kfp.cli.cluster import (
     given_parameters,
 )
 from clipseg_kfp.cli.compile import GpuImage, SettingsOption
-from clipseg_kfp.cli.connecting import connected
+from clipseg_kfp.cli.connection import connected
 from clipseg_kfp.cli.shared import group
-from clipseg_kfp.cluster import Client
-from clipseg_kfp.cluster.display import plain, schedule_table
-from clipseg_kfp.cluster.schedules import Applied
-from clipseg_kfp.cluster.session import DEFAULT_EXPERIMENT, DEFAULT_PIPELINE
+from clipseg_kfp.client import Client
+from clipseg_kfp.client.display import plain, schedule_table
+from clipseg_kfp.client.schedules import Applied
+from clipseg_kfp.client.session import DEFAULT_EXPERIMENT, DEFAULT_PIPELINE
 from clipseg_kfp.errors import ParameterError
 
 app = group("Recurring runs: each takes what is new in the bucket.")

@@ -13,17 +13,17 @@ from typing import Any
 from rich.console import Console
 from rich.tree import Tree
 
-from clipseg_kfp.concurrency import ordered_map
 from clipseg_kfp.demo.bucket import DEMO_PROMPTS, EXAMPLES, demo_objects
 from clipseg_kfp.demo.one_shot import one_shot_objects
-from clipseg_kfp.embedded import EmbeddedStore
 from clipseg_kfp.errors import ModelError
-from clipseg_kfp.local import LocalRun, new_run_id, run_batch
+from clipseg_kfp.local.runner import LocalRun, new_run_id, run_batch
+from clipseg_kfp.local.store import EmbeddedStore
 from clipseg_kfp.prompts import split_prompt_text
 from clipseg_kfp.results import Results, json_bytes
 from clipseg_kfp.results.commit import file_key
+from clipseg_kfp.results.summary import RunSummary, read_run, show
+from clipseg_kfp.runtime.concurrency import ordered_map
 from clipseg_kfp.storage import Folder, open_folder
-from clipseg_kfp.summary import RunSummary, read_run, show
 
 BUCKET = "demo"
 SOURCE, OUTPUT = f"s3://{BUCKET}/dataset", f"s3://{BUCKET}/results"

@@ -11,11 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clipseg_kfp.errors import ModelError, ParameterError
-from clipseg_kfp.progress import say
+from clipseg_kfp.runtime.progress import say
 
 if TYPE_CHECKING:
+    from clipseg_kfp.engine.checkpoint import ModelFacts
     from clipseg_kfp.engine.dimensions import Dimensions
-    from clipseg_kfp.model import ModelFacts
 
 BACKENDS = ("auto", "torch", "openvino")
 DEVICES = ("auto", "cpu", "cuda")

@@ -28,9 +28,8 @@ def convert(folder: Path, target: Path) -> None:
     import numpy as np
     import torch
 
-    from clipseg_kfp.engine import private  # noqa: F401 - before openvino
+    from clipseg_kfp.engine.checkpoint import load_model, read_facts
     from clipseg_kfp.engine.network import split
-    from clipseg_kfp.model import load_model, read_facts
 
     import openvino as ov  # isort: skip
 

@@ -11,9 +11,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from clipseg_kfp.engine.backends import Backend, check_choices, load_backend
+from clipseg_kfp.engine.checkpoint import ModelFacts, read_facts
 from clipseg_kfp.errors import ModelError, ParameterError
-from clipseg_kfp.model import ModelFacts, read_facts
-from clipseg_kfp.progress import say
+from clipseg_kfp.runtime.progress import say
 
 
 @dataclass(frozen=True)

@@ -19,10 +19,10 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from clipseg_kfp.engine.backends import check_choices
+from clipseg_kfp.engine.checkpoint import read_facts
 from clipseg_kfp.engine.core import Engine
 from clipseg_kfp.errors import ModelError, ParameterError
-from clipseg_kfp.model import read_facts
-from clipseg_kfp.progress import say
+from clipseg_kfp.runtime.progress import say
 
 #: With fewer views than this, calibrating takes longer than it saves.
 WORTHWHILE = 150

@@ -16,9 +16,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from clipseg_kfp.engine.checkpoint import ModelFacts
 from clipseg_kfp.engine.dimensions import Dimensions
 from clipseg_kfp.errors import ModelError
-from clipseg_kfp.model import ModelFacts
 
 if TYPE_CHECKING:
     from transformers import CLIPSegForImageSegmentation

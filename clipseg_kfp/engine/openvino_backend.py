@@ -20,17 +20,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from clipseg_kfp.cache import cache_folder, configured_folder
-from clipseg_kfp.engine import (
-    conversion,
-    private,  # noqa: F401 - before openvino
-)
+from clipseg_kfp.engine import conversion
 from clipseg_kfp.engine.backends import ConversionError, not_finite
+from clipseg_kfp.engine.checkpoint import ModelFacts
 from clipseg_kfp.engine.dimensions import Dimensions
 from clipseg_kfp.errors import ModelError
-from clipseg_kfp.model import ModelFacts
-from clipseg_kfp.progress import say
-from clipseg_kfp.resources import cpu_limit
+from clipseg_kfp.runtime.cache import cache_folder, configured_folder
+from clipseg_kfp.runtime.progress import say
+from clipseg_kfp.runtime.resources import cpu_limit
 
 import openvino as ov  # isort: skip
 

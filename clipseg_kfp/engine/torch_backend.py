@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from clipseg_kfp.engine.backends import not_finite
+from clipseg_kfp.engine.checkpoint import ModelFacts, load_model
 from clipseg_kfp.engine.dimensions import Dimensions
 from clipseg_kfp.engine.network import Decoder, Encoder, split
-from clipseg_kfp.model import ModelFacts, load_model
-from clipseg_kfp.resources import has_bfloat16
+from clipseg_kfp.runtime.resources import has_bfloat16
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 

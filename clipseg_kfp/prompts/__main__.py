@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from clipseg_kfp.prompts.parsing import json_schema
+from clipseg_kfp.prompts.parser import json_schema
 
 if __name__ == "__main__":
     text = json.dumps(json_schema(), indent=2, ensure_ascii=False) + "\n"

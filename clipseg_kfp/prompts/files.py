@@ -13,9 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from clipseg_kfp.decoding import decode_image, decode_mask
 from clipseg_kfp.errors import ObjectChangedError, ParameterError
-from clipseg_kfp.image_formats import IMAGE_SUFFIXES, ImageRejectedError
+from clipseg_kfp.images.formats import IMAGE_SUFFIXES, ImageRejectedError
+from clipseg_kfp.images.guarded import decode_image, decode_mask
 from clipseg_kfp.storage import Folder, open_folder, open_object, split_object_uri
 
 MAX_BYTES = 100 << 20  # of a support image, a mask or a file of vectors

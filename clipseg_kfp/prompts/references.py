@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from clipseg_kfp.errors import ClipsegKfpError, ParameterError
+from clipseg_kfp.prompts.entries import Calibrated, Threshold
 from clipseg_kfp.prompts.files import Files, support_pairs
-from clipseg_kfp.prompts.parsing import load_prompts, parse_prompts
-from clipseg_kfp.prompts.parts import Calibrated, Threshold
+from clipseg_kfp.prompts.parser import load_prompts, parse_prompts
 from clipseg_kfp.prompts.sets import PromptSet
 
 

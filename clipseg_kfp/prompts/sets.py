@@ -9,8 +9,7 @@ from pydantic import Field, GetJsonSchemaHandler, field_validator, model_validat
 from pydantic_core import CoreSchema
 
 from clipseg_kfp.errors import ParameterError
-from clipseg_kfp.prompts.logic import Expression, check_names, logic_order, names_in, parse_logic
-from clipseg_kfp.prompts.parts import (
+from clipseg_kfp.prompts.entries import (
     ONE_REGION,
     Cleaning,
     Engineering,
@@ -21,6 +20,7 @@ from clipseg_kfp.prompts.parts import (
     Threshold,
     Uri,
 )
+from clipseg_kfp.prompts.logic import Expression, check_names, logic_order, names_in, parse_logic
 from clipseg_kfp.prompts.templates import Templates
 
 MAX_PROMPTS = 1000

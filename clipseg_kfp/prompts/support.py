@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from clipseg_kfp.errors import ParameterError
-from clipseg_kfp.images import to_model_input
-from clipseg_kfp.prompts.parts import Engineering, SupportImage
+from clipseg_kfp.images.decode import to_model_input
+from clipseg_kfp.prompts.entries import Engineering, SupportImage
 
 _REACH = 7 / 3  # kernel radius in sigmas: 15 pixels at sigma 3
 

@@ -12,9 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clipseg_kfp import records
-from clipseg_kfp.prompts.gathering import Gathered
+from clipseg_kfp.prompts.definitions import Gathered
+from clipseg_kfp.prompts.entries import Cleaning
 from clipseg_kfp.prompts.logic import Map, evaluate, logic_order, parse_logic
-from clipseg_kfp.prompts.parts import Cleaning
 
 
 @dataclass(frozen=True)

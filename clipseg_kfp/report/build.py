@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from clipseg_kfp import records
-from clipseg_kfp.masks import palette
-from clipseg_kfp.report.choosing import Name, choice_of, first_heat, margin
+from clipseg_kfp.masks.raster import palette
 from clipseg_kfp.report.content import (
     BINS,
     Agreement,
@@ -21,6 +20,7 @@ from clipseg_kfp.report.content import (
     Tile,
 )
 from clipseg_kfp.report.facts import facts_of
+from clipseg_kfp.report.selection import Name, choice_of, first_heat, margin
 from clipseg_kfp.results import Counts
 
 QUARANTINE_ROWS = 200

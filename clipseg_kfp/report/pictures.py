@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from clipseg_kfp.masks import Mask, palette, shrink
+from clipseg_kfp.masks.raster import Mask, palette, shrink
 from clipseg_kfp.views import Box, Merger
 
 HEAT_SIDE, TRUTH_SIDE = 176, 320  # pixels of the longer side

@@ -28,7 +28,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from clipseg_kfp.concurrency import ordered_map
 from clipseg_kfp.errors import ObjectChangedError, ParameterError, StorageError
 from clipseg_kfp.naming import digest
 from clipseg_kfp.results.layout import (
@@ -44,6 +43,7 @@ from clipseg_kfp.results.layout import (
     now,
     run_key,
 )
+from clipseg_kfp.runtime.concurrency import ordered_map
 from clipseg_kfp.storage import ConditionUnsupportedError, Entry, Folder
 
 READERS = 16  # small objects read at once

@@ -12,10 +12,10 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from clipseg_kfp import records
-from clipseg_kfp.concurrency import ordered_map
 from clipseg_kfp.errors import StorageError
 from clipseg_kfp.results.commit import READERS, Results, file_key
 from clipseg_kfp.results.layout import IMAGES, MANIFEST, MASKS, run_key
+from clipseg_kfp.runtime.concurrency import ordered_map
 
 
 @dataclass(frozen=True)

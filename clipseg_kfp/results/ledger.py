@@ -24,14 +24,14 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from clipseg_kfp import records
-from clipseg_kfp.concurrency import ordered_map
 from clipseg_kfp.errors import ObjectChangedError, StorageError
 from clipseg_kfp.naming import digest
-from clipseg_kfp.progress import say
 from clipseg_kfp.records import parse_parquet
 from clipseg_kfp.results.commit import READERS, Results, facts_of, file_key
 from clipseg_kfp.results.inventory import Named, files_of, local_copy
 from clipseg_kfp.results.layout import IMAGES, LEDGER, image_id
+from clipseg_kfp.runtime.concurrency import ordered_map
+from clipseg_kfp.runtime.progress import say
 
 STEP = "ledger"
 #: A snapshot is due when more than so many runs, or images, are in none.

@@ -23,11 +23,11 @@ import pyarrow.parquet as pq
 
 from clipseg_kfp import records
 from clipseg_kfp.errors import ObjectChangedError
-from clipseg_kfp.progress import say
 from clipseg_kfp.results.commit import Results, facts_of
 from clipseg_kfp.results.inventory import gone, missing
 from clipseg_kfp.results.layout import IMAGES, MASKS, PARTS, content_key, image_id
 from clipseg_kfp.results.ledger import Ledger, among, ids_of
+from clipseg_kfp.runtime.progress import say
 
 STEP = "parts"
 ENGINE = b"clipseg-kfp-engine"  # in the metadata of a part's table of images: how its masks were computed

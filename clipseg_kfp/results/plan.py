@@ -17,11 +17,11 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from clipseg_kfp.concurrency import ordered_map
 from clipseg_kfp.errors import ObjectChangedError
 from clipseg_kfp.naming import safe_segment
 from clipseg_kfp.results.commit import READERS, Results, configurations
 from clipseg_kfp.results.layout import MANIFEST, content_key, json_bytes, now, run_key
+from clipseg_kfp.runtime.concurrency import ordered_map
 from clipseg_kfp.storage import Entry, Folder
 
 _PLAN = re.compile(r"plan\.[0-9a-f]{12}\.json")

@@ -10,9 +10,8 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+from clipseg_kfp.engine.checkpoint import ModelFacts, load_model, load_tokenizer, read_facts
 from clipseg_kfp.errors import ParameterError
-from clipseg_kfp.model import ModelFacts, load_model, load_tokenizer, read_facts
-from clipseg_kfp.progress import say
 from clipseg_kfp.prompts import (
     Encoder,
     Files,
@@ -29,8 +28,9 @@ from clipseg_kfp.prompts import (
     write_table,
 )
 from clipseg_kfp.results import configuration_digest, json_bytes
-from clipseg_kfp.settings import Settings
+from clipseg_kfp.runtime.progress import say
 from clipseg_kfp.steps.handover import Handover
+from clipseg_kfp.steps.settings import Settings
 from clipseg_kfp.steps.timing import timed
 from clipseg_kfp.storage import open_object
 

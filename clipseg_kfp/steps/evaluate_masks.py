@@ -10,16 +10,16 @@ from pathlib import Path
 from typing import Any
 
 from clipseg_kfp import records
-from clipseg_kfp.comparing import Comparison, compare
-from clipseg_kfp.concurrency import ordered_map
-from clipseg_kfp.masks import Mask
+from clipseg_kfp.masks.raster import Mask
 from clipseg_kfp.metrics import Bootstrap, Confusion
+from clipseg_kfp.metrics.agreement import Comparison, compare
 from clipseg_kfp.metrics.evaluation import Evaluation
 from clipseg_kfp.naming import digest
-from clipseg_kfp.progress import say, track
 from clipseg_kfp.report.build import Tables
 from clipseg_kfp.report.pictures import truth_png
 from clipseg_kfp.results import json_bytes
+from clipseg_kfp.runtime.concurrency import ordered_map
+from clipseg_kfp.runtime.progress import say, track
 from clipseg_kfp.steps.handover import Handover
 from clipseg_kfp.steps.postprocess_masks import GALLERY, MASKS, SCORES
 from clipseg_kfp.steps.preprocess_images import IMAGES

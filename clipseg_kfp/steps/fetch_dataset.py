@@ -16,16 +16,16 @@ from typing import Any
 import numpy as np
 
 from clipseg_kfp import records
+from clipseg_kfp.dataset.sources import Source, is_single_file, list_sources
 from clipseg_kfp.errors import ParameterError
-from clipseg_kfp.progress import say
 from clipseg_kfp.prompts.files import listed
 from clipseg_kfp.results import Results, json_bytes
-from clipseg_kfp.results.accounting import most_quarantined
+from clipseg_kfp.results.counts import most_quarantined
 from clipseg_kfp.results.layout import DELETED, FOLDERS, STAGING, image_id
 from clipseg_kfp.results.ledger import DONE, QUARANTINED, Ids, Ledger, ids_of
 from clipseg_kfp.results.parts import Unpublished
 from clipseg_kfp.results.plan import Plan, PlannedShard, write_plan
-from clipseg_kfp.sources import Source, is_single_file, list_sources
+from clipseg_kfp.runtime.progress import say
 from clipseg_kfp.steps.encode_prompts import classes_of, prompt_rows, read_configuration, read_facts_of
 from clipseg_kfp.steps.handover import Handover
 from clipseg_kfp.steps.sharding import Selection, Sizes, split

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from clipseg_kfp.model import Fetched, fetch, read_facts
-from clipseg_kfp.progress import say
+from clipseg_kfp.engine.checkpoint import Fetched, fetch, read_facts
+from clipseg_kfp.runtime.progress import say
 from clipseg_kfp.steps.handover import Handover
 
 STEP = "fetch_model"

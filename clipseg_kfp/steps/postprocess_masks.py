@@ -20,21 +20,20 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from clipseg_kfp import records
-from clipseg_kfp.concurrency import ordered_map
 from clipseg_kfp.errors import ParameterError
-from clipseg_kfp.finishing import Finished, finish
-from clipseg_kfp.formats.probability import encode_levels, to_levels
-from clipseg_kfp.masks import LabelMap, mask_png, overlay_jpeg, palette, shrink
+from clipseg_kfp.masks.raster import LabelMap, mask_png, overlay_jpeg, palette, shrink
 from clipseg_kfp.naming import digest, distinct_segments, image_folder
-from clipseg_kfp.progress import say, track
 from clipseg_kfp.prompts import Row, read_rows
-from clipseg_kfp.report.choosing import HeatChoice, Shortlist, margin
 from clipseg_kfp.report.pictures import heat_jpeg, heat_levels
-from clipseg_kfp.resources import cpu_limit
+from clipseg_kfp.report.selection import HeatChoice, Shortlist, margin
 from clipseg_kfp.results import Results
+from clipseg_kfp.results.formats.probability import encode_levels, to_levels
 from clipseg_kfp.results.layout import content_key
 from clipseg_kfp.results.parts import write_part
 from clipseg_kfp.results.plan import FinishedShard, write_finished
+from clipseg_kfp.runtime.concurrency import ordered_map
+from clipseg_kfp.runtime.progress import say, track
+from clipseg_kfp.runtime.resources import cpu_limit
 from clipseg_kfp.steps.encode_prompts import TABLE, read_configuration, read_facts_of
 from clipseg_kfp.steps.handover import Handover
 from clipseg_kfp.steps.preprocess_images import IMAGES, PREVIEWS, SHARD, VIEWS
@@ -42,6 +41,7 @@ from clipseg_kfp.steps.segment_images import ENGINE, PROBABILITIES
 from clipseg_kfp.steps.timing import timed
 from clipseg_kfp.storage import open_folder
 from clipseg_kfp.views import Box, Field, FieldLabelMap
+from clipseg_kfp.views.to_masks import Finished, finish
 
 STEP = "postprocess_masks"
 MASKS, GALLERY, SCORES = "masks.parquet", "gallery.arrow", "scores.arrow"

@@ -12,19 +12,19 @@ from pathlib import Path
 from typing import Any
 
 from clipseg_kfp import records
-from clipseg_kfp.concurrency import ordered_map
-from clipseg_kfp.decoding import Looks, Prepared, guarded, prepare
 from clipseg_kfp.errors import ObjectChangedError, ObjectUnreadableError, ParameterError
-from clipseg_kfp.images import ImageRejectedError
+from clipseg_kfp.images.decode import ImageRejectedError
+from clipseg_kfp.images.guarded import Looks, Prepared, guarded, prepare
 from clipseg_kfp.naming import spell_out
-from clipseg_kfp.progress import say, track
 from clipseg_kfp.prompts import read_rows
-from clipseg_kfp.resources import cpu_limit
-from clipseg_kfp.results.accounting import Quarantine
-from clipseg_kfp.settings import Settings
+from clipseg_kfp.results.counts import Quarantine
+from clipseg_kfp.runtime.concurrency import ordered_map
+from clipseg_kfp.runtime.progress import say, track
+from clipseg_kfp.runtime.resources import cpu_limit
 from clipseg_kfp.steps.encode_prompts import TABLE, read_facts_of
 from clipseg_kfp.steps.fetch_dataset import SUMMARY, read_summary
 from clipseg_kfp.steps.handover import Handover
+from clipseg_kfp.steps.settings import Settings
 from clipseg_kfp.steps.timing import timed
 from clipseg_kfp.storage import ObjectTooLargeError, open_object
 

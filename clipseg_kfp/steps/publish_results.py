@@ -15,20 +15,19 @@ import pyarrow as pa
 
 from clipseg_kfp import __version__, records
 from clipseg_kfp.errors import ParameterError, StorageError
-from clipseg_kfp.formats import export_coco, export_named
-from clipseg_kfp.progress import say
 from clipseg_kfp.report import Report, build_report, render_report
 from clipseg_kfp.report.build import QUARANTINE_ROWS, Tables
 from clipseg_kfp.report.facts import time_by_step
 from clipseg_kfp.results import IMAGES as RUN_IMAGES
 from clipseg_kfp.results import MANIFEST, QUARANTINE, Counts, Results, json_bytes
-from clipseg_kfp.results.accounting import Quarantine, reconcile
 from clipseg_kfp.results.commit import facts_of, same_data
+from clipseg_kfp.results.counts import Quarantine, reconcile
+from clipseg_kfp.results.formats import export_coco, export_named
 from clipseg_kfp.results.inventory import check_present, gone
 from clipseg_kfp.results.layout import DELETED, run_key
 from clipseg_kfp.results.ledger import Ledger
 from clipseg_kfp.results.parts import gather, part_key
-from clipseg_kfp.settings import Settings
+from clipseg_kfp.runtime.progress import say
 from clipseg_kfp.steps.encode_prompts import prompt_rows, read_configuration, read_facts_of
 from clipseg_kfp.steps.evaluate_masks import CURVES, PER_IMAGE, TABLE, THRESHOLDS, TRUTHS, metrics_of
 from clipseg_kfp.steps.fetch_dataset import LEFT, TAKEN, Dataset, read_summary
@@ -36,6 +35,7 @@ from clipseg_kfp.steps.handover import Handover
 from clipseg_kfp.steps.postprocess_masks import GALLERY, MASKS
 from clipseg_kfp.steps.preprocess_images import IMAGES
 from clipseg_kfp.steps.segment_images import ENGINE
+from clipseg_kfp.steps.settings import Settings
 from clipseg_kfp.steps.timing import summed
 from clipseg_kfp.storage import open_folder
 

@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 
 from clipseg_kfp import records
-from clipseg_kfp.formats.tables import plain
-from clipseg_kfp.progress import say
 from clipseg_kfp.report.ranking import Ranking, SetRow, render_html, render_markdown
+from clipseg_kfp.results.formats.tables import plain
+from clipseg_kfp.runtime.progress import say
 from clipseg_kfp.steps.encode_prompts import classes_of
 from clipseg_kfp.steps.evaluate_masks import CURVES, TABLE, THRESHOLDS
 from clipseg_kfp.steps.handover import Handover, classification

@@ -14,7 +14,7 @@ from typing import Any
 from kfp import dsl
 
 from clipseg_kfp.errors import StorageError, exit_on_user_error
-from clipseg_kfp.progress import say
+from clipseg_kfp.runtime.progress import say
 from clipseg_kfp.steps.handover import Handover
 
 

@@ -13,17 +13,17 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from clipseg_kfp import records
-from clipseg_kfp.concurrency import ordered_map, prefetched
 from clipseg_kfp.engine import Engine, Pending, check_choices, int8
 from clipseg_kfp.errors import ParameterError
-from clipseg_kfp.progress import say, track
 from clipseg_kfp.prompts import read_table
-from clipseg_kfp.resources import cpu_limit
 from clipseg_kfp.results import json_bytes
-from clipseg_kfp.settings import Settings
+from clipseg_kfp.runtime.concurrency import ordered_map, prefetched
+from clipseg_kfp.runtime.progress import say, track
+from clipseg_kfp.runtime.resources import cpu_limit
 from clipseg_kfp.steps.encode_prompts import TABLE, read_facts_of
 from clipseg_kfp.steps.handover import Handover
 from clipseg_kfp.steps.preprocess_images import VIEWS
+from clipseg_kfp.steps.settings import Settings
 from clipseg_kfp.steps.timing import timed
 from clipseg_kfp.views import averaged_with_flip, mirrored
 

@@ -13,10 +13,10 @@ from dataclasses import dataclass, field
 from heapq import heappop, heappush, heappushpop
 from pathlib import Path
 
+from clipseg_kfp.dataset.sources import Source
 from clipseg_kfp.prompts import read_rows
-from clipseg_kfp.settings import Settings
-from clipseg_kfp.sources import Source
 from clipseg_kfp.steps.encode_prompts import TABLE, read_facts_of
+from clipseg_kfp.steps.settings import Settings
 
 MAX_SHARDS = 24  # bounded by tests/pipelines/test_node_sizes.py, which computes the object
 SHARD_BYTES = 512_000_000  # of views, previews and probabilities, as they are estimated here

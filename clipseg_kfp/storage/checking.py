@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 
 from clipseg_kfp.errors import ObjectUnreadableError
-from clipseg_kfp.progress import say
+from clipseg_kfp.runtime.progress import say
 from clipseg_kfp.storage.retrying import TransportError
 
 STEP = "storage"

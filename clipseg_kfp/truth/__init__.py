@@ -1,9 +1,9 @@
 """Ground truth: where things really are, in the formats that people keep it in."""
 
-from clipseg_kfp.truth.finding import FORMATS, TruthIndex, open_truth
-from clipseg_kfp.truth.matching import Classes
-from clipseg_kfp.truth.reading import Reader, Truth, UnusableTruthError
-from clipseg_kfp.truth.references import GroundTruth
+from clipseg_kfp.dataset.ground_truth import GroundTruth
+from clipseg_kfp.truth.locate import FORMATS, TruthIndex, open_truth
+from clipseg_kfp.truth.match import Classes
+from clipseg_kfp.truth.read import Reader, Truth, UnusableTruthError
 
 __all__ = [
     "FORMATS",

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from clipseg_kfp.dataset.ground_truth import GroundTruth
 from clipseg_kfp.errors import ParameterError
-from clipseg_kfp.truth.matching import ByImage
-from clipseg_kfp.truth.references import GroundTruth
+from clipseg_kfp.truth.match import ByImage
 
 
 class Coco:

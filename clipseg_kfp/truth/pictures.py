@@ -8,12 +8,12 @@ import json
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from clipseg_kfp.dataset.ground_truth import GroundTruth
 from clipseg_kfp.errors import ParameterError
-from clipseg_kfp.image_formats import IMAGE_SUFFIXES
+from clipseg_kfp.images.formats import IMAGE_SUFFIXES
 from clipseg_kfp.naming import spell_out
 from clipseg_kfp.storage import Folder
-from clipseg_kfp.truth.matching import ByImage
-from clipseg_kfp.truth.references import GroundTruth
+from clipseg_kfp.truth.match import ByImage
 
 #: Pascal VOC's classes from 1 (0 is the background); 255 are outlines and what is too hard to tell.
 VOC_CLASSES = (

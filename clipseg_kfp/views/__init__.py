@@ -1,10 +1,10 @@
 """Views: the parts of an image that the model looks at, and how their maps become one."""
 
-from clipseg_kfp.masks import Sums
-from clipseg_kfp.views.accumulating import FieldLabelMap, accumulate, cut_mask, sum_up
-from clipseg_kfp.views.merging import WHOLE_WEIGHT, Field, Merger
+from clipseg_kfp.masks.raster import Sums
+from clipseg_kfp.views.blend import WHOLE_WEIGHT, Field, Merger
 from clipseg_kfp.views.resolution import meters_per_pixel
-from clipseg_kfp.views.tiling import Box, Tiling, averaged_with_flip, cut, mirrored, plan
+from clipseg_kfp.views.strips import FieldLabelMap, accumulate, cut_mask, sum_up
+from clipseg_kfp.views.tiles import Box, Tiling, averaged_with_flip, cut, mirrored, plan
 
 __all__ = [
     "WHOLE_WEIGHT",

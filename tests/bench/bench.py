@@ -34,8 +34,8 @@ from memory import measure_memory
 from rich.console import Console
 from show import show
 
-from clipseg_kfp.progress import say
-from clipseg_kfp.resources import cpu_limit
+from clipseg_kfp.runtime.progress import say
+from clipseg_kfp.runtime.resources import cpu_limit
 
 PACKAGES = ("torch", "transformers", "openvino", "nncf", "numpy")
 PROMPTS = 64

@@ -26,8 +26,8 @@ from pixels import PROMPTS, SIDE, THRESHOLD, draw_maps, draw_photos
 from timing import alternate, ratio, summed
 
 from clipseg_kfp import records
-from clipseg_kfp.embedded import EmbeddedStore
 from clipseg_kfp.engine import Engine
+from clipseg_kfp.local.store import EmbeddedStore
 from clipseg_kfp.prompts import read_table
 from clipseg_kfp.steps import (
     encode_prompts,

@@ -14,12 +14,12 @@ from PIL import Image
 from torch import Tensor
 
 from clipseg_kfp.engine import Engine
+from clipseg_kfp.engine.checkpoint import load_model, read_facts
 from clipseg_kfp.engine.int8 import load_int8
 from clipseg_kfp.engine.torch_backend import load_torch
-from clipseg_kfp.model import load_model, read_facts
-from clipseg_kfp.progress import say
 from clipseg_kfp.prompts import embed_texts, parse_prompts
-from clipseg_kfp.resources import has_bfloat16
+from clipseg_kfp.runtime.progress import say
+from clipseg_kfp.runtime.resources import has_bfloat16
 
 
 class Documented:

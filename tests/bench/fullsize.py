@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from clipseg_kfp.demo.scenes import COLORS, SHAPES, TEXTURES, Query, draw_scene, phrase
-from clipseg_kfp.images import to_model_input
+from clipseg_kfp.images.decode import to_model_input
 
 WORK = Path(__file__).parents[2] / ".bench"
 SIDE = 352
@@ -36,7 +36,7 @@ def build_model(folder: Path = WORK / "model") -> Path:
         ViTImageProcessorPil,
     )
 
-    from clipseg_kfp.demo.train import build_tokenizer
+    from tools.train_demo_model import build_tokenizer
 
     shutil.rmtree(folder, ignore_errors=True)
     tokenizer = build_tokenizer()

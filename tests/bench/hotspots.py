@@ -14,8 +14,8 @@ from rich.console import Console
 from rich.table import Table
 
 from clipseg_kfp.engine import Engine
-from clipseg_kfp.model import read_facts
-from clipseg_kfp.resources import cpu_limit
+from clipseg_kfp.engine.checkpoint import read_facts
+from clipseg_kfp.runtime.resources import cpu_limit
 
 ROWS = 12
 

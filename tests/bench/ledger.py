@@ -23,7 +23,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from clipseg_kfp import records
-from clipseg_kfp.embedded import EmbeddedStore
+from clipseg_kfp.local.store import EmbeddedStore
 from clipseg_kfp.naming import digest
 from clipseg_kfp.results import IMAGES, Counts, Results
 from clipseg_kfp.results.ledger import DONE, Ledger

@@ -21,16 +21,17 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from clipseg_kfp import masks, records
+from clipseg_kfp import records
 from clipseg_kfp.demo.scenes import draw_scene
-from clipseg_kfp.embedded import EmbeddedStore
-from clipseg_kfp.images import open_image, preview_jpeg, to_model_input
-from clipseg_kfp.model import ModelFacts
+from clipseg_kfp.engine.checkpoint import ModelFacts
+from clipseg_kfp.images.decode import open_image, preview_jpeg, to_model_input
+from clipseg_kfp.local.store import EmbeddedStore
+from clipseg_kfp.masks import raster as masks
 from clipseg_kfp.prompts import Files, gather, parse_prompts, write_table
-from clipseg_kfp.resources import cpu_limit
 from clipseg_kfp.results import json_bytes
-from clipseg_kfp.settings import Settings
+from clipseg_kfp.runtime.resources import cpu_limit
 from clipseg_kfp.steps import encode_prompts, postprocess_masks, preprocess_images, segment_images
+from clipseg_kfp.steps.settings import Settings
 from clipseg_kfp.storage import open_folder
 from clipseg_kfp.views import Merger, cut_mask, sum_up
 

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from clipseg_kfp.engine.dimensions import Dimensions
-from clipseg_kfp.resources import cpu_limit
+from clipseg_kfp.runtime.resources import cpu_limit
 
 SQUARE = 4096
 IMAGES = 4  # as many as an engine encodes at once on a CPU

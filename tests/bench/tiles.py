@@ -23,11 +23,11 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from clipseg_kfp.demo.bucket import DEMO_PROMPTS
-from clipseg_kfp.demo.large_scenes import LargeScene, draw_large_scene
 from clipseg_kfp.engine import Engine
+from clipseg_kfp.engine.checkpoint import load_model, load_tokenizer
 from clipseg_kfp.metrics import Confusion
-from clipseg_kfp.model import load_model, load_tokenizer
 from clipseg_kfp.views import WHOLE_WEIGHT, Box, Merger, Tiling, averaged_with_flip, cut, cut_mask, mirrored
+from tools.large_scenes import LargeScene, draw_large_scene
 
 MODEL = Path(__file__).parents[2] / "examples" / "demo-model"
 THRESHOLD = 0.5

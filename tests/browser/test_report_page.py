@@ -23,9 +23,9 @@ from clipseg_kfp.report import (
     Tile,
     render_report,
 )
-from clipseg_kfp.report.choosing import BEST, RANDOM, UNCERTAIN, WORST
 from clipseg_kfp.report.pictures import heat_jpeg, heat_levels, truth_png
 from clipseg_kfp.report.ranking import Ranking, SetRow, render_html
+from clipseg_kfp.report.selection import BEST, RANDOM, UNCERTAIN, WORST
 
 pytestmark = pytest.mark.browser
 

@@ -10,10 +10,11 @@ from PIL import Image, ImageDraw
 from test_report_page import sample_report
 
 from clipseg_kfp import records
-from clipseg_kfp.demo import picture, report_picture
 from clipseg_kfp.errors import ClipsegKfpError
 from clipseg_kfp.report import render_report
 from clipseg_kfp.storage import open_folder
+from tools import readme_picture as picture
+from tools import report_picture
 
 pytestmark = pytest.mark.browser
 

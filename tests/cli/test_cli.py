@@ -19,9 +19,9 @@ import typer.main
 from PIL import Image
 
 from clipseg_kfp import __version__, cli
-from clipseg_kfp.embedded import EmbeddedStore
 from clipseg_kfp.errors import ParameterError
-from clipseg_kfp.local import LocalRun
+from clipseg_kfp.local.runner import LocalRun
+from clipseg_kfp.local.store import EmbeddedStore
 
 ROOT = Path(__file__).parents[2]
 MODEL = str(ROOT / "examples" / "demo-model")
@@ -187,7 +187,7 @@ def test_example_pictures_go_to_the_one_shot_pipeline(
         started.append(pipeline.name)
         raise ParameterError("stopped")
 
-    monkeypatch.setattr("clipseg_kfp.local.run_pipeline", stop)
+    monkeypatch.setattr("clipseg_kfp.local.runner.run_pipeline", stop)
     arguments = local_run(tmp_path, prompt=prompt, support=str(tmp_path / "examples"))
     assert run(arguments, capsys)[2] == "error: stopped"
     assert started == ["one-shot-segmentation"]
@@ -219,9 +219,9 @@ def test_a_local_run_goes_on_until_nothing_is_left(
         counts = {"listed": 5, "done": 5, "skipped": 0, "quarantined": 0, "left": waiting.pop(0)}
         return SimpleNamespace(manifest={"counts": counts})
 
-    monkeypatch.setattr("clipseg_kfp.local.run_batch", batch)
-    monkeypatch.setattr("clipseg_kfp.summary.read_run", read)
-    monkeypatch.setattr("clipseg_kfp.summary.show", lambda *_: None)
+    monkeypatch.setattr("clipseg_kfp.local.runner.run_batch", batch)
+    monkeypatch.setattr("clipseg_kfp.results.summary.read_run", read)
+    monkeypatch.setattr("clipseg_kfp.results.summary.show", lambda *_: None)
     assert run([*local_run(tmp_path, **options), "--run-id", "one"], capsys)[0] == 0
     assert [name for name, _ in started] == names
     assert [log for _, log in started] == ["log", *(f"log-{i}" for i in range(2, len(names) + 1))]
@@ -257,7 +257,7 @@ def test_prompts_check_prints_the_full_form_or_names_the_entry(
 def test_a_local_run_names_a_missing_picture_before_anything_starts(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("clipseg_kfp.local.run_pipeline", lambda *_: pytest.fail("it started"))
+    monkeypatch.setattr("clipseg_kfp.local.runner.run_pipeline", lambda *_: pytest.fail("it started"))
     arguments = local_run(tmp_path, prompt='{"name": "cup", "image": "no/cup.jpg"}')
     err = run(arguments, capsys)[2]
     assert "prompt 1 ('cup')" in err and "no/cup.jpg does not exist" in err

@@ -11,7 +11,8 @@ import pytest
 from cluster_backend import Backend
 
 from clipseg_kfp import Client, cli
-from clipseg_kfp.cluster import Login, api, waiting
+from clipseg_kfp.client import Login, api
+from clipseg_kfp.client import wait as waiting
 
 Said = tuple[int, str, str]
 

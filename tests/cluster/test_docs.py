@@ -14,7 +14,7 @@ from cluster_backend import Backend
 from test_outputs import commit
 
 from clipseg_kfp import Client
-from clipseg_kfp.embedded import EmbeddedStore
+from clipseg_kfp.local.store import EmbeddedStore
 
 Say = Callable[..., tuple[int, str, str]]
 PAGES = Path(__file__).parents[2] / "docs" / "cluster"

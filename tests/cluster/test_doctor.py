@@ -14,10 +14,10 @@ import pytest
 from cluster_backend import PACKAGE, Backend
 
 from clipseg_kfp import Client
-from clipseg_kfp.cluster import Login
-from clipseg_kfp.cluster.doctor import Asked, Finding, examine
-from clipseg_kfp.cluster.storage_checks import has_endpoint
-from clipseg_kfp.embedded import EmbeddedStore
+from clipseg_kfp.client import Login
+from clipseg_kfp.client.doctor import Asked, Finding, examine
+from clipseg_kfp.client.storage_checks import has_endpoint
+from clipseg_kfp.local.store import EmbeddedStore
 from clipseg_kfp.storage import open_folder
 from clipseg_kfp.storage.s3 import connect
 
@@ -97,7 +97,7 @@ def test_wrong_places(client: Client, s3_env: dict[str, str], uri: str, said: st
 
 
 def test_nothing_answers(say: Say, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("clipseg_kfp.cluster.api.PATIENCE_SECONDS", 0.1)
+    monkeypatch.setattr("clipseg_kfp.client.api.PATIENCE_SECONDS", 0.1)
     status, out, _ = say("doctor", "--host", "http://127.0.0.1:9")
     assert status == 1 and "fail" in out and "kubectl port-forward" in " ".join(out.replace("│", " ").split())
 
@@ -315,7 +315,7 @@ def test_the_probe_goes_also_where_the_check_is_stopped(
     def stopped(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("clipseg_kfp.cluster.storage_checks._conditional", stopped)
+    monkeypatch.setattr("clipseg_kfp.client.storage_checks._conditional", stopped)
     with pytest.raises(KeyboardInterrupt):
         examine(client, Asked(output_uri=f"s3://{bucket}/out"))
     assert list(open_folder(f"s3://{bucket}/out").entries()) == []

@@ -17,10 +17,10 @@ from cluster_backend import PACKAGE, Backend
 from cluster_workflow import Workflow
 
 from clipseg_kfp import Client
-from clipseg_kfp.cluster import NotFoundError, Run, RunError, StartTimeoutError
-from clipseg_kfp.cluster.nodes import Place, fnv1a, hash_of, is_driver, places, pod_of
-from clipseg_kfp.cluster.progress import Follower, in_words
-from clipseg_kfp.cluster.tasks import failed_pods, has_begun, pods_not_begun
+from clipseg_kfp.client import NotFoundError, Run, RunError, StartTimeoutError
+from clipseg_kfp.client.nodes import Place, fnv1a, hash_of, is_driver, places, pod_of
+from clipseg_kfp.client.progress import Follower, in_words
+from clipseg_kfp.client.tasks import failed_pods, has_begun, pods_not_begun
 from clipseg_kfp.errors import ParameterError, StorageError
 from clipseg_kfp.results import Results
 from clipseg_kfp.results.plan import FinishedShard, Plan, PlannedShard, write_finished, write_plan

@@ -16,7 +16,7 @@ import pytest
 from cluster_backend import PACKAGE, Backend
 
 from clipseg_kfp import Client
-from clipseg_kfp.cluster import ClusterError, Login, LoginError
+from clipseg_kfp.client import ClusterError, Login, LoginError
 from clipseg_kfp.errors import ParameterError
 
 SECRET = "secret-4711"
@@ -241,7 +241,7 @@ def dex() -> Iterator[Dex]:
 
 
 def test_dex_gives_a_session(dex: Dex) -> None:
-    from clipseg_kfp.cluster.dex import session_cookies
+    from clipseg_kfp.client.dex import session_cookies
 
     cookies = session_cookies(dex.url, "alice@example.com", SECRET)
     assert "session=good" in cookies and "dex=own" not in cookies
@@ -259,7 +259,7 @@ def test_a_wrong_password_is_told_without_it(dex: Dex, monkeypatch: pytest.Monke
 def test_the_session_of_dex_opens_the_backend(
     dex: Dex, backend: Backend, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from clipseg_kfp.cluster import dex as module
+    from clipseg_kfp.client import dex as module
 
     cookies = module.session_cookies(dex.url, "alice@example.com", SECRET)
     backend.cookies = {cookies}

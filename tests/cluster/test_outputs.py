@@ -14,7 +14,7 @@ import pytest
 from cluster_backend import PACKAGE, Backend
 
 from clipseg_kfp import Client
-from clipseg_kfp.cluster import NotFoundError
+from clipseg_kfp.client import NotFoundError
 from clipseg_kfp.errors import StorageError
 from clipseg_kfp.results import Counts, Results, json_bytes
 from clipseg_kfp.storage import open_folder

@@ -16,13 +16,13 @@ from kfp import compiler, dsl
 from test_docs import blocks
 
 import clipseg_kfp
-from clipseg_kfp.cluster.packages import images_of
-from clipseg_kfp.compiling import compile_pipeline, site_settings
+from clipseg_kfp.client.packages import images_of
 from clipseg_kfp.components import ALL, encode_prompts, fetch_model, rank_prompts
-from clipseg_kfp.container import DEFAULT_IMAGE, VARIABLE, chosen_image
 from clipseg_kfp.errors import ParameterError
 from clipseg_kfp.pipelines import ALL as PIPELINES
 from clipseg_kfp.pipelines import batch_segmentation
+from clipseg_kfp.site.compile import compile_pipeline, site_settings
+from clipseg_kfp.site.image import DEFAULT_IMAGE, VARIABLE, chosen_image
 
 Say = Callable[..., tuple[int, str, str]]
 ROOT = Path(__file__).parents[2]

@@ -15,9 +15,9 @@ import yaml
 from cluster_backend import PACKAGE, Backend, model
 
 from clipseg_kfp import Client
-from clipseg_kfp.cluster.errors import UnavailableError
-from clipseg_kfp.compiling import compile_pipeline, pipeline_names, settings_for
+from clipseg_kfp.client.errors import UnavailableError
 from clipseg_kfp.errors import ParameterError
+from clipseg_kfp.site.compile import compile_pipeline, pipeline_names, settings_for
 
 Say = Callable[..., tuple[int, str, str]]
 RECORDED = Path(__file__).with_name("recorded")

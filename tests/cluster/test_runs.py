@@ -19,8 +19,9 @@ from cluster_state import RefusedError
 from rich.console import Console
 
 from clipseg_kfp import Client
-from clipseg_kfp.cluster import ClusterError, NotFoundError, RunError, WaitTimeoutError, waiting
-from clipseg_kfp.cluster.display import following, run_table, schedule_table
+from clipseg_kfp.client import ClusterError, NotFoundError, RunError, WaitTimeoutError
+from clipseg_kfp.client import wait as waiting
+from clipseg_kfp.client.display import following, run_table, schedule_table
 from clipseg_kfp.errors import ParameterError
 
 Say = Callable[..., tuple[int, str, str]]
@@ -337,7 +338,7 @@ def test_a_run_is_shown_with_tasks_and_links(say: Say, client: Client) -> None:
 
 
 def test_lists_run_over_pages(say: Say, client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
-    from clipseg_kfp.cluster import api
+    from clipseg_kfp.client import api
 
     monkeypatch.setattr(api, "PAGE", 2)
     version = client.version(PACKAGE)

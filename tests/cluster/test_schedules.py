@@ -13,7 +13,8 @@ from cluster_backend import PACKAGE, Backend
 from cluster_state import RefusedError
 
 from clipseg_kfp import Client
-from clipseg_kfp.cluster import ClusterError, ConflictError, NotFoundError, timing
+from clipseg_kfp.client import ClusterError, ConflictError, NotFoundError
+from clipseg_kfp.client import durations as timing
 from clipseg_kfp.errors import ParameterError
 
 Say = Callable[..., tuple[int, str, str]]
@@ -106,7 +107,7 @@ def test_a_replacement_that_was_cut_off_is_finished(client: Client, backend: Bac
 
     setattr(backend.state, method, fail)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("clipseg_kfp.cluster.api.PATIENCE_SECONDS", 0.1)
+        patch.setattr("clipseg_kfp.client.api.PATIENCE_SECONDS", 0.1)
         with pytest.raises(ClusterError) as error:
             client.schedule("nightly", cron="0 4 * * *")
     if cut == "enable":

@@ -14,7 +14,7 @@ import pytest
 from cluster_backend import PACKAGE, Backend
 
 from clipseg_kfp import Client
-from clipseg_kfp.cluster import NoProgressError, RunError, WaitTimeoutError, repeating
+from clipseg_kfp.client import NoProgressError, RunError, WaitTimeoutError, repeating
 from clipseg_kfp.errors import ParameterError, StorageError
 from clipseg_kfp.results import Counts, Results, json_bytes
 from clipseg_kfp.storage import open_folder
@@ -143,7 +143,7 @@ def test_the_time_is_for_all_runs_together(
 ) -> None:
     committing += BUCKET
     now, given = 0.0, []
-    monkeypatch.setattr("clipseg_kfp.cluster.client.time", SimpleNamespace(monotonic=lambda: now))
+    monkeypatch.setattr("clipseg_kfp.client.client.time", SimpleNamespace(monotonic=lambda: now))
 
     def wait(self: Any, timeout: float, **_: Any) -> None:
         nonlocal now
@@ -152,7 +152,7 @@ def test_the_time_is_for_all_runs_together(
             raise WaitTimeoutError("late")
         now += 60
 
-    monkeypatch.setattr("clipseg_kfp.cluster.runs.Run.wait", wait)
+    monkeypatch.setattr("clipseg_kfp.client.runs.Run.wait", wait)
     with pytest.raises(WaitTimeoutError):
         client.run_until_done(PACKAGE, {"output_uri": output}, timeout=100)
     assert given == [100, 40]

@@ -13,9 +13,9 @@ from cluster_state import RefusedError
 
 from clipseg_kfp import Client, __version__
 from clipseg_kfp.cli import cluster
-from clipseg_kfp.cluster import ClusterError, Uploaded
-from clipseg_kfp.compiling import pipeline_names
+from clipseg_kfp.client import ClusterError, Uploaded
 from clipseg_kfp.errors import ParameterError
+from clipseg_kfp.site.compile import pipeline_names
 
 Say = Callable[..., tuple[int, str, str]]
 

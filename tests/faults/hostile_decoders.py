@@ -9,9 +9,9 @@ import sys
 import time
 from pathlib import Path
 
-from clipseg_kfp import decoding
-from clipseg_kfp.decoding import Looks, Prepared
-from clipseg_kfp.worker import memory_limited
+from clipseg_kfp.images import guarded as decoding
+from clipseg_kfp.images.guarded import Looks, Prepared
+from clipseg_kfp.runtime.worker_main import memory_limited
 
 SEGFAULT, ABORT, LEAVE, HANG, SLEEP, BLOAT = b"SEGV", b"ABRT", b"EXIT", b"HANG", b"SLEE", b"BLOA"
 KILLED, PICKLE = b"KILL", b"PICK"

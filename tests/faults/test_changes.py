@@ -22,7 +22,7 @@ from killed_chain import End, Task, run
 from minio.error import S3Error
 from places import BucketPlace, FolderPlace, Objects, committed
 
-from clipseg_kfp.embedded import EmbeddedStore, Identity
+from clipseg_kfp.local.store import EmbeddedStore, Identity
 
 LISTED, SEGMENTED = 3, 5  # steps that are done: fetch_dataset, and segment_images of the first shard
 on_a_bucket = pytest.mark.parametrize("task", ["bucket"], indirect=True)

@@ -24,17 +24,21 @@ from conftest import Tally
 from hostile_images import corpus, encode, many_scans, picture
 from PIL import Image
 
-from clipseg_kfp import answers, decoding, records, worker, workers
-from clipseg_kfp.decoding import decode_mask
+from clipseg_kfp import records
+from clipseg_kfp.engine.checkpoint import ModelFacts
 from clipseg_kfp.errors import ParameterError
-from clipseg_kfp.images import ImageRejectedError, decode_image, to_model_input
-from clipseg_kfp.model import ModelFacts
+from clipseg_kfp.images import guarded as decoding
+from clipseg_kfp.images.decode import ImageRejectedError, decode_image, to_model_input
+from clipseg_kfp.images.guarded import decode_mask
 from clipseg_kfp.prompts import Files, gather, parse_prompts, write_table
 from clipseg_kfp.prompts.files import mask_like
-from clipseg_kfp.resources import cpu_limit
 from clipseg_kfp.results import json_bytes
-from clipseg_kfp.settings import Settings
+from clipseg_kfp.runtime import messages as answers
+from clipseg_kfp.runtime import worker_main as worker
+from clipseg_kfp.runtime import workers
+from clipseg_kfp.runtime.resources import cpu_limit
 from clipseg_kfp.steps import encode_prompts, preprocess_images, timing
+from clipseg_kfp.steps.settings import Settings
 from clipseg_kfp.truth import GroundTruth, Reader, UnusableTruthError
 
 SIDE, DOZEN = 32, 12
@@ -329,9 +333,7 @@ def test_the_time_of_a_task_begins_when_its_imports_are_done() -> None:
 
 def test_nobody_else_reads_the_memory_of_who_feeds_workers() -> None:
     """Not even a worker that was taken over: it would find the credentials there."""
-    program = (
-        "import ctypes; from clipseg_kfp.workers import shared; shared(); print(ctypes.CDLL(None).prctl(3))"
-    )
+    program = "import ctypes; from clipseg_kfp.runtime.workers import shared; shared(); print(ctypes.CDLL(None).prctl(3))"
     done = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True)
     assert done.stdout.strip() == "0"
 

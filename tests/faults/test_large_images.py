@@ -18,7 +18,7 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from clipseg_kfp import masks
+from clipseg_kfp.masks import raster as masks
 from clipseg_kfp.prompts import Cleaning, Row
 from clipseg_kfp.results import Results
 from clipseg_kfp.steps.postprocess_masks import _finish, _Options, _Work

@@ -16,8 +16,8 @@ from conftest import Tally
 from fixtures import build_tiny, tiny_model  # noqa: F401 - fixtures
 from minio import Minio
 
-from clipseg_kfp.embedded import EmbeddedStore
 from clipseg_kfp.errors import StorageError
+from clipseg_kfp.local.store import EmbeddedStore
 from clipseg_kfp.storage.connecting import connect
 
 sys.path.append(str(Path(__file__).parents[1] / "steps"))

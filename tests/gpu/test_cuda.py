@@ -18,10 +18,10 @@ from clipseg_kfp.demo.bucket import DEMO_PROMPTS
 from clipseg_kfp.demo.scenes import draw_scene
 from clipseg_kfp.engine import Engine
 from clipseg_kfp.errors import ModelError
-from clipseg_kfp.images import to_model_input
+from clipseg_kfp.images.decode import to_model_input
 from clipseg_kfp.prompts import read_table
-from clipseg_kfp.settings import Settings
 from clipseg_kfp.steps import encode_prompts, preprocess_images, segment_images
+from clipseg_kfp.steps.settings import Settings
 
 pytestmark = pytest.mark.gpu
 

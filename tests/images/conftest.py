@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 from docker_engine import NoEngineError, engine, exists, make, missing, run, timed
 
-from clipseg_kfp.container import DEFAULT_IMAGE
+from clipseg_kfp.site.image import DEFAULT_IMAGE
 
 BASES = {"BASE": "clipseg-kfp-base:bookworm", "BUILD_BASE": "clipseg-kfp-build-base:bookworm"}
 

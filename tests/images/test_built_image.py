@@ -14,9 +14,9 @@ from PIL import Image
 from clipseg_kfp import __version__
 from clipseg_kfp.demo.bucket import DEMO_QUERIES
 from clipseg_kfp.demo.scenes import draw_scene
-from clipseg_kfp.local import run_batch
+from clipseg_kfp.local.runner import run_batch
+from clipseg_kfp.results.summary import read_run
 from clipseg_kfp.storage import open_folder
-from clipseg_kfp.summary import read_run
 
 pytestmark = pytest.mark.images
 

@@ -15,7 +15,7 @@ import yaml
 from docker_engine import ROOT
 
 from clipseg_kfp import __version__
-from clipseg_kfp.container import DEFAULT_IMAGE
+from clipseg_kfp.site.image import DEFAULT_IMAGE
 
 IMAGES = ROOT / "images"
 LOCKS = sorted(path.parent.name for path in IMAGES.glob("*/requirements.txt"))

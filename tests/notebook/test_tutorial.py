@@ -61,7 +61,7 @@ def test_it_runs_within_two_cpus_and_four_gigabytes(tmp_path: Path) -> None:
     two = set(sorted(os.sched_getaffinity(0))[:2])
     environment = {name: value for name, value in os.environ.items() if not name.startswith("CLIPSEG_")}
     started = subprocess.Popen(
-        [sys.executable, "-m", "clipseg_kfp.demo.notebook", NOTEBOOK, "--out", out],
+        [sys.executable, "-m", "tools.notebook", NOTEBOOK, "--out", out],
         env=environment | {"CLIPSEG_KFP_CACHE": str(tmp_path / "cache"), "HF_HUB_OFFLINE": "1"},
         preexec_fn=lambda: os.sched_setaffinity(0, two),  # noqa: PLW1509 - before any thread is started here
     )

@@ -13,16 +13,16 @@ from google.protobuf import json_format
 from kfp.kubernetes import kubernetes_executor_config_pb2 as pb
 
 from clipseg_kfp import __version__, cli
-from clipseg_kfp.cluster_settings import TASKS, ClusterSettings, checked, overlaid, read_settings
-from clipseg_kfp.compiling import (
+from clipseg_kfp.components import ALL
+from clipseg_kfp.errors import ParameterError
+from clipseg_kfp.site.compile import (
     compile_manifests,
     compile_pipeline,
     pipeline_names,
     settings_for,
     site_settings,
 )
-from clipseg_kfp.components import ALL
-from clipseg_kfp.errors import ParameterError
+from clipseg_kfp.site.settings import TASKS, ClusterSettings, checked, overlaid, read_settings
 
 IMAGE = "registry.example/team/clipseg-kfp@sha256:" + "a" * 64
 FULL = f"""

@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 import yaml
 
-from clipseg_kfp import catalog
-from clipseg_kfp.compiling import compile_pipeline, pipeline_names
 from clipseg_kfp.components import ALL
 from clipseg_kfp.errors import ParameterError
+from clipseg_kfp.site.compile import compile_pipeline, pipeline_names
+from tools import catalog
 
 ROOT = Path(__file__).parents[2]
 PACKAGES = catalog.packages()

@@ -12,9 +12,9 @@ from test_local_run import MODEL, PROMPTS, fill
 from workflow_size import METADATA
 
 from clipseg_kfp.components import ALL
-from clipseg_kfp.local import run_batch, run_evaluation
+from clipseg_kfp.local.runner import run_batch, run_evaluation
+from clipseg_kfp.results.summary import RunSummary, read_run
 from clipseg_kfp.storage import open_folder
-from clipseg_kfp.summary import RunSummary, read_run
 
 MAIN = {component.component_spec.name for component in ALL} - {"rank-prompts"}
 
@@ -115,7 +115,7 @@ def test_example_pictures(tmp_path: Path, handed_over: HandedOver) -> None:
 def test_a_local_run_fails_on_what_a_backend_refuses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from kfp import dsl
 
-    from clipseg_kfp.local import LocalRunError, run_pipeline
+    from clipseg_kfp.local.runner import LocalRunError, run_pipeline
 
     @dsl.component(base_image="python", install_kfp_package=False)
     def careless(made: dsl.Output[dsl.Dataset]) -> str:

@@ -15,10 +15,10 @@ from rich.console import Console
 from clipseg_kfp.demo.bucket import DEMO_QUERIES
 from clipseg_kfp.demo.one_shot import SEARCHED_SEEDS, SHOWN, one_shot_objects
 from clipseg_kfp.demo.scenes import draw_scene
-from clipseg_kfp.embedded import EmbeddedStore
-from clipseg_kfp.local import LocalRunError, run_batch
+from clipseg_kfp.local.runner import LocalRunError, run_batch
+from clipseg_kfp.local.store import EmbeddedStore
+from clipseg_kfp.results.summary import RunSummary, read_run, show
 from clipseg_kfp.storage import open_folder
-from clipseg_kfp.summary import RunSummary, read_run, show
 
 MODEL = Path(__file__).parents[2] / "examples" / "demo-model"
 PROMPTS = [{"name": "circle", "texts": ["a circle"]}, {"name": "red", "texts": ["red", "the red things"]}]

@@ -14,7 +14,7 @@ import pytest
 from fixtures import picture, save_tiny
 from recording import Call, Recorder, recording
 
-from clipseg_kfp.embedded import EmbeddedStore, Identity
+from clipseg_kfp.local.store import EmbeddedStore, Identity
 from clipseg_kfp.storage import open_folder
 from clipseg_kfp.storage.s3 import connect
 
@@ -36,7 +36,7 @@ aws_secret_access_key = {marks.FILE_SECRET_KEY}
 #: The command line, but kfp's own folder of artifacts (local_outputs) stays, so that it can be searched.
 DRIVER = """
 import contextlib, pathlib, sys, tempfile
-from clipseg_kfp import local
+from clipseg_kfp.local import runner as local
 
 @contextlib.contextmanager
 def kept(parent):

@@ -12,9 +12,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from clipseg_kfp.dataset.sources import list_sources
 from clipseg_kfp.errors import ParameterError
 from clipseg_kfp.prompts import read_prompts
-from clipseg_kfp.sources import list_sources
 from clipseg_kfp.storage import open_folder
 
 LETTERS = "abcdefghijkl"
@@ -106,7 +106,7 @@ def test_a_small_table_of_huge_values(tmp_path: Path) -> None:
 
 
 def test_a_small_table_of_many_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("clipseg_kfp.sources.MAX_MANIFEST_ROWS", 1000)
+    monkeypatch.setattr("clipseg_kfp.dataset.sources.MAX_MANIFEST_ROWS", 1000)
     path = tmp_path / "m.parquet"
     pq.write_table(pa.table({"uri": ["a.jpg"] * 1001}), path)
     manifest(path, "more than 1,000 rows")

@@ -17,13 +17,13 @@ from rich.console import Console
 
 from clipseg_kfp.cli import main
 from clipseg_kfp.errors import ParameterError, exit_on_user_error
-from clipseg_kfp.formats.labelstudio import label_names, labeling_config
-from clipseg_kfp.formats.tables import CsvWriter
-from clipseg_kfp.local import _Screen
+from clipseg_kfp.local.runner import _Screen
 from clipseg_kfp.naming import printable
-from clipseg_kfp.progress import say
+from clipseg_kfp.results.formats.labelstudio import label_names, labeling_config
+from clipseg_kfp.results.formats.tables import CsvWriter
+from clipseg_kfp.results.summary import RunSummary, show
+from clipseg_kfp.runtime.progress import say
 from clipseg_kfp.storage import open_folder
-from clipseg_kfp.summary import RunSummary, show
 
 SHORT = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 PIECES = [
@@ -167,7 +167,7 @@ def test_labels_stay_attributes_of_the_labeling_interface(names: list[str]) -> N
 @given(st.lists(hostile.filter(bool), min_size=1, max_size=4, unique=True))
 @SHORT
 def test_yolos_names_are_data(names: list[str]) -> None:
-    from clipseg_kfp.formats import yolo
+    from clipseg_kfp.results.formats import yolo
 
     text = yolo._config(names)
     text = text.encode("utf-8", "backslashreplace").decode()

@@ -18,8 +18,8 @@ from recording import Call, Recorder
 from security_store import BUCKET, LEAST, RIGHTS, ROOT, MarkedRun
 from steps_chain import Chain
 
-from clipseg_kfp.embedded import EmbeddedStore
 from clipseg_kfp.errors import ObjectUnreadableError, StorageError
+from clipseg_kfp.local.store import EmbeddedStore
 from clipseg_kfp.results import Results, ledger
 from clipseg_kfp.storage import open_folder
 from clipseg_kfp.storage.s3 import connect

@@ -29,10 +29,10 @@ from recording import Recorder
 from rich.console import Console
 from security_store import AWS_FILE, BUCKET, ROOT, MarkedRun
 
-from clipseg_kfp.compiling import VARIANTS, compile_pipeline, pipeline_names, settings_for
+from clipseg_kfp.engine.checkpoint import fetch
 from clipseg_kfp.errors import ClipsegKfpError, exit_on_user_error
-from clipseg_kfp.local import run_batch
-from clipseg_kfp.model import fetch
+from clipseg_kfp.local.runner import run_batch
+from clipseg_kfp.site.compile import VARIANTS, compile_pipeline, pipeline_names, settings_for
 from clipseg_kfp.storage import open_folder
 from clipseg_kfp.storage.s3 import connect
 

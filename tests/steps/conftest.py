@@ -10,8 +10,8 @@ import torch
 from steps_chain import Chain
 from transformers import CLIPSegForImageSegmentation
 
-from clipseg_kfp.demo.train import build_config, build_processor, build_tokenizer
 from clipseg_kfp.engine import Engine
+from tools.train_demo_model import build_config, build_processor, build_tokenizer
 
 SIDE = 32
 

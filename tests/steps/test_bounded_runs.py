@@ -13,9 +13,9 @@ from test_steps import contents, counts, put
 from clipseg_kfp import records
 from clipseg_kfp.errors import StorageError
 from clipseg_kfp.results import Results
-from clipseg_kfp.results.collection import find_garbage
+from clipseg_kfp.results.garbage import find_garbage
 from clipseg_kfp.results.plan import Progress, read_progress
-from clipseg_kfp.results.verification import verify_run
+from clipseg_kfp.results.verify import verify_run
 from clipseg_kfp.steps import fetch_dataset, postprocess_masks, publish_results, sharding
 from clipseg_kfp.storage import open_folder
 

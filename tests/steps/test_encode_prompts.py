@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from clipseg_kfp.engine.checkpoint import digest_of
 from clipseg_kfp.errors import ParameterError
-from clipseg_kfp.model import digest_of
 from clipseg_kfp.naming import digest
 from clipseg_kfp.prompts import read_table
 from clipseg_kfp.results import ALGORITHM

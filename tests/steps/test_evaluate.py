@@ -16,10 +16,10 @@ from steps_chain import Chain, Run, mask_picture, picture
 from test_steps import GOOD, counts, put
 
 from clipseg_kfp import records
-from clipseg_kfp.formats.probability import decode_probability
-from clipseg_kfp.masks import decode_rle
+from clipseg_kfp.masks.raster import decode_rle
 from clipseg_kfp.metrics import THRESHOLDS, Confusion
 from clipseg_kfp.naming import safe_segment
+from clipseg_kfp.results.formats.probability import decode_probability
 from clipseg_kfp.steps import evaluate_masks
 
 PROMPTS = ["a circle", "red things"]

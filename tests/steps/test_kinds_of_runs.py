@@ -14,11 +14,11 @@ from pycocotools.coco import COCO
 from steps_chain import Chain, Run, picture
 from test_steps import contents, counts, put
 
-from clipseg_kfp import cleaning
 from clipseg_kfp.errors import ParameterError
-from clipseg_kfp.formats.probability import decode_probability
-from clipseg_kfp.masks import decode_rle
+from clipseg_kfp.masks import cleanup as cleaning
+from clipseg_kfp.masks.raster import decode_rle
 from clipseg_kfp.naming import safe_segment
+from clipseg_kfp.results.formats.probability import decode_probability
 from clipseg_kfp.steps.publish_results import FORMATS
 from clipseg_kfp.storage import open_folder
 

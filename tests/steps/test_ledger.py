@@ -19,10 +19,10 @@ from clipseg_kfp import records
 from clipseg_kfp.engine import Engine
 from clipseg_kfp.errors import ObjectUnreadableError, ParameterError, StorageError
 from clipseg_kfp.results import Results, ledger
-from clipseg_kfp.results.accounting import QuarantineError, most_quarantined
-from clipseg_kfp.results.collection import find_garbage
+from clipseg_kfp.results.counts import QuarantineError, most_quarantined
+from clipseg_kfp.results.garbage import find_garbage
 from clipseg_kfp.results.ledger import Ledger
-from clipseg_kfp.results.verification import verify_run
+from clipseg_kfp.results.verify import verify_run
 from clipseg_kfp.steps import preprocess_images, publish_results, segment_images
 from clipseg_kfp.storage import open_folder
 from clipseg_kfp.storage.files import FileFolder

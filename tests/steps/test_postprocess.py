@@ -15,13 +15,13 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from clipseg_kfp import records
-from clipseg_kfp.images import preview_jpeg
-from clipseg_kfp.masks import decode_rle, upsample
-from clipseg_kfp.model import ModelFacts
+from clipseg_kfp.engine.checkpoint import ModelFacts
+from clipseg_kfp.images.decode import preview_jpeg
+from clipseg_kfp.masks.raster import decode_rle, upsample
 from clipseg_kfp.prompts import Files, gather, parse_prompts, write_table
 from clipseg_kfp.results import json_bytes
-from clipseg_kfp.settings import Settings
 from clipseg_kfp.steps import encode_prompts, postprocess_masks, preprocess_images, segment_images
+from clipseg_kfp.steps.settings import Settings
 
 SIDE = 48
 SIZES = [(200, 150), (31, 97), (200, 150), (SIDE, SIDE), (1, 1), (640, 3), (600, 700)]

@@ -15,13 +15,13 @@ from minio.error import S3Error
 from steps_chain import picture
 
 from clipseg_kfp import records
+from clipseg_kfp.engine.checkpoint import ModelFacts
 from clipseg_kfp.errors import ParameterError, StorageError
-from clipseg_kfp.model import ModelFacts
 from clipseg_kfp.prompts import Files, gather, parse_prompts, write_table
-from clipseg_kfp.settings import Settings
 from clipseg_kfp.steps import preprocess_images
 from clipseg_kfp.steps.encode_prompts import TABLE
 from clipseg_kfp.steps.preprocess_images import Budget
+from clipseg_kfp.steps.settings import Settings
 from clipseg_kfp.storage import open_object
 from clipseg_kfp.storage.s3 import S3Folder
 
@@ -200,7 +200,7 @@ def test_a_budget_is_never_exceeded_and_one_too_large_runs_alone() -> None:
 MEASURE = """
 import json, sys
 from pathlib import Path
-from clipseg_kfp.model import ModelFacts
+from clipseg_kfp.engine.checkpoint import ModelFacts
 from clipseg_kfp.prompts import Files, gather, parse_prompts, write_table
 from clipseg_kfp.steps import preprocess_images as step
 step.read_facts_of = lambda _: ModelFacts("d", 32, (.5, .5, .5), (.5, .5, .5), 16)

@@ -16,10 +16,10 @@ from clipseg_kfp.demo.bucket import DEMO_PROMPTS
 from clipseg_kfp.demo.scenes import draw_scene
 from clipseg_kfp.engine import Engine, int8
 from clipseg_kfp.errors import ModelError, ParameterError
-from clipseg_kfp.images import to_model_input
+from clipseg_kfp.images.decode import to_model_input
 from clipseg_kfp.prompts import read_table
-from clipseg_kfp.settings import Settings
 from clipseg_kfp.steps import encode_prompts, segment_images
+from clipseg_kfp.steps.settings import Settings
 
 DEMO_MODEL = Path(__file__).parents[2] / "examples" / "demo-model"
 PROMPTS = [{"name": name, "texts": texts} for name, texts in DEMO_PROMPTS.items()]

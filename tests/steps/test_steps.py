@@ -15,9 +15,9 @@ from steps_chain import Chain, Run, mask_picture, object_bytes, picture
 
 from clipseg_kfp import records
 from clipseg_kfp.errors import ClipsegKfpError, ParameterError, StorageError
-from clipseg_kfp.masks import decode_rle
-from clipseg_kfp.settings import Settings
+from clipseg_kfp.masks.raster import decode_rle
 from clipseg_kfp.steps import fetch_dataset, preprocess_images, segment_images, sharding
+from clipseg_kfp.steps.settings import Settings
 from clipseg_kfp.storage import open_folder
 
 EXIF = Image.Exif()

@@ -12,13 +12,14 @@ from pathlib import Path
 
 import pytest
 
-from clipseg_kfp import ports, tethered
-from clipseg_kfp.embedded import EmbeddedStore
+from clipseg_kfp.local import ports
+from clipseg_kfp.local.store import EmbeddedStore
+from clipseg_kfp.runtime import child_main as tethered
 
 PROGRAM = """
 import signal, sys, threading
 from pathlib import Path
-from clipseg_kfp.embedded import EmbeddedStore
+from clipseg_kfp.local.store import EmbeddedStore
 store = EmbeddedStore(Path(sys.argv[1]))
 starter = threading.Thread(target=store.start)
 starter.start()

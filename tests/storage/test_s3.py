@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from clipseg_kfp.embedded import EmbeddedStore
+from clipseg_kfp.dataset.sources import list_sources
 from clipseg_kfp.errors import ClipsegKfpError, ObjectChangedError, ParameterError, StorageError
-from clipseg_kfp.sources import list_sources
+from clipseg_kfp.local.store import EmbeddedStore
 from clipseg_kfp.storage import open_folder, open_object, s3
 from clipseg_kfp.storage.s3 import S3Folder, connect
 

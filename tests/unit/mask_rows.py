@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clipseg_kfp import records
-from clipseg_kfp.masks import Sums, measure
+from clipseg_kfp.masks.raster import Sums, measure
 
 Mask = NDArray[np.bool_]
 

@@ -10,10 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from clipseg_kfp import archives
+from clipseg_kfp.dataset.sources import Source, list_sources
 from clipseg_kfp.errors import ParameterError, StorageError
-from clipseg_kfp.sources import Source, list_sources
-from clipseg_kfp.storage import open_folder, open_object
+from clipseg_kfp.storage import archives, open_folder, open_object
 
 LONG = "x" * 200 + " end.jpg"
 DEEP = "/".join(f"folder {i}" for i in range(60)) + "/ü.png"

@@ -11,9 +11,9 @@ from mask_rows import blobs, odd_masks
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from clipseg_kfp import regions
-from clipseg_kfp.cleaning import clean, components, otsu
 from clipseg_kfp.errors import ParameterError
+from clipseg_kfp.masks import regions
+from clipseg_kfp.masks.cleanup import clean, components, otsu
 
 Mask = NDArray[np.bool_]
 MASKS = arrays(bool, st.tuples(st.integers(1, 30), st.integers(1, 30)))
@@ -202,7 +202,7 @@ def test_otsu_refuses_what_is_no_probability(values: list[float]) -> None:
 
 def test_prompts_allow_what_smoothing_can_do() -> None:
     """The bound is written twice, so that prompts need no OpenCV."""
-    from clipseg_kfp.cleaning import MAX_RADIUS
-    from clipseg_kfp.prompts.parts import MAX_SMOOTH
+    from clipseg_kfp.masks.cleanup import MAX_RADIUS
+    from clipseg_kfp.prompts.entries import MAX_SMOOTH
 
     assert MAX_SMOOTH == MAX_RADIUS

@@ -14,10 +14,10 @@ from mask_rows import HOSTILE, blobs, iou, odd_masks, quarantined, tables
 from numpy.typing import NDArray
 from pycocotools.coco import COCO
 
-from clipseg_kfp.cleaning import components
 from clipseg_kfp.errors import ParameterError
-from clipseg_kfp.formats import export_coco
-from clipseg_kfp.formats.coco import image_id
+from clipseg_kfp.masks.cleanup import components
+from clipseg_kfp.results.formats import export_coco
+from clipseg_kfp.results.formats.coco import image_id
 
 Mask = NDArray[np.bool_]
 NAMES = [(1, "a cat"), (2, 'quote " and \\ ü')]

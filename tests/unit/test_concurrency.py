@@ -8,7 +8,7 @@ from concurrent.futures import Future
 
 import pytest
 
-from clipseg_kfp.concurrency import ordered_map, prefetched
+from clipseg_kfp.runtime.concurrency import ordered_map, prefetched
 
 
 class Source:

@@ -11,7 +11,7 @@ from PIL import Image
 
 from clipseg_kfp.demo import bucket
 from clipseg_kfp.demo.bucket import DEMO_PROMPTS, DEMO_QUERIES, SCENE_COUNT, demo_objects
-from clipseg_kfp.images import ImageRejectedError, decode_image
+from clipseg_kfp.images.decode import ImageRejectedError, decode_image
 
 
 @pytest.fixture(scope="module")

@@ -13,11 +13,11 @@ from fixtures import TINY_SIZE, Build, views
 from numpy.typing import NDArray
 
 from clipseg_kfp.engine import Engine
+from clipseg_kfp.engine.checkpoint import load_model, read_facts
 from clipseg_kfp.engine.network import split
 from clipseg_kfp.engine.torch_backend import load_torch
 from clipseg_kfp.errors import ModelError, ParameterError
-from clipseg_kfp.model import load_model, read_facts
-from clipseg_kfp.resources import has_bfloat16
+from clipseg_kfp.runtime.resources import has_bfloat16
 
 
 @pytest.fixture(scope="module")

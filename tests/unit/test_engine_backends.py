@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 from fixtures import views
 
-from clipseg_kfp.cache import cache_folder
 from clipseg_kfp.engine import Engine, backends, check_choices
+from clipseg_kfp.engine.checkpoint import read_facts
 from clipseg_kfp.errors import ModelError, ParameterError
-from clipseg_kfp.model import read_facts
+from clipseg_kfp.runtime.cache import cache_folder
 
 
 @pytest.fixture(autouse=True)

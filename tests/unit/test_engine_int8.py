@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 from clipseg_kfp.demo.bucket import DEMO_PROMPTS
 from clipseg_kfp.demo.scenes import draw_scene
 from clipseg_kfp.engine import Engine
+from clipseg_kfp.engine.checkpoint import load_model, load_tokenizer
 from clipseg_kfp.engine.int8 import Agreement, check_min_iou, compare, load_int8, sample
 from clipseg_kfp.errors import ModelError, ParameterError
-from clipseg_kfp.images import to_model_input
-from clipseg_kfp.model import load_model, load_tokenizer
+from clipseg_kfp.images.decode import to_model_input
 from clipseg_kfp.prompts import embed_texts, parse_prompts
 
 pytest.importorskip("nncf", reason="needs nncf: pip install 'clipseg-kfp[int8]'")

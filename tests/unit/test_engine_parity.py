@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from clipseg_kfp.engine import Engine
-from clipseg_kfp.images import to_model_input
-from clipseg_kfp.model import load_model, load_tokenizer
+from clipseg_kfp.engine.checkpoint import load_model, load_tokenizer
+from clipseg_kfp.images.decode import to_model_input
 from clipseg_kfp.prompts import embed_texts, parse_prompts
 
 TEXTS = ["a red circle", "the blue striped square on the left", "star"]

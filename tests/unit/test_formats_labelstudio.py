@@ -15,11 +15,11 @@ from hypothesis.extra.numpy import arrays
 from mask_rows import HOSTILE, blobs, iou, odd_masks, quarantined, tables
 from numpy.typing import NDArray
 
-from clipseg_kfp.cleaning import components
 from clipseg_kfp.errors import ParameterError
-from clipseg_kfp.formats import export_labelstudio
-from clipseg_kfp.formats.brush import encode_brush, encode_region
-from clipseg_kfp.formats.labelstudio import labeling_config
+from clipseg_kfp.masks.cleanup import components
+from clipseg_kfp.results.formats import export_labelstudio
+from clipseg_kfp.results.formats.brush import encode_brush, encode_region
+from clipseg_kfp.results.formats.labelstudio import labeling_config
 
 Mask = NDArray[np.bool_]
 NAMES = [(4, 'a "cat" & <dog> \'s'), (1, "line\nbreak\tü"), (2, "bell \x07 \udc80")]

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from mask_rows import blobs, image_row, mask_row
 
-from clipseg_kfp.formats import export_coco, export_csv, export_labelstudio, export_yolo
+from clipseg_kfp.results.formats import export_coco, export_csv, export_labelstudio, export_yolo
 
 NAMES = [(1, "a cat"), (2, "a cup")]
 SHAPE = (24, 24)

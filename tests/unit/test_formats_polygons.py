@@ -10,7 +10,7 @@ from mask_rows import blobs, iou, odd_masks
 from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
 
-from clipseg_kfp.formats.polygons import polygons
+from clipseg_kfp.results.formats.polygons import polygons
 
 Mask = NDArray[np.bool_]
 MASKS = arrays(bool, st.tuples(st.integers(1, 24), st.integers(1, 24)))

@@ -12,7 +12,7 @@ from hypothesis.extra.numpy import arrays
 from numpy.typing import NDArray
 from PIL import Image
 
-from clipseg_kfp.formats.probability import decode_probability, encode_probability
+from clipseg_kfp.results.formats.probability import decode_probability, encode_probability
 
 SHAPES = st.tuples(st.integers(1, 12), st.integers(1, 12))
 FLOATS = st.floats(0, 1, width=32)

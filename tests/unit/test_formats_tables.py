@@ -9,8 +9,8 @@ import pytest
 from mask_rows import HOSTILE, odd_masks, tables
 
 from clipseg_kfp import records
-from clipseg_kfp.formats import export_csv
-from clipseg_kfp.formats.tables import plain
+from clipseg_kfp.results.formats import export_csv
+from clipseg_kfp.results.formats.tables import plain
 
 
 def test_pandas_reads_what_was_written(tmp_path: Path) -> None:

@@ -17,8 +17,8 @@ from mask_rows import HOSTILE, blobs, iou, mask_row, odd_masks, quarantined, tab
 from numpy.typing import NDArray
 
 from clipseg_kfp.errors import ParameterError
-from clipseg_kfp.formats import export_yolo
-from clipseg_kfp.formats.yolo import label_lines
+from clipseg_kfp.results.formats import export_yolo
+from clipseg_kfp.results.formats.yolo import label_lines
 
 Mask = NDArray[np.bool_]
 NAMES = [(3, "a cat"), (1, "yes"), (2, "42: ü\n\x07")]

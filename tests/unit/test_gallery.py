@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from clipseg_kfp.demo.gallery import write_gallery
-from clipseg_kfp.demo.gallery_prompts import KINDS, LOGIC, PROMPTS, THINGS, first_scenes, supports, truth_of
-from clipseg_kfp.demo.large_scenes import draw_large_scene
 from clipseg_kfp.demo.scenes import Query, draw_scene
-from clipseg_kfp.demo.sheets import Cell, sheet
 from clipseg_kfp.prompts import read_prompts
+from tools.gallery import write_gallery
+from tools.gallery_prompts import KINDS, LOGIC, PROMPTS, THINGS, first_scenes, supports, truth_of
+from tools.large_scenes import draw_large_scene
+from tools.picture_sheets import Cell, sheet
 
 DOCS = Path(__file__).parents[2] / "docs"
 LINKS = re.compile(r"\]\((?!https?:)([^)#]+)[^)]*\)")

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageCms, ImageFile
 from PIL.ExifTags import Base as ExifTag
 
-from clipseg_kfp.images import (
+from clipseg_kfp.images.decode import (
     IMAGE_SUFFIXES,
     ImageRejectedError,
     decode_image,
@@ -483,7 +483,7 @@ def test_bands_of_wide_values_join_without_a_seam(dtype: type, monkeypatch: pyte
     values = np.arange(70 * 31, dtype=dtype).reshape(70, 31) * dtype(30)
     data = encode(Image.fromarray(values), "TIFF")
     whole = np.asarray(decode_image(data))
-    monkeypatch.setattr("clipseg_kfp.image_colors._BAND_PIXELS", 100)  # three rows, and one left at the end
+    monkeypatch.setattr("clipseg_kfp.images.colors._BAND_PIXELS", 100)  # three rows, and one left at the end
     assert np.array_equal(np.asarray(decode_image(data)), whole)
 
 

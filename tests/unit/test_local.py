@@ -16,9 +16,9 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from clipseg_kfp.local import LocalRunError, _Screen, run_pipeline
+from clipseg_kfp.local.runner import LocalRunError, _Screen, run_pipeline
+from clipseg_kfp.results.summary import RunSummary, show
 from clipseg_kfp.storage import open_folder
-from clipseg_kfp.summary import RunSummary, show
 
 
 def shown(*lines: str) -> tuple[_Screen, str]:
@@ -93,7 +93,7 @@ TWO_RUNS = """
 import sys, tempfile
 from pathlib import Path
 from types import SimpleNamespace
-from clipseg_kfp.local import run_pipeline
+from clipseg_kfp.local.runner import run_pipeline
 
 folder = Path(sys.argv[1])
 for name in ("one", "two"):

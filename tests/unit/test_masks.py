@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from pycocotools import mask as coco_mask
 
-from clipseg_kfp.masks import (
+from clipseg_kfp.masks.raster import (
     LabelMap,
     Measures,
     Sums,

@@ -19,9 +19,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from clipseg_kfp.embedded import EmbeddedStore
+from clipseg_kfp.engine.checkpoint import ModelFacts, digest_of, fetch, load_model, load_tokenizer, read_facts
 from clipseg_kfp.errors import ModelError, ParameterError, StorageError
-from clipseg_kfp.model import ModelFacts, digest_of, fetch, load_model, load_tokenizer, read_facts
+from clipseg_kfp.local.store import EmbeddedStore
 from clipseg_kfp.storage import open_folder
 
 FILES = (
@@ -217,7 +217,7 @@ def test_loading_takes_the_threads_that_the_container_may_use(
     checkpoint: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = torch.get_num_threads()
-    monkeypatch.setattr("clipseg_kfp.model.cpu_limit", lambda: 1)
+    monkeypatch.setattr("clipseg_kfp.engine.checkpoint.cpu_limit", lambda: 1)
     try:
         torch.set_num_threads(2)
         load_model(checkpoint)
@@ -473,7 +473,7 @@ def fetch_in_process(tmp_path: Path) -> Run:
         "from dataclasses import asdict\n"
         "from pathlib import Path\n"
         "from clipseg_kfp.errors import ClipsegKfpError\n"
-        "from clipseg_kfp.model import fetch\n"
+        "from clipseg_kfp.engine.checkpoint import fetch\n"
         "try:\n"
         "    result = asdict(fetch(sys.argv[1], Path(sys.argv[2])))\n"
         "except ClipsegKfpError as error:\n"

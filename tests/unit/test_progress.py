@@ -10,8 +10,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from clipseg_kfp import progress
-from clipseg_kfp.progress import EVENT_PREFIX, EVENT_VARIABLE, say, track
+from clipseg_kfp.runtime import progress
+from clipseg_kfp.runtime.progress import EVENT_PREFIX, EVENT_VARIABLE, say, track
 
 
 class Clock:

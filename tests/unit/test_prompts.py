@@ -12,8 +12,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from clipseg_kfp.engine.checkpoint import load_model, load_tokenizer
 from clipseg_kfp.errors import ParameterError
-from clipseg_kfp.model import load_model, load_tokenizer
 from clipseg_kfp.prompts import (
     MAX_PROMPTS,
     Prompt,

@@ -11,8 +11,8 @@ import pytest
 import yaml
 
 from clipseg_kfp import prompts
+from clipseg_kfp.engine.checkpoint import ModelFacts
 from clipseg_kfp.errors import ParameterError
-from clipseg_kfp.model import ModelFacts
 from clipseg_kfp.prompts import Files, gather, json_schema, parse_prompts, read_prompts
 
 ROOT = Path(__file__).parents[2]

@@ -15,9 +15,9 @@ from transformers import CLIPSegProcessor
 
 from clipseg_kfp.demo.scenes import SHAPES, Query, draw_scene
 from clipseg_kfp.engine import Engine
+from clipseg_kfp.engine.checkpoint import load_model, load_tokenizer, read_facts
 from clipseg_kfp.errors import ParameterError
-from clipseg_kfp.images import to_model_input
-from clipseg_kfp.model import load_model, load_tokenizer, read_facts
+from clipseg_kfp.images.decode import to_model_input
 from clipseg_kfp.prompts import (
     Encoder,
     Files,
@@ -28,7 +28,7 @@ from clipseg_kfp.prompts import (
     read_table,
     write_table,
 )
-from clipseg_kfp.prompts.encoding import COMMON_THINGS
+from clipseg_kfp.prompts.encoder import COMMON_THINGS
 
 
 def prepare(model: Path, folder: Path, *entries: Any, **fields: Any) -> PromptTable:

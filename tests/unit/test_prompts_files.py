@@ -17,10 +17,10 @@ from hypothesis import strategies as st
 from PIL import Image
 from safetensors.torch import save_file
 
+from clipseg_kfp.engine.checkpoint import ModelFacts
 from clipseg_kfp.errors import ClipsegKfpError, ParameterError, StorageError
-from clipseg_kfp.model import ModelFacts
 from clipseg_kfp.prompts import Files, Gathered, StoredEmbedding, gather, parse_prompts
-from clipseg_kfp.prompts.stored import read_vector
+from clipseg_kfp.prompts.vectors import read_vector
 
 FACTS = ModelFacts("digest", 32, (0.5, 0.4, 0.3), (0.2, 0.2, 0.2), 4)
 VECTOR = np.array([1.0, -2.0, 3.0, 0.5], np.float32)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from clipseg_kfp.errors import ParameterError
-from clipseg_kfp.images import to_model_input
+from clipseg_kfp.images.decode import to_model_input
 from clipseg_kfp.prompts import Engineering, SupportImage, engineer
 from clipseg_kfp.prompts.support import region_of
 

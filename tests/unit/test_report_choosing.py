@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
-from clipseg_kfp.report.choosing import (
+from clipseg_kfp.report.selection import (
     BEST,
     RANDOM,
     UNCERTAIN,

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from clipseg_kfp.masks import palette
+from clipseg_kfp.masks.raster import palette
 from clipseg_kfp.report import Agreement, PromptRow, Report, render_report
 from clipseg_kfp.report.agreement import lead
 from clipseg_kfp.report.figures import LINES, distribution, drawn_prompts, figures_of, interval

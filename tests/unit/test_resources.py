@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from clipseg_kfp.resources import cpu_limit
+from clipseg_kfp.runtime.resources import cpu_limit
 
 
 @pytest.fixture(autouse=True)

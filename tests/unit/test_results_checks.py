@@ -16,11 +16,11 @@ from run_history import write_run
 from clipseg_kfp import records
 from clipseg_kfp.errors import StorageError
 from clipseg_kfp.results import Results
-from clipseg_kfp.results.collection import find_garbage, remove
+from clipseg_kfp.results.garbage import find_garbage, remove
 from clipseg_kfp.results.inventory import files_of, objects_of
 from clipseg_kfp.results.layout import run_key
 from clipseg_kfp.results.ledger import Ledger
-from clipseg_kfp.results.verification import verify_run
+from clipseg_kfp.results.verify import verify_run
 from clipseg_kfp.storage import open_folder
 
 CONFIG = "0123456789abcdef"

@@ -12,9 +12,9 @@ import pytest
 
 from clipseg_kfp import records
 from clipseg_kfp.errors import ParameterError
-from clipseg_kfp.masks import Sums, measure
+from clipseg_kfp.masks.raster import Sums, measure
 from clipseg_kfp.results import IMAGES, MASKS, Counts, Results
-from clipseg_kfp.results.exporting import FORMATS, export_runs
+from clipseg_kfp.results.export import FORMATS, export_runs
 from clipseg_kfp.storage import open_folder
 
 PROMPTS = [{"id": 3, "name": "cat", "instances": False}, {"id": 5, "name": "dog", "instances": True}]

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from clipseg_kfp.scratch import PREFIX, scratch_folder
+from clipseg_kfp.runtime.temporary import PREFIX, scratch_folder
 
 PROGRAM = """
 import os, sys
 from pathlib import Path
-from clipseg_kfp.scratch import scratch_folder
+from clipseg_kfp.runtime.temporary import scratch_folder
 with scratch_folder(Path(sys.argv[1])) as folder:
     (folder / "step").mkdir()
     (folder / "step" / "views").write_bytes(b"large")

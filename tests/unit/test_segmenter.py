@@ -15,7 +15,7 @@ import clipseg_kfp
 from clipseg_kfp import Segmenter
 from clipseg_kfp.demo.scenes import draw_scene
 from clipseg_kfp.errors import ModelError, ParameterError
-from clipseg_kfp.image_formats import ImageRejectedError
+from clipseg_kfp.images.formats import ImageRejectedError
 from clipseg_kfp.segmenter import overlay
 from clipseg_kfp.views import Tiling
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from clipseg_kfp.sources import Source
+from clipseg_kfp.dataset.sources import Source
 from clipseg_kfp.steps import sharding
 from clipseg_kfp.steps.sharding import MAX_SHARDS, SHARD_BYTES, Selection, Sizes, split
 

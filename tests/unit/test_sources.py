@@ -9,10 +9,9 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from clipseg_kfp import archives
+from clipseg_kfp.dataset.sources import Source, list_sources
 from clipseg_kfp.errors import ObjectChangedError, ParameterError, StorageError
-from clipseg_kfp.sources import Source, list_sources
-from clipseg_kfp.storage import Folder, open_folder, open_object
+from clipseg_kfp.storage import Folder, archives, open_folder, open_object
 
 FILES = {
     "images/a.jpg": b"a",
@@ -285,7 +284,7 @@ def test_a_row_that_comes_twice_counts_once(tmp_path: Path) -> None:
 
 
 def test_a_manifest_that_is_too_large(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from clipseg_kfp import sources
+    from clipseg_kfp.dataset import sources
 
     monkeypatch.setattr(sources, "MAX_MANIFEST_BYTES", 9)
     (tmp_path / "m.csv").write_bytes(b"uri\na.jpg\n")

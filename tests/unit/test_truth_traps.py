@@ -12,9 +12,9 @@ import pytest
 from test_truth import HEIGHT, WIDTH, coco_file, masks_of, write
 
 from clipseg_kfp.errors import ParameterError
-from clipseg_kfp.images import ImageRejectedError
+from clipseg_kfp.images.decode import ImageRejectedError
 from clipseg_kfp.truth import Classes, Reader, UnusableTruthError, open_truth
-from clipseg_kfp.truth.reading import decode_labels, same_shape
+from clipseg_kfp.truth.read import decode_labels, same_shape
 
 
 def test_lvis_names_images_by_address_and_what_is_not_drawn_in_full(tmp_path: Path) -> None:

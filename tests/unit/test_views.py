@@ -16,9 +16,9 @@ from hypothesis.extra.numpy import arrays
 from numpy.typing import NDArray
 from PIL import Image, TiffImagePlugin
 
-from clipseg_kfp import masks
 from clipseg_kfp.errors import ParameterError
-from clipseg_kfp.images import ImageRejectedError, to_model_input
+from clipseg_kfp.images.decode import ImageRejectedError, to_model_input
+from clipseg_kfp.masks import raster as masks
 from clipseg_kfp.views import (
     Box,
     Field,

@@ -1,0 +1,280 @@
+"""Decodes untrusted image bytes; scales to model input and preview."""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from PIL.ExifTags import Base as ExifTag
+
+from clipseg_kfp.images.colors import to_rgb
+from clipseg_kfp.images.formats import FORMATS, IMAGE_SUFFIXES, ImageRejectedError, no_image, rejecting
+
+__all__ = [
+    "IMAGE_SUFFIXES",
+    "ImageRejectedError",
+    "OpenedImage",
+    "decode_image",
+    "decode_labels",
+    "decode_mask",
+    "open_image",
+    "preview_jpeg",
+    "to_model_input",
+]
+
+MOST_BYTES_A_PIXEL = 20  # that decoding takes, of any format
+
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+
+class OpenedImage:
+    """An image of which only the header has been read; ``decode`` does the rest, once.
+
+    Attributes:
+        width: as stored; the upright image may be turned.
+        height: as stored.
+    """
+
+    def __init__(self, image: Image.Image, data: bytes, kind: str, name: str) -> None:
+        """Made by ``open_image``."""
+        self.width, self.height = image.size
+        self._image: Image.Image | None = image
+        self._mode, self._data, self._kind, self._name = image.mode, data, kind, name
+
+    @property
+    def header(self) -> Image.Image:
+        """The image as opened, for what its metadata tell; not to be decoded, and gone after ``decode``."""
+        if self._image is None:
+            raise RuntimeError("An opened image has a header until it is decoded.")
+        return self._image
+
+    @property
+    def peak_bytes(self) -> int:
+        """What ``decode`` takes at its peak, at most: decoder's buffers, pixels and their converted copy.
+
+        A pixel of Pillow's has four bytes, of gray one. To these come a copy that is converted or turned
+        upright, a progressive JPEG's coefficients (two bytes a channel), and what other decoders keep: WebP's
+        two canvases, GIF's last frame, the strips of a TIFF.
+        """
+        if self._kind == "JPEG":
+            plain = not self._image_info("progressive") and self._mode in ("L", "RGB")
+            return self.width * self.height * (9 if plain else 13)
+        return (
+            self.width * self.height * {"WEBP": MOST_BYTES_A_PIXEL, "BMP": 9, "PNG": 10}.get(self._kind, 16)
+        )
+
+    def _image_info(self, name: str) -> object:
+        return self._image.info.get(name) if self._image is not None else None
+
+    def decode(self) -> Image.Image:
+        """Decodes the pixels.
+
+        Returns:
+            An upright 8-bit RGB image without metadata.
+
+        Raises:
+            ImageRejectedError: for whatever is wrong with the bytes; nothing else is raised.
+        """
+        image, self._image = self._image, None
+        if image is None:
+            raise RuntimeError("An opened image is decoded once.")
+        with rejecting(self._data, self._kind, self._name):
+            image.load()
+            method = _UPRIGHT.get(_orientation(image))
+            parts = [image]
+            del image  # so that each copy of the pixels goes as soon as the next one is made
+            rgb = to_rgb(parts)
+            rgb = rgb.transpose(method) if method is not None else rgb
+            rgb.info.clear()  # or a later save would embed a profile that no longer applies
+            return rgb
+
+    def opacity(self) -> Image.Image | None:
+        """Decodes the transparency alone, instead of the pixels.
+
+        Returns:
+            The upright 8-bit alpha channel; ``None`` where the file has no transparency.
+
+        Raises:
+            ImageRejectedError: for whatever is wrong with the bytes; nothing else is raised.
+        """
+        image, self._image = self.header, None
+        with rejecting(self._data, self._kind, self._name):
+            if not image.has_transparency_data:
+                return None
+            image.load()
+            method = _UPRIGHT.get(_orientation(image))
+            alpha = image.convert("RGBA").getchannel("A")
+            return alpha.transpose(method) if method is not None else alpha
+
+
+def open_image(data: bytes, name: str = "") -> OpenedImage:
+    """Reads the header of an image; see ``decode_image``.
+
+    Args:
+        data: the whole file.
+        name: the file's name or key; it only words the rejection of what is no image.
+
+    Raises:
+        ImageRejectedError: for whatever is wrong with the bytes; nothing else is raised.
+    """
+    if not data:
+        raise ImageRejectedError("empty", "The file has no bytes.")
+    for kind in FORMATS:
+        with rejecting(data, kind, name):
+            image = _open(data, kind)
+            if image is not None:
+                return OpenedImage(image, data, kind, name)
+    raise no_image(data, name)
+
+
+def decode_image(data: bytes, name: str = "", max_pixels: int = 50_000_000) -> Image.Image:
+    """Decodes the first frame of a JPEG, PNG, WebP, TIFF, BMP or GIF file.
+
+    The content alone decides the format; a wrong ending of the name does no harm. EXIF orientation
+    is applied, an embedded color profile is converted to sRGB (a broken one is ignored),
+    transparency is laid over white. 16-bit gray is scaled from its full range; 32-bit integers and
+    floats from the smallest of 0..1 (floats only), 0..255 and 0..65535 that holds them all, else
+    from their own range.
+
+    Args:
+        data: the whole file.
+        name: the file's name or key; it only words the rejection of what is no image.
+        max_pixels: the most pixels, compared with the header before any pixel is decoded. (WebP
+            and tiles of TIFF also stay below Pillow's ceiling, twice ``Image.MAX_IMAGE_PIXELS``.)
+
+    Returns:
+        An upright 8-bit RGB image without metadata.
+
+    Raises:
+        ImageRejectedError: for whatever is wrong with the bytes; nothing else is raised.
+    """
+    opened = open_image(data, name)
+    if opened.width * opened.height > max_pixels:
+        raise ImageRejectedError(
+            "too_large",
+            f"The header says {opened.width} x {opened.height} pixels; the limit is {max_pixels:,} pixels.",
+        )
+    return opened.decode()
+
+
+def to_model_input(image: Image.Image, size: int) -> NDArray[np.uint8]:
+    """Stretches an image to the model's square, as ``ViTImageProcessorPil`` does before rescaling.
+
+    Args:
+        image: RGB, of any size.
+        size: side of the square in pixels.
+
+    Returns:
+        uint8 array (size, size, 3).
+
+    Raises:
+        ValueError: if the image is not RGB.
+    """
+    if image.mode != "RGB":
+        raise ValueError(f"expected an RGB image, got mode {image.mode}")
+    return np.array(image.resize((size, size), Image.Resampling.BILINEAR), dtype=np.uint8)
+
+
+def decode_mask(data: bytes, name: str = "") -> NDArray[np.bool_]:
+    """Decodes a ground-truth mask, however it marks the foreground.
+
+    Foreground is what lies above half of the largest value: 255 of 0/255 files, 1 of 0/1 files, and no
+    compression noise of a JPEG. Where pixels differ in transparency, as in a cut-out, their opacity is the
+    value that counts; their colors are not looked at.
+
+    Args:
+        data: content of the file, in one of the formats that ``decode_image`` takes.
+        name: of the object, for messages.
+
+    Returns:
+        bool (height, width).
+
+    Raises:
+        ImageRejectedError: for the reasons of ``decode_image``.
+    """
+    picture = decode_image(data, name)
+    opacity = open_image(data, name).opacity()
+    varied = opacity is not None and opacity.getextrema()[0] != opacity.getextrema()[1]
+    gray = np.asarray(opacity if varied else picture.convert("L"))
+    return np.asarray(gray > gray.max() / 2) if gray.max() else np.zeros(gray.shape, bool)
+
+
+def decode_labels(data: bytes, name: str = "", max_pixels: int = 50_000_000) -> NDArray[np.uint16]:
+    """Decodes a picture of class numbers: palette indices, or gray values of 8 or 16 bits.
+
+    Args:
+        data: content of a PNG file.
+        name: of the object, for messages.
+        max_pixels: larger pictures are rejected, judged by their header.
+
+    Returns:
+        uint16 (height, width).
+
+    Raises:
+        ImageRejectedError: no such picture.
+    """
+    opened = open_image(data, name)
+    if opened.width * opened.height > max_pixels:
+        raise ImageRejectedError(
+            "too_large",
+            f"The header says {opened.width} x {opened.height} pixels; {max_pixels:,} are allowed.",
+        )
+    with rejecting(data, "PNG", name), Image.open(io.BytesIO(data), formats=["PNG"]) as image:
+        if image.mode == "L" and image.tile[0].args in (
+            "L;2",
+            "L;4",
+        ):  # Pillow would stretch them to 0 to 255
+            raise ImageRejectedError(
+                "unsupported_format",
+                "A label map of gray values has 8 or 16 bits a pixel; this one has 2 or 4.",
+            )
+        if image.mode in ("P", "L", "1", "I", "I;16"):
+            return np.asarray(image).astype(np.uint16)
+        mode = image.mode
+    raise ImageRejectedError(
+        "unsupported_format",
+        f"A label map is a PNG with a palette or of gray values; this one has the mode {mode}.",
+    )
+
+
+def preview_jpeg(image: Image.Image, long_side: int = 512) -> bytes:
+    """Returns an RGB image as a JPEG of at most ``long_side`` pixels a side; never enlarges."""
+    scale = long_side / max(image.size)
+    small = image
+    if scale < 1:
+        width, height = (max(1, round(side * scale)) for side in image.size)
+        # A box filter takes the whole steps: a third of the time, and no difference that eyes could see.
+        small = image.resize((width, height), Image.Resampling.LANCZOS, reducing_gap=1.0)
+    buffer = io.BytesIO()
+    small.save(buffer, "JPEG", quality=85)
+    return buffer.getvalue()
+
+
+def _open(data: bytes, kind: str) -> Image.Image | None:
+    """Reads the header if the first bytes are of this format.
+
+    This is ``Image.open(file, formats=[kind])`` less its check of the size, which compares with a
+    global setting: it would warn or raise on images that ``max_pixels`` allows.
+    """
+    Image.init()  # registers the formats once; later calls return at once
+    factory, accept = Image.OPEN[kind]
+    if accept is not None and accept(data[:16]) is not True:
+        return None
+    return factory(io.BytesIO(data), "")
+
+
+def _orientation(image: Image.Image) -> int:
+    try:
+        return int(image.getexif().get(ExifTag.Orientation, 1))
+    except Exception:  # damaged metadata do not make the pixels unusable
+        return 1

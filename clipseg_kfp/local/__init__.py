@@ -1,0 +1,1 @@
+"""The pipelines on this machine, and the object store that comes along."""

@@ -1,0 +1,1 @@
+"""Masks: their pixels, run lengths and pictures; how they are cleaned up and measured."""

@@ -1,0 +1,1 @@
+"""Processes, threads, progress, caches: what every room stands on."""

@@ -1,0 +1,241 @@
+"""Processes for work on hostile input: one that crashes or hangs costs its task and nothing else.
+
+A worker is a fresh interpreter, not a fork: its parent has threads. It does not see the caller's main module,
+nor the credentials in the environment. What it answers is taken apart as data (``answers``): whoever takes over a
+decoder gains no more than that process. Each has a pipe of its own, so a task is lost with the very worker that
+runs it, and no lock is shared that a dying process could keep. Libraries were tried before: in pebble's and in
+the standard library's pool, a worker that dies at the wrong moment breaks the pool for its neighbors' tasks.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import queue
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from multiprocessing import Pipe
+from typing import Any, TypeVar
+
+from clipseg_kfp.errors import ClipsegKfpError
+from clipseg_kfp.runtime.messages import BadAnswerError, parse_answer, parse_word
+from clipseg_kfp.runtime.resources import cpu_limit
+from clipseg_kfp.runtime.worker_main import READY, TAKEN
+
+R = TypeVar("R")
+
+_SET_DUMPABLE = 4  # PR_SET_DUMPABLE of <linux/prctl.h>
+_START_SECONDS = 120.0  # for an interpreter and its imports, on a machine that is busy
+#: What a worker gets of the environment; credentials are not among it.
+_PASSED_ON = (
+    "PATH",
+    "HOME",
+    "LANG",
+    "LC_",
+    "LD_",
+    "DYLD_",
+    "PYTHON",
+    "TMP",
+    "TEMP",
+    "SYSTEMROOT",
+    "VIRTUAL_ENV",
+)
+
+#: No threads for arrays. And glibc gives the blocks of large images back to the system, 16 MB each, where it
+#: would learn to keep them; those of small ones it keeps.
+_SETTINGS = {
+    **{"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"},
+    **{"MALLOC_MMAP_THRESHOLD_": "12000000", "MALLOC_TRIM_THRESHOLD_": "64000000"},
+}
+
+
+class WorkerEndedError(Exception):
+    """A worker ended within a task.
+
+    Attributes:
+        signal_name: what ended it, such as ``SIGSEGV``; empty where it left by itself.
+    """
+
+    def __init__(self, status: int) -> None:
+        self.signal_name = ""
+        with contextlib.suppress(ValueError):
+            self.signal_name = signal.Signals(-status).name if status < 0 else ""
+        super().__init__(f"ended by {self.signal_name or f'status {status}'}")
+
+
+class WorkerTimeoutError(Exception):
+    """A worker was ended because its task took too long."""
+
+
+class _Worker:
+    def __init__(self) -> None:
+        self._pipe, theirs = Pipe()
+        with theirs:
+            self._process = subprocess.Popen(
+                [
+                    sys.executable,
+                    "-P",
+                    "-W",
+                    "ignore",
+                    "-m",
+                    "clipseg_kfp.runtime.worker_main",
+                    str(theirs.fileno()),
+                ],
+                pass_fds=[theirs.fileno()],
+                stdin=subprocess.DEVNULL,
+                env=_environment(),
+            )
+        self._ready = False
+
+    @property
+    def alive(self) -> bool:
+        return self._process.poll() is None
+
+    def run(
+        self, function: Callable[..., Any], arguments: tuple[Any, ...], seconds: float
+    ) -> tuple[bool, Any]:
+        """Returns whether the function ended well, and its value or exception."""
+        if not self._ready:
+            with contextlib.suppress(EOFError, ConnectionResetError, BadAnswerError):
+                self._ready = self._says(READY)
+            if not self._ready:
+                raise _not_started()
+        try:
+            self._pipe.send((function, arguments))
+            if not self._says(TAKEN):
+                raise _not_started()
+            if not self._pipe.poll(seconds):
+                raise WorkerTimeoutError(f"took longer than {seconds:g} s")
+            return parse_answer(self._pipe.recv_bytes())
+        except (EOFError, BrokenPipeError, ConnectionResetError):
+            raise WorkerEndedError(self._process.wait()) from None
+        except BadAnswerError as error:
+            raise WorkerEndedError(0) from error
+
+    def _says(self, word: str) -> bool:
+        """Whether it says a word, after its imports."""
+        return self._pipe.poll(_START_SECONDS) and parse_word(self._pipe.recv_bytes()) == word
+
+    def end(self) -> None:
+        """Ends the process at once, whatever it is doing."""
+        self._process.kill()
+        self._process.wait()
+        self._pipe.close()
+
+
+def _not_started() -> ClipsegKfpError:
+    return ClipsegKfpError(
+        "A process for decoding images could not be started.",
+        "See the messages above; the pod may be short of memory or of processes.",
+    )
+
+
+class Workers:
+    """A fixed number of processes that run functions for threads; see the module.
+
+    Args:
+        count: of processes; ``None`` takes as many as the process may use CPUs.
+    """
+
+    def __init__(self, count: int | None = None) -> None:
+        self.count = count or cpu_limit()
+        # The system ends a worker with the thread that started it, so that thread has to last.
+        self._starter = ThreadPoolExecutor(1, "workers")
+        self._free: queue.SimpleQueue[_Worker] = queue.SimpleQueue()
+        for _ in range(self.count):  # their imports overlap with what the caller does next
+            self._free.put(self._start())
+
+    def call(self, function: Callable[..., R], *arguments: Any, seconds: float) -> R:
+        """Runs a function in a worker, once one is free.
+
+        Args:
+            function: a module's; travels as its name.
+            arguments: travel pickled.
+            seconds: how long it may take.
+
+        Returns:
+            What the function returned.
+
+        Raises:
+            WorkerEndedError: the worker ended within it.
+            WorkerTimeoutError: it took too long, and the worker was ended.
+            ClipsegKfpError: workers cannot be started.
+            KeyboardInterrupt: the worker was interrupted, by Ctrl-C, and with it the caller.
+            Exception: whatever the function raised.
+        """
+        worker = self._free.get()
+        try:
+            if not worker.alive:  # something else has ended it while it was idle
+                worker = self._restart(worker)
+            done, value = worker.run(function, arguments, seconds)
+        except BaseException as error:  # an interrupt, too, leaves it in the middle of its task
+            worker = self._restart(worker)
+            if isinstance(error, WorkerEndedError) and error.signal_name == "SIGINT":
+                raise KeyboardInterrupt from error
+            raise
+        finally:
+            self._free.put(worker)
+        if not done:
+            raise value
+        result: R = value
+        return result
+
+    def close(self) -> None:
+        """Ends the processes; to be called when no call is running."""
+        with contextlib.suppress(queue.Empty):
+            while True:
+                self._free.get_nowait().end()
+        self._starter.shutdown()
+
+    def _restart(self, worker: _Worker) -> _Worker:
+        worker.end()
+        return self._start()
+
+    def _start(self) -> _Worker:
+        return self._starter.submit(_Worker).result()
+
+
+def _environment() -> dict[str, str]:
+    """The caller's environment without secrets, and with the places where it finds modules."""
+    kept = {name: value for name, value in os.environ.items() if name.upper().startswith(_PASSED_ON)}
+    path = os.pathsep.join(os.path.abspath(entry) for entry in sys.path)  # noqa: PTH100
+    return {**kept, **_SETTINGS, "PYTHONPATH": path}
+
+
+def shared() -> Workers:
+    """The workers that all threads of this process share, started when first asked for.
+
+    They end with the process.
+    """
+    with _lock:
+        if not _shared:
+            _hide()
+            _shared.append(Workers())
+        return _shared[0]
+
+
+def _hide() -> None:
+    """Keeps other processes of this user out of this one's memory and environment, where Linux can do that.
+
+    Against root it does not help.
+    """
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_SET_DUMPABLE, 0)
+
+
+def _forget() -> None:
+    """After a fork: a child has none of its parent's threads and may not talk to its workers."""
+    global _lock  # noqa: PLW0603
+    _lock = threading.Lock()
+    _shared.clear()
+
+
+_lock = threading.Lock()
+_shared: list[Workers] = []
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget)

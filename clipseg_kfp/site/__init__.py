@@ -1,0 +1,1 @@
+"""What a site sets for its cluster, and packages that are compiled with it."""

@@ -1,0 +1,247 @@
+"""Writes ``docs/gallery.md`` and its pictures: ``make gallery``.
+
+Everything is made by the suite itself on drawn scenes that training never saw, with the prompt file that the
+page shows.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from clipseg_kfp.demo.bucket import DEMO_PROMPTS
+from clipseg_kfp.demo.run import MODEL
+from clipseg_kfp.demo.scenes import Query, Scene
+from clipseg_kfp.images.decode import preview_jpeg
+from clipseg_kfp.masks import raster as masks
+from clipseg_kfp.metrics import Confusion
+from clipseg_kfp.prompts import (
+    Engineering,
+    PromptTable,
+    engineer,
+    parse_prompts,
+)
+from clipseg_kfp.segmenter import Segmenter
+from clipseg_kfp.views import Tiling
+from tools.gallery_page import write_page
+from tools.gallery_prompts import (
+    KINDS,
+    LOGIC,
+    PROMPTS,
+    STAGES,
+    THINGS,
+    Mask,
+    file_of,
+    first_scenes,
+    shows,
+    shows_logic,
+    supports,
+    truth_of,
+    words_of,
+)
+from tools.large_scenes import draw_large_scene
+from tools.picture_sheets import Cell, save, sheet
+
+SEED, SUPPORT_SEED = 5000, 6000  # where the search for scenes begins; training takes none of these
+THRESHOLD = 0.5
+COLOR = masks.palette(5)[4]  # one that no drawn thing has
+#: Longest sides in pixels, so that no picture is wider than 1000.
+CELL, KINDS_CELL, SUPPORT_CELL = 148, 132, 184
+TILE, LARGE, CROP = 96, (1200, 800), (360, 180, 840, 620)
+
+
+def segment(
+    suite: Segmenter, table: PromptTable, images: Iterable[Image.Image], tiling: Tiling | None = None
+) -> Iterator[dict[str, Mask]]:
+    """Yields the masks of each image by prompt, bool (height, width) in its own size."""
+    for image in images:
+        yield {name: one.mask for name, one in suite(image, table, tiling).items()}
+
+
+def agreement(found: Iterable[Mapping[str, Mask]], truths: Iterable[Mapping[str, Mask]]) -> dict[str, float]:
+    """Returns the IoU of each prompt over images, pixels summed."""
+    counts: dict[str, Confusion] = {}
+    for one, truth in zip(found, truths, strict=True):
+        for name, mask in one.items():
+            counts.setdefault(name, Confusion()).add(mask, truth[name])
+    return {name: total.iou for name, total in counts.items()}
+
+
+def painted(
+    image: Image.Image, layers: Sequence[tuple[Mask, NDArray[np.uint8]]], long_side: int
+) -> Image.Image:
+    """Paints masks of an image over a small copy of it, as the suite's overlays are."""
+    preview = preview_jpeg(image, long_side)
+    width, height = Image.open(io.BytesIO(preview)).size
+    small = [(masks.shrink(mask, width, height), color) for mask, color in layers]
+    return Image.open(io.BytesIO(masks.overlay_jpeg(preview, small))).convert("RGB")
+
+
+def _found(scene: Scene, found: Mapping[str, Mask], name: str, side: int) -> Cell:
+    mask, truth = found[name], truth_of(scene, name)
+    if not mask.any() and not truth.any():
+        caption = "nothing, rightly"
+    else:
+        caption = f"IoU {agreement([{name: mask}], [{name: truth}])[name]:.2f}"
+    return Cell(painted(scene.image, [(mask, COLOR)], side), caption)
+
+
+def write_supports(folder: Path, suite: Segmenter) -> dict[Query, Scene]:
+    """Writes what the prompt file refers to, and the file itself: pictures, masks, vectors.
+
+    Returns:
+        The scene of each thing's support picture.
+    """
+    chosen = first_scenes({thing: supports(thing) for thing in THINGS}, SUPPORT_SEED)
+    shown = {thing: scene for thing, [(_, scene)] in chosen.items()}
+    for thing, scene in shown.items():
+        scene.image.save(folder / f"{file_of(thing)}.jpg", quality=90)
+        (folder / f"{file_of(thing)}.png").write_bytes(masks.mask_png(scene.mask(thing)))
+    vectors = suite.encoder.texts([words_of(thing) for thing in THINGS])
+    np.save(folder / "vectors.npy", vectors / np.linalg.norm(vectors, axis=1, keepdims=True))
+    (folder / "prompts.yaml").write_text(PROMPTS, "utf-8")
+    return shown
+
+
+def draw_kinds(suite: Segmenter, table: PromptTable, shown: Mapping[Query, Scene]) -> Image.Image:
+    """A row for every thing: its support picture, a scene, and what each kind of prompt finds there."""
+    chosen = first_scenes({thing: shows(thing) for thing in THINGS}, SEED)
+    rows = []
+    for thing, [(_, scene)] in chosen.items():
+        found = next(segment(suite, table, [scene.image]))
+        side = KINDS_CELL
+        support = painted(shown[thing].image, [(shown[thing].mask(thing), COLOR)], side)
+        cells = [Cell(support, thing.noun), Cell(painted(scene.image, [], side))]
+        rows.append([*cells, *(_found(scene, found, f"{thing.noun} {kind}", side) for kind in KINDS)])
+    return sheet(rows, ["support, mask", "scene", *KINDS[:-1], "stored embedding"])
+
+
+def draw_logic(suite: Segmenter, table: PromptTable) -> Image.Image:
+    """A row for each of three scenes: what the parts of logic find there, and what logic makes of them."""
+    rows = []
+    for _, scene in first_scenes({"": shows_logic}, SEED, 3)[""]:
+        found = next(segment(suite, table, [scene.image]))
+        cells = [_found(scene, found, name, CELL) for name in LOGIC]
+        rows.append([Cell(painted(scene.image, [], CELL)), *cells])
+    return sheet(rows, ["scene", *LOGIC])
+
+
+def stage_prompts(folder: Path) -> list[dict[str, Any]]:
+    """Lists image prompts for all things in every stage of preparation."""
+    return [
+        {
+            "name": f"{thing.noun} {stage}",
+            "image": str(folder / f"{file_of(thing)}.jpg"),
+            "mask": str(folder / f"{file_of(thing)}.png"),
+            "engineering": settings,
+        }
+        for thing in THINGS
+        for stage, settings in STAGES.items()
+    ]
+
+
+def draw_stages(suite: Segmenter, shown: Mapping[Query, Scene], iou: Mapping[str, float]) -> Image.Image:
+    """A row for every second thing: its support picture, and what becomes of it step by step."""
+    size, rows = suite.facts.image_size, []
+    for thing in THINGS[::2]:
+        scene, region = shown[thing], shown[thing].mask(thing)
+        row = [Cell(painted(scene.image, [(region, COLOR)], SUPPORT_CELL), f"{thing.noun}, its mask")]
+        for stage, settings in STAGES.items():
+            pixels = engineer(
+                scene.image, region, Engineering.model_validate(settings), size, suite.facts.mean
+            )
+            square = Image.fromarray(pixels).resize((row[0].image.height,) * 2, Image.Resampling.LANCZOS)
+            row.append(Cell(square, f"IoU {iou[f'{thing.noun} {stage}']:.2f}"))
+        rows.append(row)
+    return sheet(rows, ["support", *STAGES])
+
+
+def draw_tiles(suite: Segmenter, scenes: int) -> tuple[Image.Image, dict[str, float]]:
+    """A part of the first large scene without tiles and with them; mean IoU over all of them."""
+    drawn = [draw_large_scene(seed, LARGE) for seed in range(scenes)]
+    table = suite.encode(parse_prompts([{"name": name, "texts": t} for name, t in DEMO_PROMPTS.items()]))
+    colors = dict(zip(DEMO_PROMPTS, masks.palette(len(DEMO_PROMPTS)), strict=True))
+    cells, figures = [], {}
+    for name, tiling in (("no tiles", Tiling()), (f"tiles of {TILE} pixels", Tiling(TILE))):
+        found = list(segment(suite, table, (scene.image for scene in drawn), tiling))
+        mean = float(np.mean(list(agreement(found, (scene.truth for scene in drawn)).values())))
+        layers = [(found[0][prompt], color) for prompt, color in colors.items()]
+        whole = painted(drawn[0].image, layers, max(LARGE))
+        cells.append(Cell(whole.crop(CROP), f"{name}: mean IoU {mean:.2f}"))
+        figures["iou_tiles" if tiling.on else "iou_no_tiles"] = mean
+    return sheet([cells], legend=list(colors.items())), figures
+
+
+def write_gallery(page: Path, each: int = 6, large: int = 2) -> dict[str, float]:
+    """Writes the page and, beside it in a folder of its name, its pictures and the prompt set.
+
+    Args:
+        page: Markdown file.
+        each: how many scenes for each thing the figures of prompts sum up.
+        large: how many large scenes the figures of tiles sum up.
+
+    Returns:
+        The figures of the page by name.
+    """
+    folder = page.with_suffix("")
+    folder.mkdir(parents=True, exist_ok=True)
+    suite = Segmenter(MODEL, threshold=THRESHOLD, backend="torch", device="cpu", precision="float32")
+    shown = write_supports(folder, suite)
+    file = folder / "prompts.yaml"
+    table = suite.encode(file)
+    staged = suite.encode(parse_prompts(stage_prompts(folder)))
+
+    searched = first_scenes({thing: shows(thing) for thing in THINGS}, SEED, each)
+    drawn = list(dict(pair for pairs in searched.values() for pair in pairs).values())
+    iou: dict[str, float] = {}
+    for prompts in (table, staged):
+        names = [row.name for row in prompts.outputs]
+        truths = ({name: truth_of(scene, name) for name in names} for scene in drawn)
+        iou |= agreement(segment(suite, prompts, (scene.image for scene in drawn)), truths)
+
+    tiles, figures = draw_tiles(suite, large)
+    for name, picture in (
+        ("kinds", draw_kinds(suite, table, shown)),
+        ("support", draw_stages(suite, shown, iou)),
+        ("logic", draw_logic(suite, table)),
+        ("tiles", tiles),
+    ):
+        save(picture, folder / f"{name}.jpg")
+    norms = dict(zip((row.name for row in table.base), np.linalg.norm(table.embeddings, axis=1), strict=True))
+    lengths = {
+        kind: float(np.mean([norms[f"{t.noun} {kind}"] for t in THINGS])) for kind in KINDS if kind != "logic"
+    }
+    lengths |= {"circle": float(norms["circle"]), "common": suite.encoder.text_length}
+    return write_page(
+        page,
+        iou,
+        figures,
+        scenes=len(drawn),
+        each=each,
+        large=large,
+        size=LARGE,
+        tile=TILE,
+        views=len(Tiling(TILE).plan(*LARGE, suite.facts.image_size)),
+        lengths=lengths,
+    )
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out", type=Path, default=Path("docs/gallery.md"))
+    options = parser.parse_args()
+    for name, value in write_gallery(options.out).items():
+        print(f"{name}={value:.3f}")
+    print(f"Wrote {options.out}")
+
+
+if __name__ == "__main__":
+    main()
