@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 from clipseg_kfp.naming import printable
 
@@ -25,6 +26,41 @@ class ClipsegKfpError(Exception):
 
 class ParameterError(ClipsegKfpError):
     """A parameter, prompt or configuration value that cannot be used."""
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One thing that is wrong with what a person gave.
+
+    Attributes:
+        where: the dotted name of the option, such as ``views.tile_size``.
+        code: what kind of problem it is; stable, for programs.
+        what: what would be right, or what is wrong.
+        remedy: what helps; may be empty.
+    """
+
+    where: str
+    code: str
+    what: str
+    remedy: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.where}: {self.what}"
+
+
+class OptionsError(ParameterError):
+    """Options or parameters that cannot be used; tells all that is wrong at once.
+
+    Args:
+        problems: at least one.
+    """
+
+    def __init__(self, problems: Sequence[Problem]) -> None:
+        self.problems = tuple(problems)
+        remedies = dict.fromkeys(one.remedy for one in problems if one.remedy)
+        super().__init__(
+            "; ".join(map(str, problems)), " ".join(remedies) or "'clipseg-kfp options' lists all."
+        )
 
 
 class StorageError(ClipsegKfpError):

@@ -1,0 +1,105 @@
+"""Options as people give them: nested, dotted (``views.tile_size``), or as words of a command line."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from difflib import get_close_matches
+from typing import Any
+
+from clipseg_kfp.errors import OptionsError, Problem
+from clipseg_kfp.options.declare import UNKNOWN, Group, fields
+from clipseg_kfp.options.groups import GROUPS
+
+MOVED = "option_moved"
+_BOOLEANS = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
+
+
+def dotted_names(groups: Iterable[str] = GROUPS) -> list[str]:
+    """The dotted names of all options of these groups."""
+    return [f"{name}.{option}" for name in groups for option in GROUPS[name].model_fields]
+
+
+def read_groups(given: Mapping[str, Any], groups: Iterable[str] = GROUPS) -> dict[str, Group]:
+    """Checks the groups among a pipeline's arguments, all of them at once.
+
+    Args:
+        given: arguments by name; those that are no group are left alone.
+        groups: names of the groups to read; those that are missing in ``given`` have their defaults.
+
+    Raises:
+        OptionsError: lists everything that is wrong, each under its dotted name.
+    """
+    read, problems = {}, []
+    for name in groups:
+        value = given.get(name) or {}
+        if not isinstance(value, Mapping):
+            problems.append(Problem(name, "dict_type", f"a JSON object of options, not {value!r:.80}"))
+            continue
+        try:
+            read[name] = GROUPS[name].read(value)
+        except OptionsError as error:
+            problems += error.problems
+    if problems:
+        raise OptionsError(problems)
+    return read
+
+
+def nested(given: Mapping[str, Any], arguments: Iterable[str]) -> dict[str, Any]:
+    """Brings dotted names (``"views.tile_size": 512``) into their groups.
+
+    Args:
+        given: values by name; groups may be given whole, in part by dotted names, or both.
+        arguments: names that the pipeline declares.
+
+    Raises:
+        OptionsError: unknown names, with the nearest known one or the place of an option that has moved.
+    """
+    arguments = list(arguments)
+    found: dict[str, Any] = {}
+    problems = []
+    for name, value in given.items():
+        group, dot, option = name.partition(".")
+        if group not in arguments or (
+            dot and (group not in GROUPS or option not in GROUPS[group].model_fields)
+        ):
+            problems.append(_unknown(name, arguments))
+        elif dot:
+            found[group] = {**found.get(group, {}), option: value}
+        elif group in GROUPS and isinstance(value, Mapping):
+            found[group] = {**found.get(group, {}), **value}
+        else:
+            found[name] = value
+    if problems:
+        raise OptionsError(problems)
+    return found
+
+
+def from_word(group: type[Group], option: str, text: str) -> Any:
+    """Reads the text of ``--set group.option=text`` by the option's type; the group's checks follow later.
+
+    A text is taken as it is. A list is JSON, or words with commas between them.
+    """
+    default = group.model_fields[option].default
+    if isinstance(default, str):
+        return text
+    if isinstance(default, bool) and text.strip().lower() in _BOOLEANS:
+        return _BOOLEANS[text.strip().lower()]
+    if isinstance(default, tuple) and not text.lstrip().startswith("["):
+        return [word.strip() for word in text.split(",") if word.strip()]
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
+
+
+def _unknown(name: str, arguments: list[str]) -> Problem:
+    groups = [group for group in arguments if group in GROUPS]
+    for group in groups:
+        for option, _, extra in fields(GROUPS[group]):
+            if name in (option, extra.get("formerly")):
+                return Problem(name, MOVED, f"it is now {group}.{option}", f"Write {group}.{option}=….")
+    known = [*arguments, *dotted_names(groups)]
+    near = get_close_matches(name, known, 1)
+    hint = f"Did you mean '{near[0]}'?" if near else f"There are {', '.join(sorted(arguments))}."
+    return Problem(name, UNKNOWN, "there is no such parameter", hint)
