@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from clipseg_kfp.dataset.ground_truth import GroundTruth
 from clipseg_kfp.errors import ParameterError, StorageError
 from clipseg_kfp.images.decode import IMAGE_SUFFIXES
 from clipseg_kfp.naming import spell_out
@@ -23,7 +24,6 @@ from clipseg_kfp.records import parse_parquet
 from clipseg_kfp.runtime.concurrency import ordered_map
 from clipseg_kfp.runtime.progress import say
 from clipseg_kfp.storage import Entry, Folder, archives, open_folder, open_object
-from clipseg_kfp.truth import GroundTruth
 
 MANIFEST_SUFFIXES = (".csv", ".jsonl", ".ndjson", ".parquet")
 COLUMNS = ("uri", "mask_uri", "prompt")

@@ -8,7 +8,7 @@ import sys
 from typing import Any
 
 #: What answers may hold besides plain values and exceptions. NumPy's arrays are not safe to unpickle.
-_ALLOWED = ("clipseg_kfp.images.guarded", "Prepared")
+_ALLOWED = ("clipseg_kfp.views.prepare", "Prepared")
 
 
 class BadAnswerError(Exception):
@@ -24,7 +24,7 @@ class _Reader(pickle.Unpickler):
 
 
 def parse_answer(data: bytes) -> tuple[bool, Any]:
-    """Reads whether a task ended well, and its value or exception: plain values or ``decoding.Prepared``.
+    """Reads whether a task ended well, and its value or exception: plain values or ``views.prepare.Prepared``.
 
     Raises:
         BadAnswerError: it is something else, or no pickle.

@@ -14,7 +14,7 @@ from typing import Any
 from clipseg_kfp import records
 from clipseg_kfp.errors import ObjectChangedError, ObjectUnreadableError, ParameterError
 from clipseg_kfp.images.decode import ImageRejectedError
-from clipseg_kfp.images.guarded import Looks, Prepared, guarded, prepare
+from clipseg_kfp.images.guarded import guarded
 from clipseg_kfp.naming import spell_out
 from clipseg_kfp.prompts import read_rows
 from clipseg_kfp.results.counts import Quarantine
@@ -27,6 +27,7 @@ from clipseg_kfp.steps.handover import Handover
 from clipseg_kfp.steps.settings import Settings
 from clipseg_kfp.steps.timing import timed
 from clipseg_kfp.storage import ObjectTooLargeError, open_object
+from clipseg_kfp.views.prepare import Looks, Prepared, prepare
 
 STEP = "preprocess_images"
 IMAGES, VIEWS, PREVIEWS = "images.parquet", "views.arrow", "previews.arrow"

@@ -10,8 +10,9 @@ import time
 from pathlib import Path
 
 from clipseg_kfp.images import guarded as decoding
-from clipseg_kfp.images.guarded import Looks, Prepared
 from clipseg_kfp.runtime.worker_main import memory_limited
+from clipseg_kfp.views import prepare as preparing
+from clipseg_kfp.views.prepare import Looks, Prepared
 
 SEGFAULT, ABORT, LEAVE, HANG, SLEEP, BLOAT = b"SEGV", b"ABRT", b"EXIT", b"HANG", b"SLEE", b"BLOA"
 KILLED, PICKLE = b"KILL", b"PICK"
@@ -36,14 +37,14 @@ def prepare(source: Path, name: str, views: Path, looks: Looks, allowed: int) ->
     misbehave(word)
     if word == PICKLE:
         return Attack(source.parents[1] / "attacked")
-    return decoding.prepare(source, name, views, looks, allowed)
+    return preparing.prepare(source, name, views, looks, allowed)
 
 
 def measured(source: Path, name: str, views: Path, looks: Looks, allowed: int) -> Prepared | int:
     """The real one; notes what it took, whether it ended well or not."""
     began = time.process_time()
     try:
-        return decoding.prepare(source, name, views, looks, allowed)
+        return preparing.prepare(source, name, views, looks, allowed)
     finally:
         with (source.parents[2] / COSTS).open("a") as stream:
             stream.write(f"{peak_bytes()} {time.process_time() - began}\n")

@@ -333,7 +333,10 @@ def test_the_time_of_a_task_begins_when_its_imports_are_done() -> None:
 
 def test_nobody_else_reads_the_memory_of_who_feeds_workers() -> None:
     """Not even a worker that was taken over: it would find the credentials there."""
-    program = "import ctypes; from clipseg_kfp.runtime.workers import shared; shared(); print(ctypes.CDLL(None).prctl(3))"
+    program = (
+        "import ctypes; from clipseg_kfp.runtime.workers import shared; shared(); "
+        "print(ctypes.CDLL(None).prctl(3))"
+    )
     done = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True)
     assert done.stdout.strip() == "0"
 
