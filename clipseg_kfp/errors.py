@@ -16,16 +16,28 @@ class ClipsegKfpError(Exception):
     Args:
         message: what is wrong, naming the file, key, field or parameter.
         remedy: what to do about it.
+        code: what kind of error it is: stable, for programs and tests; empty takes the class's.
+        where: the file, key, field or parameter, where that is one thing.
     """
 
-    def __init__(self, message: str, remedy: str = "") -> None:
+    code = "error"
+
+    def __init__(self, message: str, remedy: str = "", *, code: str = "", where: str = "") -> None:
         self.message = message
         self.remedy = remedy
+        self.code = code or type(self).code
+        self.where = where
         super().__init__(f"{message} {remedy}".strip())
+
+    def record(self) -> dict[str, str]:
+        """What crosses a process in place of the exception."""
+        return {"code": self.code, "what": self.message, "where": self.where, "remedy": self.remedy}
 
 
 class ParameterError(ClipsegKfpError):
     """A parameter, prompt or configuration value that cannot be used."""
+
+    code = "parameter"
 
 
 @dataclass(frozen=True)
@@ -55,6 +67,8 @@ class OptionsError(ParameterError):
         problems: at least one.
     """
 
+    code = "options"
+
     def __init__(self, problems: Sequence[Problem]) -> None:
         self.problems = tuple(problems)
         remedies = dict.fromkeys(one.remedy for one in problems if one.remedy)
@@ -66,17 +80,25 @@ class OptionsError(ParameterError):
 class StorageError(ClipsegKfpError):
     """The store refused, failed or could not be reached."""
 
+    code = "storage"
+
 
 class ObjectChangedError(StorageError):
     """An object was replaced or removed between listing and reading."""
+
+    code = "object_changed"
 
 
 class ObjectUnreadableError(StorageError):
     """The store refuses one object; others may well be read."""
 
+    code = "object_unreadable"
+
 
 class ModelError(ClipsegKfpError):
     """A checkpoint that is missing, unsafe or unsupported."""
+
+    code = "model"
 
 
 @contextmanager
