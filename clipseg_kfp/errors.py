@@ -6,6 +6,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Self
 
 from clipseg_kfp.naming import printable
 
@@ -28,6 +29,19 @@ class ClipsegKfpError(Exception):
         self.code = code or type(self).code
         self.where = where
         super().__init__(f"{message} {remedy}".strip())
+
+    def within(self, context: str, where: str = "") -> Self:
+        """The same error, with what it is about before its message.
+
+        Args:
+            context: such as ``prompt 2 ('bolt')``.
+            where: taken where the error names no place of its own.
+        """
+        error = type(self).__new__(type(self))
+        error.__dict__.update(self.__dict__)
+        error.message, error.where = f"{context}: {self.message}", self.where or where
+        Exception.__init__(error, f"{error.message} {error.remedy}".strip())
+        return error
 
     def record(self) -> dict[str, str]:
         """What crosses a process in place of the exception."""
@@ -73,7 +87,9 @@ class OptionsError(ParameterError):
         self.problems = tuple(problems)
         remedies = dict.fromkeys(one.remedy for one in problems if one.remedy)
         super().__init__(
-            "; ".join(map(str, problems)), " ".join(remedies) or "'clipseg-kfp options' lists all."
+            "; ".join(map(str, problems)),
+            " ".join(remedies) or "'clipseg-kfp options' lists all.",
+            where=", ".join(one.where for one in problems),
         )
 
 

@@ -1,10 +1,9 @@
 """Output names from source keys: keys are data, names must be safe and never collide.
 
-Every character outside ``A-Z a-z 0-9 . _ -`` becomes ``~`` and two hex digits a byte (``~`` is not
-special in URLs, unlike ``%``). A leading dot is encoded too, so neither ``..`` nor a hidden file can come
-out; so are a trailing one and the first letter of a device's name, which Windows would drop and take.
-Names that grow too long keep their head and get a digest of the whole behind ``~~``, which no other
-encoded name contains.
+Every byte of a character outside ``A-Z a-z 0-9 . _ -`` becomes ``~`` and two hex digits (``~`` is not special in
+URLs, unlike ``%``). A leading dot is encoded, too, so the result is never ``..`` or a hidden file; so are a
+trailing dot, which Windows drops, and the first letter of the name of a Windows device. Long names keep their
+beginning and get ``~~`` and a digest of the whole name, which no other encoded name contains.
 """
 
 from __future__ import annotations
@@ -16,12 +15,12 @@ from collections import Counter
 from collections.abc import Iterable
 from typing import Any
 
-MAX_SEGMENT = 120  # characters; file systems stop at 255 bytes, and suffixes come behind it
-MAX_KEY = 600  # characters; object stores stop at 1,024 bytes for the whole key
+MAX_SEGMENT = 120  # characters; file systems allow 255 bytes, and suffixes follow
+MAX_KEY = 600  # characters; object stores allow 1,024 bytes for the whole key
 
 _UNSAFE = re.compile(rb"[^A-Za-z0-9._-]")
-#: Controls (terminals obey them), lone surrogates, and the marks that reverse or hide text. Joiners stay:
-#: emoji need them.
+#: Control characters (terminals obey them), lone surrogates, and marks that reverse or hide text. Joiners are
+#: allowed: emoji need them.
 _UNPRINTABLE = re.compile(
     "[\x00-\x1f\x7f-\x9f\u061c\u200b\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff\ufffe\uffff\ud800-\udfff]"
 )
@@ -40,9 +39,10 @@ def digest(value: Any, length: int = 16) -> str:
 
 
 def spell_out(text: str) -> str:
-    """Writes lone surrogates, which names in file systems and archives may hold, as escapes.
+    """Writes lone surrogates, which names in file systems and archives may have, as escapes.
 
-    Where there are any, or what looks like one written out, backslashes are doubled: distinct texts stay so.
+    In texts with surrogates or with what looks like such an escape, backslashes are doubled, so that distinct
+    texts give distinct results.
     """
     if _SURROGATE.search(text):
         text = text.replace("\\", "\\\\")
@@ -50,16 +50,16 @@ def spell_out(text: str) -> str:
 
 
 def printable(text: str, keep: str = "") -> str:
-    r"""Spells out what a terminal would obey and what hides or reorders text, as JSON does (``\u001b``).
+    r"""Escapes control characters and marks that hide or reorder text, as JSON does (``\u001b``).
 
-    Keys, prompts and messages of servers are other people's data: shown raw, they could clear a screen, set
-    its title or forge a line of a log.
+    Keys, prompts and messages of servers are other people's data: shown raw, they could clear a screen or forge
+    a line of a log.
 
     Args:
         text: to show.
-        keep: characters that stay, such as a newline.
+        keep: characters to leave as they are, such as a newline.
     """
-    return _UNPRINTABLE.sub(lambda found: found[0] if found[0] in keep else f"\\u{ord(found[0]):04x}", text)
+    return _UNPRINTABLE.sub(lambda match: match[0] if match[0] in keep else f"\\u{ord(match[0]):04x}", text)
 
 
 def safe_segment(text: str) -> str:
@@ -73,7 +73,7 @@ def safe_segment(text: str) -> str:
     if not encoded:
         return "~"  # an empty segment, as in "a//b"; no encoded text is a lone tilde
     if len(encoded) > MAX_SEGMENT:
-        return f"{_whole(encoded[: MAX_SEGMENT - 18])}~~{digest(raw)}"
+        return f"{_without_half_escape(encoded[: MAX_SEGMENT - 18])}~~{digest(raw)}"
     return encoded
 
 
@@ -83,31 +83,32 @@ def safe_key(key: str) -> str:
     encoded = "/".join(segments)
     if len(encoded) <= MAX_KEY:
         return encoded
-    # Whole segments from the front, the last one, and a digest between them. No other name has a
-    # segment that begins with two tildes.
+    # The first segments, a digest, and the last segment. No other name has a segment that begins with two tildes.
     head = encoded[: MAX_KEY - MAX_SEGMENT - 36].rpartition("/")[0]
     return f"{head}/~~{digest(key, 32)}/{segments[-1]}"
 
 
-def _whole(encoded: str) -> str:
-    """Cuts an escape that a truncation has left half."""
+def _without_half_escape(encoded: str) -> str:
+    """Removes an escape at the end that a truncation has cut."""
     return re.sub(r"~[0-9A-F]?$", "", encoded)
 
 
 def distinct_segments(texts: Iterable[str]) -> list[str]:
-    """Encodes the names of one folder; they stay apart where case does not count, as on some file systems."""
+    """Encodes the names of one folder; the results differ in more than case, for file systems that ignore it."""
     names = {text: safe_segment(text) for text in texts}
     shared = Counter(name.lower() for name in names.values())
     return [
-        name if shared[name.lower()] == 1 else f"{_whole(name[: MAX_SEGMENT - 18])}~~{digest(text)}"
+        name
+        if shared[name.lower()] == 1
+        else f"{_without_half_escape(name[: MAX_SEGMENT - 18])}~~{digest(text)}"
         for text, name in names.items()
     ]
 
 
 def image_folder(key: str, version: str) -> str:
-    """The folder of one source version's masks below ``masks/``.
+    """The folder of the masks of one version of a source, below ``masks/``.
 
-    The digest covers key and version, so names that differ in case only stay apart on file systems that
-    ignore case, and a replaced image gets new names.
+    The digest covers key and version: a replaced image gets new names, and names that differ only in case stay
+    apart on file systems that ignore case.
     """
     return f"{safe_key(key)}/{digest([key, version], 12)}"

@@ -1,4 +1,4 @@
-"""The suite in a notebook or a script: a model, prompts, an image, masks; no cluster and no bucket."""
+"""Segments images in a notebook or a script, without a cluster and without a bucket."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ from clipseg_kfp.errors import ParameterError
 from clipseg_kfp.images.colors import to_rgb
 from clipseg_kfp.images.decode import decode_image, open_image, preview_jpeg
 from clipseg_kfp.masks import raster as masks
+from clipseg_kfp.options import Views
 from clipseg_kfp.prompts import (
     Encoder,
     Files,
@@ -35,22 +36,21 @@ from clipseg_kfp.prompts import (
     write_table,
 )
 from clipseg_kfp.storage import open_object
-from clipseg_kfp.views import Tiling, averaged_with_flip, cut, mirrored
-from clipseg_kfp.views.resolution import meters_per_pixel as resolution_of
-from clipseg_kfp.views.to_masks import finish
+from clipseg_kfp.views import averaged_with_flip, cut, meters_per_pixel, mirrored, plan_views
+from clipseg_kfp.views.to_masks import make_masks
 
 VIEWS_AT_ONCE = 16
 
 
 @dataclass(frozen=True)
 class Segment:
-    """What one prompt found in one image.
+    """The mask of one prompt in one image.
 
     Attributes:
         name: of the prompt.
         mask: bool (height, width), cleaned as the prompt says.
         probability: float32 (height, width) in 0 to 1.
-        threshold: from which probability a pixel belongs to the mask.
+        threshold: the probability from which a pixel belongs to the mask.
         coverage: share of the image inside the mask, 0 to 1.
         score: mean probability inside the mask; 0 where it is empty.
     """
@@ -64,26 +64,26 @@ class Segment:
 
 
 class Segmenter:
-    """A model that segments images by prompts, with the very code of the pipelines.
+    """A model that segments images by prompts, with the same code as the pipelines.
 
     Example:
         >>> segmenter = Segmenter("examples/demo-model")
-        >>> found = segmenter("photo.jpg", ["a red circle", {"image": "bolt.jpg", "mask": "bolt-mask.png"}])
-        >>> found["a red circle"].mask.shape  # doctest: +SKIP
+        >>> segments = segmenter("photo.jpg", ["a red circle", {"image": "bolt.jpg", "mask": "bolt-mask.png"}])
+        >>> segments["a red circle"].mask.shape  # doctest: +SKIP
         (480, 640)
 
     Args:
         checkpoint: folder, ``hf://org/name@revision`` or ``s3://bucket/prefix``; the latter two are fetched
-            to a temporary folder that goes with this object.
-        threshold: for prompts that name none of their own, between 0 and 1.
+            to a temporary folder that is deleted with this object.
+        threshold: for prompts without one of their own, between 0 and 1.
         backend: ``auto``, ``torch`` or ``openvino``.
         device: ``auto``, ``cpu`` or ``cuda``.
         precision: ``auto``, ``float32`` or ``bfloat16``.
         endpoint: S3 endpoint URL.
 
     Raises:
-        ModelError: the checkpoint is missing, unsafe or no CLIPSeg.
-        ParameterError: a choice that cannot be had here.
+        ModelError: the checkpoint is missing, unsafe or not a CLIPSeg.
+        ParameterError: a choice that this machine does not offer.
     """
 
     def __init__(
@@ -111,27 +111,30 @@ class Segmenter:
 
     @cached_property
     def encoder(self) -> Encoder:
-        """Encodes prompts; loaded for the first of them."""
+        """Encodes prompts; loaded with the first of them."""
         return Encoder(model.load_model(self.folder), self.facts, lambda: model.load_tokenizer(self.folder))
 
     def encode(
         self, prompts: str | Path | PromptSet | Sequence[Any] | Mapping[str, Any], where: str = ""
     ) -> PromptTable:
-        """Encodes prompts, to segment many images by them.
+        """Encodes prompts once for many images.
 
         Args:
             prompts: texts and mappings as in prompt files, a mapping with ``defaults`` and ``prompts``, or the
                 path or URI of a JSON or YAML prompt file.
-            where: file at whose folder relative names in the prompts start; a prompt file's own by default.
+            where: file that relative names in the prompts start beside; a prompt file itself by default.
 
         Raises:
-            ParameterError: a bad prompt, or a file that it names and that cannot be used; names the entry.
+            ParameterError: a bad prompt, or one that names an unusable file; names the entry.
         """
         if isinstance(prompts, str | Path):
             folder, key = open_object(str(prompts), self._endpoint)
             if folder.stat(key) is None:
                 raise ParameterError(
-                    f"There is no prompt file '{prompts}'.", f"For a text, give a list: [{str(prompts)!r}]."
+                    f"There is no prompt file '{prompts}'.",
+                    f"For a text, give a list: [{str(prompts)!r}].",
+                    code="prompt_file_missing",
+                    where=str(prompts),
                 )
             where = where or str(prompts)
             prompts = read_prompts(folder.read(key), str(prompts))
@@ -147,71 +150,64 @@ class Segmenter:
         self,
         image: str | Path | Image.Image,
         prompts: str | Path | PromptSet | PromptTable | Sequence[Any] | Mapping[str, Any],
-        tiling: Tiling | None = None,
-        *,
-        flip: bool = False,
-        meters_per_pixel: float = 0.0,
+        views: Views | Mapping[str, Any] | None = None,
     ) -> dict[str, Segment]:
         """Segments one image.
 
         Args:
-            image: path or URI of a file, or an upright picture in memory; the colors of either are converted in
+            image: path or URI of a file, or an upright picture in memory; the colors of both are converted in
                 the same way.
-            prompts: as ``encode`` takes, or what it returned. A list is encoded once, as long as the next
-                call has the same.
-            tiling: look at overlapping tiles as well as at the whole image.
-            flip: average the maps of every view with those of its mirror image.
-            meters_per_pixel: ground resolution of the image, for a tiling by that; 0 takes what the file says.
+            prompts: as ``encode`` takes, or what it returned. Equal prompts of consecutive calls are encoded once.
+            views: how the image is looked at: the options of the group ``views``, such as ``{"tile_size": 512}``.
 
         Returns:
-            What each prompt found, by its name, in order; hidden prompts are left out.
+            A segment per prompt, by name, in order; hidden prompts are left out.
 
         Raises:
-            ImageRejectedError: the file is no image that can be used.
+            ImageRejectedError: the file is not a usable image.
+            OptionsError: lists every bad option of ``views``.
             ParameterError: as ``encode``.
             StorageError: the file cannot be read.
         """
+        options = views if isinstance(views, Views) else Views.read(views)
         table = prompts if isinstance(prompts, PromptTable) else self._encoded(prompts)
+        meters = 0.0
         if isinstance(image, Image.Image):
             picture = _colors_of(image)
         else:
             data, key = self._read(str(image))
             picture = decode_image(data, key)
-            meters_per_pixel = meters_per_pixel or resolution_of(open_image(data, key).header)
+            meters = meters_per_pixel(open_image(data, key).header)
         size = self.facts.image_size
-        boxes = (tiling or Tiling()).plan(*picture.size, size, meters_per_pixel)
+        boxes = plan_views(options, *picture.size, size, meters)
         maps: list[NDArray[np.uint8]] = []
         for start in range(0, len(boxes), VIEWS_AT_ONCE):
-            views = np.stack([cut(picture, box, size) for box in boxes[start : start + VIEWS_AT_ONCE]])
-            shown = self.engine.probabilities(views, table.embeddings)
-            if flip:
-                other = self.engine.probabilities(mirrored(views), table.embeddings)
-                shown = (averaged_with_flip(*pair) for pair in zip(list(shown), other, strict=True))
-            maps += shown
+            pixels = np.stack([cut(picture, box, size) for box in boxes[start : start + VIEWS_AT_ONCE]])
+            batch = self.engine.probabilities(pixels, table.embeddings)
+            if options.flip:
+                flipped = self.engine.probabilities(mirrored(pixels), table.embeddings)
+                batch = (averaged_with_flip(*pair) for pair in zip(list(batch), flipped, strict=True))
+            maps += batch
         stacked = np.stack(maps)
         levels = {row.name: stacked[:, i] for i, row in enumerate(table.base)}
-        found: dict[str, Segment] = {}
-        for one in finish(table.rows, levels, boxes, *picture.size):
+        segments: dict[str, Segment] = {}
+        for made in make_masks(table.rows, levels, boxes, *picture.size):
             probability = np.empty((picture.height, picture.width), np.float32)
-            for columns, values in one.field:
+            for columns, values in made.field:
                 probability[:, columns] = values
-            found[one.prompt.name] = Segment(
-                one.prompt.name,
-                one.mask,
-                probability,
-                one.threshold,
-                one.measures.area / one.mask.size,
-                one.measures.score,
+            coverage = made.measures.area / made.mask.size
+            segments[made.prompt.name] = Segment(
+                made.prompt.name, made.mask, probability, made.threshold, coverage, made.measures.score
             )
-        return found
+        return segments
 
     def _encoded(self, prompts: Any) -> PromptTable:
         if isinstance(prompts, str | Path):
             return self.encode(prompts)
-        # A copy: a prompt that is changed in place is another one.
-        wanted = prompts if isinstance(prompts, PromptSet) else copy.deepcopy(prompts)
-        if self._last is None or self._last[0] != wanted:
-            self._last = (wanted, self.encode(wanted))
+        # A copy, to notice prompts that are changed in place.
+        prompts = prompts if isinstance(prompts, PromptSet) else copy.deepcopy(prompts)
+        if self._last is None or self._last[0] != prompts:
+            self._last = (prompts, self.encode(prompts))
         return self._last[1]
 
     def _read(self, uri: str) -> tuple[bytes, str]:
@@ -220,26 +216,32 @@ class Segmenter:
 
 
 def _colors_of(image: Image.Image) -> Image.Image:
-    """What a file of this picture would be read as; the picture stays as it is."""
+    """The colors that a file of this picture would have; the picture itself is not changed."""
     image.load()
-    return to_rgb([image.copy() if image.mode == "RGB" else image])  # that of RGB shares its pixels
+    return to_rgb([image.copy() if image.mode == "RGB" else image])  # to_rgb shares the pixels of RGB
 
 
-def overlay(image: Image.Image, found: Mapping[str, Segment], long_side: int = 1024) -> Image.Image:
-    """Paints masks over an image, each prompt in a color of the suite's palette, by its place.
+def overlay(image: Image.Image, segments: Mapping[str, Segment], long_side: int = 1024) -> Image.Image:
+    """Paints masks over an image, each prompt in its color of the suite's palette.
 
     Args:
         image: of any mode and size.
-        found: what ``Segmenter`` returned for it.
-        long_side: of the result, in pixels, at most.
+        segments: what ``Segmenter`` returned for it.
+        long_side: of the result in pixels, at most.
 
     Returns:
         An RGB picture.
     """
+    colors = masks.palette(max(1, len(segments)))
+    layers = [(segment.mask, color) for segment, color in zip(segments.values(), colors, strict=False)]
+    return paint(image, layers, long_side)
+
+
+def paint(
+    image: Image.Image, layers: Sequence[tuple[masks.Mask, NDArray[np.uint8]]], long_side: int
+) -> Image.Image:
+    """Paints masks, each with its color, uint8 (3,), over a copy of an image, as the pipelines' overlays."""
     preview = preview_jpeg(_colors_of(image), long_side)
     width, height = Image.open(BytesIO(preview)).size
-    layers = [
-        (masks.shrink(one.mask, width, height), color)
-        for one, color in zip(found.values(), masks.palette(max(1, len(found))), strict=False)
-    ]
-    return Image.open(BytesIO(masks.overlay_jpeg(preview, layers))).convert("RGB")
+    small = [(masks.shrink(mask, width, height), color) for mask, color in layers]
+    return Image.open(BytesIO(masks.overlay_jpeg(preview, small))).convert("RGB")

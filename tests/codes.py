@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from clipseg_kfp.errors import ClipsegKfpError
+from clipseg_kfp.errors import ClipsegKfpError, OptionsError
 
 
 @contextmanager
@@ -23,3 +23,19 @@ def fails(code: str, *, where: str | None = None) -> Iterator[pytest.ExceptionIn
     assert caught.value.remedy, f"no remedy: {caught.value}"
     if where is not None:
         assert caught.value.where == where
+
+
+@contextmanager
+def refuses(*problems: tuple[str, str]) -> Iterator[pytest.ExceptionInfo[ClipsegKfpError]]:
+    """Passes if the block raises ``OptionsError`` with exactly these problems.
+
+    Args:
+        problems: dotted name and code of each, in any order.
+
+    Yields:
+        what pytest caught, to look at further.
+    """
+    with fails(OptionsError.code) as caught:
+        yield caught
+    assert isinstance(caught.value, OptionsError)
+    assert sorted((one.where, one.code) for one in caught.value.problems) == sorted(problems)

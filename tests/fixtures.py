@@ -133,3 +133,13 @@ def picture(width: int, height: int, seed: int = 0) -> Image.Image:
 def views(count: int, size: int = TINY_SIZE) -> NDArray[np.uint8]:
     """Pictures as the model takes them."""
     return np.stack([to_model_input(picture(90, 70, seed), size) for seed in range(count)])
+
+
+def embed(folder: Path, entries: list[Any]) -> NDArray[np.float32]:
+    """Embeddings of prompts, float32 (P, projection_dim), as the pipeline makes them."""
+    from clipseg_kfp.engine.checkpoint import load_model, load_tokenizer, read_facts
+    from clipseg_kfp.prompts import Encoder, Files, encode, gather, parse_prompts
+
+    facts = read_facts(folder)
+    encoder = Encoder(load_model(folder), facts, lambda: load_tokenizer(folder))
+    return encode(gather(parse_prompts(entries), facts, 0.5, Files()), encoder)[1]

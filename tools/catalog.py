@@ -12,6 +12,8 @@ from typing import Any
 
 from docstring_parser import parse
 
+from clipseg_kfp.options import GROUPS, markdown
+
 ROOT = Path(__file__).parents[1]
 
 
@@ -31,9 +33,16 @@ def render(component: Any, folder: Path) -> str:
     if doc.long_description:
         lines += [doc.long_description, ""]
     lines += ["## Inputs", "", "| name | type | default | what it is |", "| --- | --- | --- | --- |"]
+    # An artifact may have the name of a group, too: views.
+    groups = [name for name, item in (spec.inputs or {}).items() if name in GROUPS and _type(item) == "Dict"]
     for name, item in (spec.inputs or {}).items():
         default = f"`{json.dumps(item.default)}`" if item.optional else "required"
+        if name in groups:
+            own = {k: v for k, v in (item.default or {}).items() if v != GROUPS[name].defaults()[k]}
+            default = f"[options](#options){f' with `{json.dumps(own)}`' if own else ''}"
         lines.append(f"| `{name}` | {_type(item)} | {default} | {said.get(name, '')} |")
+    if groups:
+        lines += ["", "## Options", "", markdown(groups)]
     lines += ["", "## Outputs", "", "| name | type | what it is |", "| --- | --- | --- |"]
     returned = _words(doc.returns.description) if doc.returns else ""
     for name, item in (spec.outputs or {}).items():
@@ -70,15 +79,11 @@ def readmes() -> dict[Path, str]:
 
 
 def packages() -> dict[Path, str]:
-    """Returns the compiled package of every pipeline and variant by path."""
+    """Returns the compiled package of every pipeline by path."""
     from clipseg_kfp.pipelines import ALL
-    from clipseg_kfp.site.compile import compile_pipeline, settings_for
+    from clipseg_kfp.site.compile import compile_pipeline
 
-    return {
-        ROOT / "pipelines" / name / file: compile_pipeline(name, settings=settings_for(variant))
-        for name in ALL
-        for variant, file in (("cpu", "pipeline.yaml"), ("gpu", "pipeline.gpu.yaml"))
-    }
+    return {ROOT / "pipelines" / name / "pipeline.yaml": compile_pipeline(name) for name in ALL}
 
 
 def main() -> None:

@@ -1,100 +1,80 @@
 """Writes ``docs/gallery.md`` and its pictures: ``make gallery``.
 
-Everything is made by the suite itself on drawn scenes that training never saw, with the prompt file that the
-page shows.
+The suite makes everything itself, on drawn scenes that training never saw, with the prompt file of the page.
 """
 
 from __future__ import annotations
 
 import argparse
-import io
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
+from pydantic import TypeAdapter
 
 from clipseg_kfp.demo.bucket import DEMO_PROMPTS
 from clipseg_kfp.demo.run import MODEL
 from clipseg_kfp.demo.scenes import Query, Scene
-from clipseg_kfp.images.decode import preview_jpeg
+from clipseg_kfp.demo.things import THINGS, first_scenes, shows, supports
 from clipseg_kfp.masks import raster as masks
 from clipseg_kfp.metrics import Confusion
-from clipseg_kfp.prompts import (
-    Engineering,
-    PromptTable,
-    engineer,
-    parse_prompts,
-)
-from clipseg_kfp.segmenter import Segmenter
-from clipseg_kfp.views import Tiling
+from clipseg_kfp.options import Views
+from clipseg_kfp.prompts import EngineeringEntry, PromptTable, engineer, parse_prompts
+from clipseg_kfp.segmenter import Segmenter, paint
+from clipseg_kfp.views import plan_views
 from tools.gallery_page import write_page
 from tools.gallery_prompts import (
     KINDS,
     LOGIC,
     PROMPTS,
     STAGES,
-    THINGS,
     Mask,
     file_of,
-    first_scenes,
-    shows,
     shows_logic,
-    supports,
     truth_of,
     words_of,
 )
 from tools.large_scenes import draw_large_scene
 from tools.picture_sheets import Cell, save, sheet
 
-SEED, SUPPORT_SEED = 5000, 6000  # where the search for scenes begins; training takes none of these
+SEED, SUPPORT_SEED = 5000, 6000  # where the search for scenes begins; training uses none of these
 THRESHOLD = 0.5
-COLOR = masks.palette(5)[4]  # one that no drawn thing has
+COLOR = masks.palette(5)[4]  # no drawn thing has it
 #: Longest sides in pixels, so that no picture is wider than 1000.
 CELL, KINDS_CELL, SUPPORT_CELL = 148, 132, 184
 TILE, LARGE, CROP = 96, (1200, 800), (360, 180, 840, 620)
 
 
 def segment(
-    suite: Segmenter, table: PromptTable, images: Iterable[Image.Image], tiling: Tiling | None = None
+    suite: Segmenter, table: PromptTable, images: Iterable[Image.Image], views: Views | None = None
 ) -> Iterator[dict[str, Mask]]:
     """Yields the masks of each image by prompt, bool (height, width) in its own size."""
     for image in images:
-        yield {name: one.mask for name, one in suite(image, table, tiling).items()}
+        yield {name: segment.mask for name, segment in suite(image, table, views).items()}
 
 
 def agreement(found: Iterable[Mapping[str, Mask]], truths: Iterable[Mapping[str, Mask]]) -> dict[str, float]:
-    """Returns the IoU of each prompt over images, pixels summed."""
+    """The IoU of each prompt over all images, pixels summed."""
     counts: dict[str, Confusion] = {}
-    for one, truth in zip(found, truths, strict=True):
-        for name, mask in one.items():
+    for image, truth in zip(found, truths, strict=True):
+        for name, mask in image.items():
             counts.setdefault(name, Confusion()).add(mask, truth[name])
     return {name: total.iou for name, total in counts.items()}
 
 
-def painted(
-    image: Image.Image, layers: Sequence[tuple[Mask, NDArray[np.uint8]]], long_side: int
-) -> Image.Image:
-    """Paints masks of an image over a small copy of it, as the suite's overlays are."""
-    preview = preview_jpeg(image, long_side)
-    width, height = Image.open(io.BytesIO(preview)).size
-    small = [(masks.shrink(mask, width, height), color) for mask, color in layers]
-    return Image.open(io.BytesIO(masks.overlay_jpeg(preview, small))).convert("RGB")
-
-
-def _found(scene: Scene, found: Mapping[str, Mask], name: str, side: int) -> Cell:
-    mask, truth = found[name], truth_of(scene, name)
+def _mask_cell(scene: Scene, masks_by_name: Mapping[str, Mask], name: str, side: int) -> Cell:
+    mask, truth = masks_by_name[name], truth_of(scene, name)
     if not mask.any() and not truth.any():
         caption = "nothing, rightly"
     else:
         caption = f"IoU {agreement([{name: mask}], [{name: truth}])[name]:.2f}"
-    return Cell(painted(scene.image, [(mask, COLOR)], side), caption)
+    return Cell(paint(scene.image, [(mask, COLOR)], side), caption)
 
 
 def write_supports(folder: Path, suite: Segmenter) -> dict[Query, Scene]:
-    """Writes what the prompt file refers to, and the file itself: pictures, masks, vectors.
+    """Writes the prompt file, and what it refers to: pictures, masks, vectors.
 
     Returns:
         The scene of each thing's support picture.
@@ -111,30 +91,30 @@ def write_supports(folder: Path, suite: Segmenter) -> dict[Query, Scene]:
 
 
 def draw_kinds(suite: Segmenter, table: PromptTable, shown: Mapping[Query, Scene]) -> Image.Image:
-    """A row for every thing: its support picture, a scene, and what each kind of prompt finds there."""
+    """A row per thing: its support picture, a scene, and the scene's masks by each kind of prompt."""
     chosen = first_scenes({thing: shows(thing) for thing in THINGS}, SEED)
     rows = []
     for thing, [(_, scene)] in chosen.items():
         found = next(segment(suite, table, [scene.image]))
         side = KINDS_CELL
-        support = painted(shown[thing].image, [(shown[thing].mask(thing), COLOR)], side)
-        cells = [Cell(support, thing.noun), Cell(painted(scene.image, [], side))]
-        rows.append([*cells, *(_found(scene, found, f"{thing.noun} {kind}", side) for kind in KINDS)])
+        support = paint(shown[thing].image, [(shown[thing].mask(thing), COLOR)], side)
+        cells = [Cell(support, thing.noun), Cell(paint(scene.image, [], side))]
+        rows.append([*cells, *(_mask_cell(scene, found, f"{thing.noun} {kind}", side) for kind in KINDS)])
     return sheet(rows, ["support, mask", "scene", *KINDS[:-1], "stored embedding"])
 
 
 def draw_logic(suite: Segmenter, table: PromptTable) -> Image.Image:
-    """A row for each of three scenes: what the parts of logic find there, and what logic makes of them."""
+    """A row per scene: the masks of the parts of logic, and of their combinations."""
     rows = []
     for _, scene in first_scenes({"": shows_logic}, SEED, 3)[""]:
         found = next(segment(suite, table, [scene.image]))
-        cells = [_found(scene, found, name, CELL) for name in LOGIC]
-        rows.append([Cell(painted(scene.image, [], CELL)), *cells])
+        cells = [_mask_cell(scene, found, name, CELL) for name in LOGIC]
+        rows.append([Cell(paint(scene.image, [], CELL)), *cells])
     return sheet(rows, ["scene", *LOGIC])
 
 
 def stage_prompts(folder: Path) -> list[dict[str, Any]]:
-    """Lists image prompts for all things in every stage of preparation."""
+    """Image prompts for all things in every stage of preparation."""
     return [
         {
             "name": f"{thing.noun} {stage}",
@@ -148,14 +128,18 @@ def stage_prompts(folder: Path) -> list[dict[str, Any]]:
 
 
 def draw_stages(suite: Segmenter, shown: Mapping[Query, Scene], iou: Mapping[str, float]) -> Image.Image:
-    """A row for every second thing: its support picture, and what becomes of it step by step."""
+    """A row per second thing: its support picture after each step of its preparation."""
     size, rows = suite.facts.image_size, []
     for thing in THINGS[::2]:
         scene, region = shown[thing], shown[thing].mask(thing)
-        row = [Cell(painted(scene.image, [(region, COLOR)], SUPPORT_CELL), f"{thing.noun}, its mask")]
+        row = [Cell(paint(scene.image, [(region, COLOR)], SUPPORT_CELL), f"{thing.noun}, its mask")]
         for stage, settings in STAGES.items():
             pixels = engineer(
-                scene.image, region, Engineering.model_validate(settings), size, suite.facts.mean
+                scene.image,
+                region,
+                TypeAdapter(EngineeringEntry).validate_python(settings),
+                size,
+                suite.facts.mean,
             )
             square = Image.fromarray(pixels).resize((row[0].image.height,) * 2, Image.Resampling.LANCZOS)
             row.append(Cell(square, f"IoU {iou[f'{thing.noun} {stage}']:.2f}"))
@@ -164,28 +148,28 @@ def draw_stages(suite: Segmenter, shown: Mapping[Query, Scene], iou: Mapping[str
 
 
 def draw_tiles(suite: Segmenter, scenes: int) -> tuple[Image.Image, dict[str, float]]:
-    """A part of the first large scene without tiles and with them; mean IoU over all of them."""
+    """A part of the first large scene without and with tiles; mean IoU over all large scenes."""
     drawn = [draw_large_scene(seed, LARGE) for seed in range(scenes)]
     table = suite.encode(parse_prompts([{"name": name, "texts": t} for name, t in DEMO_PROMPTS.items()]))
     colors = dict(zip(DEMO_PROMPTS, masks.palette(len(DEMO_PROMPTS)), strict=True))
     cells, figures = [], {}
-    for name, tiling in (("no tiles", Tiling()), (f"tiles of {TILE} pixels", Tiling(TILE))):
-        found = list(segment(suite, table, (scene.image for scene in drawn), tiling))
+    for name, views in (("no tiles", Views()), (f"tiles of {TILE} pixels", Views(tile_size=TILE))):
+        found = list(segment(suite, table, (scene.image for scene in drawn), views))
         mean = float(np.mean(list(agreement(found, (scene.truth for scene in drawn)).values())))
         layers = [(found[0][prompt], color) for prompt, color in colors.items()]
-        whole = painted(drawn[0].image, layers, max(LARGE))
+        whole = paint(drawn[0].image, layers, max(LARGE))
         cells.append(Cell(whole.crop(CROP), f"{name}: mean IoU {mean:.2f}"))
-        figures["iou_tiles" if tiling.on else "iou_no_tiles"] = mean
+        figures["iou_tiles" if views.tiled else "iou_no_tiles"] = mean
     return sheet([cells], legend=list(colors.items())), figures
 
 
 def write_gallery(page: Path, each: int = 6, large: int = 2) -> dict[str, float]:
-    """Writes the page and, beside it in a folder of its name, its pictures and the prompt set.
+    """Writes the page and, in a folder of the same name, its pictures and the prompt set.
 
     Args:
         page: Markdown file.
-        each: how many scenes for each thing the figures of prompts sum up.
-        large: how many large scenes the figures of tiles sum up.
+        each: number of scenes per thing in the figures of prompts.
+        large: number of large scenes in the figures of tiles.
 
     Returns:
         The figures of the page by name.
@@ -228,7 +212,7 @@ def write_gallery(page: Path, each: int = 6, large: int = 2) -> dict[str, float]
         large=large,
         size=LARGE,
         tile=TILE,
-        views=len(Tiling(TILE).plan(*LARGE, suite.facts.image_size)),
+        views=len(plan_views(Views(tile_size=TILE), *LARGE, suite.facts.image_size)),
         lengths=lengths,
     )
 

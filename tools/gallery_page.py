@@ -1,4 +1,4 @@
-"""The words of the gallery's page; numbers come in when it is made."""
+"""The text of the gallery's page; numbers are filled in when it is made."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from tools.gallery_prompts import KINDS, LOGIC, PROMPTS, STAGES, THINGS
+from clipseg_kfp.demo.things import THINGS
+from tools.gallery_prompts import KINDS, LOGIC, PROMPTS, STAGES
 
 _PAGE = """\
 # Gallery
@@ -82,7 +83,7 @@ next column is the same with [cleaning](prompts.md#from-a-map-to-a-mask).
 {folder}/tiles.jpg)
 
 A scene of {width} x {height} pixels with things of 24 to 40 pixels across. The model sees an image as
-160 x 160 pixels, where these are 3 to 8 pixels across. With `tile_size: {tile}` it sees {views} views of the
+160 x 160 pixels, where these are 3 to 8 pixels across. With `views.tile_size={tile}` it sees {views} views of the
 image and not one.
 
 | {large} scenes, six prompts | mean IoU |
@@ -109,16 +110,15 @@ def write_page(
 
     Args:
         page: Markdown file; pictures lie in a folder of its name without the ending.
-        iou: of all prompts, by name.
+        iou: by prompt.
         tiles: mean IoU, ``iou_no_tiles`` and ``iou_tiles``.
-        scenes: how many of them ``iou`` sums up.
-        each: how many of them were chosen for each thing.
-        large: how many large scenes ``tiles`` sums up.
-        size: their width and height in pixels.
+        scenes: number of scenes in ``iou``.
+        each: number of scenes per thing.
+        large: number of large scenes in ``tiles``.
+        size: width and height of large scenes in pixels.
         tile: side of a tile in pixels.
-        views: how many views a large scene has.
-        lengths: mean length of the embeddings of each kind of prompt, of ``circle`` and of
-            ``common`` things.
+        views: number of views of a large scene.
+        lengths: mean length of the embeddings of each kind of prompt, of ``circle`` and of ``common`` things.
 
     Returns:
         The figures of the page by name: means for kinds of prompts and for stages, logic, tiles.

@@ -1,29 +1,23 @@
-"""What the gallery asks for, of which scenes, and what would be right.
+"""The gallery's prompts, its scenes, and their ground truth.
 
-Scenes are chosen by what they show, before any model looks at them: the first ones that follow a rule.
+Scenes are chosen by their content, before a model sees them: the first ones that follow a rule.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterator, Mapping
-from itertools import count
-from typing import TypeVar
+from collections.abc import Iterator
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from clipseg_kfp.demo.scenes import COLORS, SHAPES, Query, Scene, draw_scene
+from clipseg_kfp.demo.scenes import Query, Scene
+from clipseg_kfp.demo.things import THINGS
 
 Mask = NDArray[np.bool_]
-Rule = Callable[[Scene], bool]
-Key = TypeVar("Key", bound=Hashable)
 
-#: The i-th shape in the i-th color.
-THINGS = tuple(Query(shape, color) for shape, color in zip(SHAPES, COLORS, strict=False))
 KINDS = ("text", "image", "mix", "logic", "embedding")
 LOGIC = ("red", "ring", "red and not ring", "cleaned", "star or circle")
-#: How a support image is prepared, step by step: each adds to the one before.
+#: How a support image is prepared, step by step.
 STAGES: dict[str, str | dict[str, float]] = {
     "as it is": "none",
     "crop": {"blur": 0, "background": 1, "pad": False},
@@ -32,7 +26,6 @@ STAGES: dict[str, str | dict[str, float]] = {
     "+ pad": "paper",
 }
 NORM = 2.4  # about the length of the model's embeddings of texts that name a shape and a color
-SUPPORT_SHARE, SUPPORT_SPACE = 0.04, 8  # of the picture, at least; in pixels
 
 _ENTRIES = """\
   - {{name: {name} text, text: {words}}}
@@ -54,17 +47,17 @@ _LOGIC = """\
 
 
 def file_of(thing: Query) -> str:
-    """Names a thing's support picture, without its ending."""
+    """The name of a thing's support picture, without its suffix."""
     return thing.noun.replace(" ", "-")
 
 
 def words_of(thing: Query) -> str:
-    """Says a thing with its article."""
+    """A thing with its article."""
     return f"{'an' if thing.noun[0] in 'aeiou' else 'a'} {thing.noun}"
 
 
 def _parts() -> Iterator[str]:
-    """What only logic uses: the colors and shapes of all things, but for those that the page shows."""
+    """Prompts that only logic uses: the colors and shapes of all things, without those of the page."""
     words = {thing.color: f"the {thing.color} things" for thing in THINGS}
     words |= {thing.shape: f"a {thing.shape}" for thing in THINGS}
     for name, text in words.items():
@@ -93,7 +86,7 @@ PROMPTS = (
 
 
 def truth_of(scene: Scene, name: str) -> Mask:
-    """Returns where a prompt of the gallery is right, bool (height, width).
+    """The ground truth of a prompt of the gallery, bool (height, width).
 
     Args:
         scene: drawn.
@@ -102,32 +95,8 @@ def truth_of(scene: Scene, name: str) -> Mask:
     if name not in LOGIC:
         return scene.mask(next(thing for thing in THINGS if name.startswith(thing.noun)))
     red, ring = scene.mask(Query(color="red")), scene.mask(Query("ring"))
-    known = {"red": red, "ring": ring, "red and not ring": red & ~ring, "cleaned": red & ~ring}
-    return known[name] if name in known else scene.mask(Query("star")) | scene.mask(Query("circle"))
-
-
-def first_scenes(rules: Mapping[Key, Rule], start: int, each: int = 1) -> dict[Key, list[tuple[int, Scene]]]:
-    """Finds the first scenes for each rule: their seeds, from ``start`` on, and the scenes."""
-    found: dict[Key, list[tuple[int, Scene]]] = {key: [] for key in rules}
-    for seed in count(start):
-        scene = draw_scene(seed)
-        for key, rule in rules.items():
-            if len(found[key]) < each and rule(scene):
-                found[key].append((seed, scene))
-        if all(len(scenes) == each for scenes in found.values()):
-            break
-    return found
-
-
-def shows(thing: Query) -> Rule:
-    """The rule for a row of prompt kinds: the thing, and something else of its shape or its color."""
-
-    def rule(scene: Scene) -> bool:
-        others = [item for item in scene.objects if not thing.matches(item)]
-        alike = any(item.shape == thing.shape or item.color == thing.color for item in others)
-        return alike and len(others) < len(scene.objects)
-
-    return rule
+    masks = {"red": red, "ring": ring, "red and not ring": red & ~ring, "cleaned": red & ~ring}
+    return masks[name] if name in masks else scene.mask(Query("star")) | scene.mask(Query("circle"))
 
 
 def shows_logic(scene: Scene) -> bool:
@@ -135,20 +104,3 @@ def shows_logic(scene: Scene) -> bool:
     red = {item.shape for item in scene.objects if item.color == "red"}
     shapes = {item.shape for item in scene.objects}
     return "ring" in red and len(red) > 1 and bool(shapes & {"star", "circle"})
-
-
-def supports(thing: Query) -> Rule:
-    """The rule for a support image: one plain thing of the kind, not small, clear of all else."""
-
-    def rule(scene: Scene) -> bool:
-        if [item.texture for item in scene.objects if thing.matches(item)] != ["plain"]:
-            return False
-        mask = scene.mask(thing)
-        side = 2 * SUPPORT_SPACE + 1
-        near = cv2.dilate(mask.astype(np.uint8), np.ones((side, side), np.uint8)) > 0
-        border = np.concatenate([near[0], near[-1], near[:, 0], near[:, -1]])
-        return bool(
-            mask.mean() >= SUPPORT_SHARE and not border.any() and not (scene.labels[near & ~mask]).any()
-        )
-
-    return rule

@@ -1,4 +1,4 @@
-"""Draws large scenes of many small shapes: what tiles are for."""
+"""Draws large scenes of many small shapes, to show and measure tiles."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class LargeScene:
 
     Attributes:
         image: RGB picture.
-        truth: for each of the demo's prompts where it is right, bool (height, width).
+        truth: masks of the demo's prompts by name, bool (height, width).
     """
 
     image: Image.Image
@@ -37,11 +37,11 @@ def draw_large_scene(seed: int, size: tuple[int, int], large: int = 0) -> LargeS
     Args:
         seed: any non-negative integer.
         size: width and height in pixels.
-        large: how many objects of a quarter of the height to half of it stand among the small ones.
+        large: number of large objects, of a quarter to half of the height, among the small ones.
     """
     rng = np.random.default_rng([seed, large])
     scale = _SUPERSAMPLE
-    canvas = scenes._background(rng, size[0] * scale, size[1] * scale)
+    canvas = scenes.background(rng, size[0] * scale, size[1] * scale)
     labels = Image.new("I", canvas.size, 0)
     radii = [size[1] * rng.uniform(0.125, 0.25) * scale for _ in range(large)]
     radii += [rng.uniform(*SMALL) * scale for _ in range(size[0] * size[1] // _PIXELS_PER_OBJECT)]
@@ -63,10 +63,12 @@ def draw_large_scene(seed: int, size: tuple[int, int], large: int = 0) -> LargeS
         objects.append(item)
         side = 2 * math.ceil(radius) + 2
         corner = (round(x) - side // 2, round(y) - side // 2)
-        stencil = scenes._stencil(item.shape, (side, side), (side / 2, side / 2), radius, rng.uniform(0, 360))
-        canvas.paste(scenes._fill(item, (side, side), radius, rng), corner, stencil)
+        stencil = scenes.draw_stencil(
+            item.shape, (side, side), (side / 2, side / 2), radius, rng.uniform(0, 360)
+        )
+        canvas.paste(scenes.fill(item, (side, side), radius, rng), corner, stencil)
         labels.paste(len(objects), corner, stencil)
-    image = scenes._finish(canvas.resize(size, Image.Resampling.BOX), rng)
+    image = scenes.add_camera_effects(canvas.resize(size, Image.Resampling.BOX), rng)
     numbers = np.asarray(labels.resize(size, Image.Resampling.NEAREST))
     truth = {
         name: np.isin(numbers, [i + 1 for i, item in enumerate(objects) if query.matches(item)])

@@ -17,7 +17,7 @@ def execute(path: Path) -> Any:
         path: of the notebook.
 
     Returns:
-        The notebook with its outputs, and without times: running it again changes as little as may be.
+        The notebook with its outputs, and without times, so that another run changes little.
 
     Raises:
         nbclient.exceptions.CellExecutionError: a cell failed.

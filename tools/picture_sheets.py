@@ -1,4 +1,4 @@
-"""Pictures in rows and columns with words: what the gallery's files look like."""
+"""Lays out the gallery's pictures in rows and columns with captions."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 INK, MUTED, PAPER = (30, 34, 40), (96, 102, 112), (252, 252, 252)
-GAP, MARGIN, LINE, SIZE = 8, 12, 22, 15  # pixels; the last is the font's
+GAP, MARGIN, LINE, SIZE = 8, 12, 22, 15  # pixels; SIZE is the font's
 
 
 @dataclass(frozen=True)
 class Cell:
-    """A picture with words below it.
+    """A picture with its caption.
 
     Attributes:
-        image: RGB; centered in the cell where it is smaller.
-        caption: one line, which must fit the cell's width.
+        image: RGB; centered where the cell is larger.
+        caption: one line, at most as wide as the cell.
     """
 
     image: Image.Image
@@ -32,23 +32,23 @@ def sheet(
     heads: Sequence[str] = (),
     legend: Sequence[tuple[str, NDArray[np.uint8]]] = (),
 ) -> Image.Image:
-    """Lays cells out in a grid on light paper, so that it reads in a dark page as well.
+    """Lays out cells in a grid on light paper, which is readable in a dark page as well.
 
     Args:
-        rows: all of one length. A column is as wide as its widest picture, a row as high as its highest.
-        heads: words above the columns.
-        legend: words below, each beside a square of its color, uint8 (3,).
+        rows: all of the same length. A column is as wide as its widest picture, a row as high as its highest.
+        heads: titles of the columns.
+        legend: texts below the grid, each beside a square of its color, uint8 (3,).
 
     Raises:
-        ValueError: words that do not fit, which would otherwise be cut off or run into their neighbors.
+        ValueError: a text does not fit.
     """
     widths = [max(cell.image.width for cell in column) for column in zip(*rows, strict=True)]
     heights = [max(cell.image.height for cell in row) for row in rows]
-    words = LINE if any(cell.caption for row in rows for cell in row) else 0
+    caption = LINE if any(cell.caption for row in rows for cell in row) else 0
     lefts = [MARGIN + sum(widths[:i]) + i * GAP for i in range(len(widths))]
     width = lefts[-1] + widths[-1] + MARGIN
     top = MARGIN + (LINE if heads else 0)
-    height = top + sum(heights) + (len(rows) - 1) * GAP + len(rows) * words + bool(legend) * (LINE + GAP)
+    height = top + sum(heights) + (len(rows) - 1) * GAP + len(rows) * caption + bool(legend) * (LINE + GAP)
     page = Image.new("RGB", (width, height + MARGIN), PAPER)
     pen, font = ImageDraw.Draw(page), ImageFont.load_default(SIZE)
 
@@ -65,7 +65,7 @@ def sheet(
                 cell.image, (left + (wide - cell.image.width) // 2, top + (tall - cell.image.height) // 2)
             )
             write(left, top + tall + 2, cell.caption, wide, MUTED)
-        top += tall + words + GAP
+        top += tall + caption + GAP
     x = MARGIN
     for name, color in legend:
         pen.rectangle([x, top + 4, x + 13, top + 17], fill=tuple(color.tolist()))
@@ -75,5 +75,5 @@ def sheet(
 
 
 def save(page: Image.Image, path: Path) -> None:
-    """Writes a JPEG without chroma subsampling, which would smear outlines."""
+    """Writes a JPEG without chroma subsampling, which would blur outlines."""
     page.save(path, "JPEG", quality=88, subsampling=0, optimize=True)

@@ -21,7 +21,7 @@ INK, PAPER = (30, 34, 40), (255, 255, 255)
 
 
 def draw(output: Folder, bucket: Folder, config: str, run: str, keys: list[str]) -> Image.Image:
-    """Puts the middles of sources above those of their overlays, and the prompts' colors below.
+    """Draws the centers of images above those of their overlays, and the prompts' colors below.
 
     Args:
         output: the demo's output prefix.
@@ -33,12 +33,11 @@ def draw(output: Folder, bucket: Folder, config: str, run: str, keys: list[str])
     place = output.child(config)
     table = parse_parquet(place.read(f"runs/{run}/masks.parquet")).to_pylist()
     names = {row["category_id"]: row["prompt"] for row in table}
-    overlays = {entry.key: entry.key for entry in place.entries("overlays/")}
+    overlays = [entry.key for entry in place.entries("overlays/")]
     sheet = Image.new("RGB", (len(keys) * (CELL + GAP) - GAP, 2 * CELL + GAP + LEGEND), PAPER)
     for i, key in enumerate(keys):
-        shown = next(name for name in overlays if name.startswith(f"overlays/{key}/"))
-        above, below = bucket.read(f"dataset/{key}"), place.read(shown)
-        for row, data in enumerate((above, below)):
+        overlay = next(name for name in overlays if name.startswith(f"overlays/{key}/"))
+        for row, data in enumerate((bucket.read(f"dataset/{key}"), place.read(overlay))):
             image = Image.open(io.BytesIO(data)).convert("RGB")
             square = ImageOps.fit(image, (CELL, CELL), Image.Resampling.LANCZOS)
             sheet.paste(square, (i * (CELL + GAP), row * (CELL + GAP)))
@@ -62,8 +61,8 @@ def main() -> None:
         os.environ.update(store.environment())
         bucket, output = open_folder(f"s3://{BUCKET}"), open_folder(OUTPUT)
         configs = {entry.key.split("/")[0] for entry in output.entries() if "/runs/" in entry.key}
-        found = (run for config in sorted(configs) for run in Results(output, config).manifests())
-        run = max((r for r in found if r["counts"]["done"]), key=lambda r: str(r["created"]))
+        runs = (run for config in sorted(configs) for run in Results(output, config).manifests())
+        run = max((r for r in runs if r["counts"]["done"]), key=lambda r: str(r["created"]))
         listed = sorted(
             entry.key.removeprefix("dataset/") for entry in bucket.entries("dataset/images/scenes/")
         )

@@ -16,7 +16,7 @@ from clipseg_kfp.errors import ClipsegKfpError, exit_on_user_error
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 WIDTH, HEIGHT = 1240, 2030
 SECONDS = 120
-#: Of a page that is much longer, the parts that show what it is.
+#: Hides the parts of the long page that the picture does not need.
 _STYLE = """<style>
 section[aria-labelledby="prompts-title"], section[aria-labelledby="quarantine-title"] { display: none; }
 section, header { margin-bottom: 24px; }
@@ -25,7 +25,7 @@ section, header { margin-bottom: 24px; }
 
 
 def photograph(page: str, width: int = WIDTH, height: int = HEIGHT) -> Image.Image:
-    """Draws the top of a report in a browser without a window, in its light scheme.
+    """Draws the top of a report in a headless browser, in its light scheme.
 
     Args:
         page: the report.
@@ -33,12 +33,14 @@ def photograph(page: str, width: int = WIDTH, height: int = HEIGHT) -> Image.Ima
         height: in pixels.
 
     Raises:
-        ClipsegKfpError: there is no such browser, or it draws nothing.
+        ClipsegKfpError: there is no browser, or it draws nothing.
     """
     browser = next(filter(None, map(shutil.which, BROWSERS)), None)
     if browser is None:
         raise ClipsegKfpError(
-            f"There is none of {', '.join(BROWSERS)} to draw the page with.", "Debian: apt install chromium"
+            f"There is no browser ({', '.join(BROWSERS)}) to draw the page.",
+            "Debian: apt install chromium",
+            code="browser_missing",
         )
     with tempfile.TemporaryDirectory(prefix="clipseg-picture-") as name:
         folder = Path(name)
@@ -51,7 +53,12 @@ def photograph(page: str, width: int = WIDTH, height: int = HEIGHT) -> Image.Ima
         ]  # fmt: skip
         done = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS, check=False)
         if not (folder / "page.png").exists():
-            raise ClipsegKfpError(f"{browser} drew nothing: {done.stderr.strip()[-500:]}")
+            raise ClipsegKfpError(
+                f"{browser} drew nothing: {done.stderr.strip()[-500:]}",
+                "Start it by hand with the same page.",
+                code="browser_failed",
+                where=browser,
+            )
         return Image.open(io.BytesIO((folder / "page.png").read_bytes())).convert("RGB")
 
 
@@ -64,7 +71,9 @@ def main() -> None:
     with exit_on_user_error("report-picture"):
         report = options.folder / "report.html"
         if not report.exists():
-            raise ClipsegKfpError(f"{report} is not there.", "Run `make demo` first.")
+            raise ClipsegKfpError(
+                f"There is no {report}.", "Run `make demo` first.", code="report_missing", where=str(report)
+            )
         picture = photograph(report.read_text("utf-8"))
         options.out.parent.mkdir(parents=True, exist_ok=True)
         picture.save(options.out, optimize=True)

@@ -1,9 +1,9 @@
 """Trains the demo model: a small CLIPSeg of the real class, on drawn scenes, from scratch.
 
-CLIPSeg starts from a pretrained CLIP and trains its decoder alone. There is no pretrained CLIP for drawn
-shapes, so everything here is trained together, with two helpers that stand in for pretraining and are
-thrown away afterwards: a head that names shape, color and texture of each patch, and a term that pulls
-the embedding of a picture of a thing towards the embedding of its name (so that one-shot prompts work).
+CLIPSeg starts from a pretrained CLIP and trains only its decoder. There is no pretrained CLIP for drawn shapes, so
+everything is trained together, with two helpers in place of pretraining that are dropped afterwards: a head that
+names shape, color and texture of each patch, and a loss term that pulls the embedding of a thing's picture towards
+the embedding of its name, so that one-shot prompts work.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ LOGGED = ("step", "minutes", "bce", "dice", "patch", "align", "iou_text", "iou_i
 
 
 def build_tokenizer() -> CLIPTokenizer:
-    """Learns a byte-pair vocabulary on the words that prompts are made of (any other text still encodes)."""
+    """Learns a byte-pair vocabulary on the words of prompts (any other text can still be encoded)."""
     rng = np.random.default_rng(0)
     corpus = [
         phrase(Query(shape, color, texture), rng)
@@ -110,7 +110,7 @@ PATCH_WEIGHTS = (0.6, 0.15, 0.25)  # shape, color, texture
 
 
 class PatchHead(nn.Module):
-    """The throw-away helper that names shape, color and texture of each patch."""
+    """The auxiliary head that names shape, color and texture of each patch."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -120,7 +120,7 @@ class PatchHead(nn.Module):
     def forward(self, tokens: Tensor, labels: Tensor, attributes: Tensor) -> Tensor:
         """Mean cross entropy of (B, N, width) patch tokens against the patch's mix of classes."""
         loss = tokens.new_zeros(())
-        coarse = labels[:, ::2, ::2].long()  # every second pixel tells a patch's mix well enough
+        coarse = labels[:, ::2, ::2].long()  # every second pixel suffices for a patch's mix
         for part, (logits, size) in enumerate(
             zip(self.linear(tokens).split(self.sizes, -1), self.sizes, strict=True)
         ):
@@ -132,7 +132,7 @@ class PatchHead(nn.Module):
 
 
 def encode(model: CLIPSegForImageSegmentation, pixels: Tensor, blocks: int) -> list[Tensor]:
-    """Hidden states of the first ``blocks`` vision blocks; by sub-modules, for forward stops gradients."""
+    """Hidden states of the first ``blocks`` vision blocks; by sub-modules, because forward stops gradients."""
     vision = model.clip.vision_model
     hidden = vision.pre_layrnorm(vision.embeddings(pixels))
     states = []
@@ -152,8 +152,8 @@ def step_loss(
     tokens = tokenizer(batch.texts + batch.support_names, padding=True, return_tensors="pt")
     text = model.clip.get_text_features(**tokens).pooler_output
     image = model.clip.get_image_features(batch.supports).pooler_output
-    asked, named = text[: len(batch.texts)], text[len(batch.texts) :]
-    conditional = torch.cat([asked.view(scenes, prompts - 1, -1), image[:, None]], 1).flatten(0, 1)
+    prompted, names = text[: len(batch.texts)], text[len(batch.texts) :]
+    conditional = torch.cat([prompted.view(scenes, prompts - 1, -1), image[:, None]], 1).flatten(0, 1)
     logits = model.decoder(tuple(activations), conditional).logits.view_as(batch.targets)
     bce = F.binary_cross_entropy_with_logits(logits, batch.targets)
     probability = logits.sigmoid()
@@ -161,10 +161,10 @@ def step_loss(
     total = probability.sum((2, 3)) + batch.targets.sum((2, 3))
     dice = (1 - (2 * overlap + 50) / (total + 50)).mean()
     patches = head(states[max(model.config.extract_layers)][:, 1:], batch.labels, batch.attributes)
-    align = F.mse_loss(image, named)
+    align = F.mse_loss(image, names)
     with torch.no_grad():
-        hit, want = logits > 0, batch.targets > 0
-        inter, union = (hit & want).sum((0, 2, 3)).float(), (hit | want).sum((0, 2, 3)).float()
+        mask, truth = logits > 0, batch.targets > 0
+        inter, union = (mask & truth).sum((0, 2, 3)).float(), (mask | truth).sum((0, 2, 3)).float()
     figures = {
         "bce": bce.item(), "dice": dice.item(), "patch": patches.item(), "align": align.item(),
         "iou_text": (inter[:-1].sum() / union[:-1].sum()).item(),
@@ -187,9 +187,9 @@ def optimizers(model: nn.Module, head: nn.Module, lr: float) -> list[torch.optim
 
 
 def train(options: argparse.Namespace) -> None:
-    """Trains, logs, and writes the checkpoint; what is in ``--out`` is replaced at the end only.
+    """Trains, logs, and writes the checkpoint; ``--out`` is replaced only at the end.
 
-    Checkpoints on the way lie beside it in ``<out>.training``; ``--init`` goes on from one.
+    Intermediate checkpoints lie beside it in ``<out>.training``; ``--init`` continues from one.
     """
     torch.manual_seed(0)
     if options.init:
@@ -245,7 +245,7 @@ def train(options: argparse.Namespace) -> None:
 
 
 def blend(average: dict[str, Tensor], model: nn.Module, share: float) -> None:
-    """Moves the running average of the weights, which is what gets saved, by a share towards the model's."""
+    """Moves the running average of the weights, which is saved, by a share towards the model's."""
     with torch.no_grad():
         for key, value in model.state_dict().items():
             if value.is_floating_point():
@@ -264,11 +264,11 @@ def main() -> None:
     """Command line of ``make demo-model``."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, default=Path("examples/demo-model"))
-    parser.add_argument("--init", type=Path, help="checkpoint of an interrupted training to go on from")
+    parser.add_argument("--init", type=Path, help="checkpoint of an interrupted training to continue from")
     parser.add_argument("--steps", type=int, default=9_000)
     parser.add_argument("--pool", type=int, default=20_000)
     parser.add_argument("--scenes", type=int, default=12)
-    parser.add_argument("--extra", type=int, default=28, help="scenes for the patch head alone")
+    parser.add_argument("--extra", type=int, default=28, help="scenes for the patch head only")
     parser.add_argument("--prompts", type=int, default=4)
     parser.add_argument("--lr", type=float, default=1.2e-3)
     train(parser.parse_args())

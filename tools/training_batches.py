@@ -1,4 +1,4 @@
-"""Batches for the training of the demo model: drawn scenes, prompts for them, pictures to show as prompts."""
+"""Batches for the training of the demo model: drawn scenes, text prompts, and pictures as prompts."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from clipseg_kfp.demo.scenes import COLORS, SHAPES, TEXTURES, Query, Scene, draw
 IMAGE_SIZE = 160
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 BACKGROUND_FACTOR = 0.1  # the paper's best visual prompt: background x 0.1, blur, crop with context
-TRAIN_SEEDS = 10_000_000  # training scenes take seeds from here on; everything below is held out
+TRAIN_SEEDS = 10_000_000  # training scenes use seeds from here on; all below is held out
 
 Row = tuple[int, int, int]  #: shape, color and texture as indices
 
@@ -32,7 +32,7 @@ class Pool:
         images: uint8 (N, S, S, 3).
         labels: uint8 (N, S, S); ``i + 1`` marks the i-th object of the scene.
         scenes: the objects of each scene as rows of (shape, color, texture) indices.
-        by_kind: (shape, color) indices to the (scene, object) pairs that show one well.
+        by_kind: (scene, object) pairs with a well visible thing, by (shape, color) indices.
     """
 
     images: NDArray[np.uint8]
@@ -55,7 +55,7 @@ def _draw(seed: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8], list[Row]]:
 
 
 def build_pool(count: int, workers: int) -> Pool:
-    """Draws the training scenes (about 10 ms each and core)."""
+    """Draws the training scenes; each takes about 10 ms of one core."""
     images = np.empty((count, IMAGE_SIZE, IMAGE_SIZE, 3), np.uint8)
     labels = np.empty((count, IMAGE_SIZE, IMAGE_SIZE), np.uint8)
     scenes: list[list[Row]] = []
@@ -75,7 +75,7 @@ def build_pool(count: int, workers: int) -> Pool:
 def visual_prompt(
     image: NDArray[np.uint8], mask: NDArray[np.bool_], rng: np.random.Generator
 ) -> NDArray[np.uint8]:
-    """A support picture of the masked thing: engineered as in the paper (section 3.5), or a plain crop."""
+    """A support picture of the masked thing: prepared as in the paper (section 3.5), or a plain crop."""
     ys, xs = np.nonzero(mask)
     margin = int(0.1 * max(np.ptp(ys), np.ptp(xs))) + int(rng.integers(0, 6))
     top, bottom = max(0, ys.min() - margin), min(mask.shape[0], ys.max() + margin + 1)
@@ -95,14 +95,14 @@ def visual_prompt(
 
 @dataclass
 class Batch:
-    """One step: B scenes with P prompts each, the last of every scene an image prompt; E scenes without."""
+    """One step: B scenes with P prompts each, of which the last is an image prompt; E scenes without prompts."""
 
     pixels: Tensor  # (B + E, 3, S, S)
     labels: Tensor  # (B + E, S, S) object labels
     attributes: Tensor  # (B + E, objects + 1, 3): class of each label; 0 is background
     texts: list[str]  # B * (P - 1)
     supports: Tensor  # (B, 3, S, S)
-    support_names: list[str]  # B: the text that says the same as the support picture
+    support_names: list[str]  # B: a text with the meaning of the support picture
     targets: Tensor  # (B, P, S, S)
 
 
@@ -122,13 +122,13 @@ PROMPT_KINDS = (
 
 
 def sample(pool: Pool, rng: np.random.Generator, scenes: int, prompts: int, extra: int) -> Batch:
-    """Draws a batch: present and absent things in every degree of detail, one support picture a scene.
+    """Draws a batch: present and absent things in every degree of detail, one support picture per scene.
 
-    ``extra`` further scenes have no prompts; they train the vision tower through the patch head alone.
+    ``extra`` more scenes have no prompts; they train the vision tower only through the patch head.
     """
     colors = list(COLORS)
     kinds, shares = zip(*PROMPT_KINDS, strict=True)
-    pixels, supports, said, texts, targets, labels = [], [], [], [], [], []
+    pixels, supports, support_names, texts, targets, labels = [], [], [], [], [], []
     attributes = torch.zeros(scenes + extra, MAX_OBJECTS + 1, 3, dtype=torch.long)
     for b in range(scenes + extra):
         i = int(rng.integers(len(pool.images)))
@@ -142,7 +142,7 @@ def sample(pool: Pool, rng: np.random.Generator, scenes: int, prompts: int, extr
             continue
         for _ in range(prompts - 1):
             keep = np.array(kinds[rng.choice(len(kinds), p=shares)])
-            row = _wanted(rows, keep, rng)
+            row = _choose(rows, keep, rng)
             texts.append(phrase(_query(row, keep), rng))
             targets.append(_target(rows, label, row, keep))
         row = rows[rng.integers(len(rows))]
@@ -153,21 +153,21 @@ def sample(pool: Pool, rng: np.random.Generator, scenes: int, prompts: int, extr
         support = visual_prompt(pool.images[j], pool.labels[j] == k + 1, rng)
         supports.append(_jitter(np.rot90(support, int(rng.integers(4))), rng))
         both = np.array([True, True, False])
-        said.append(phrase(_query(row, both), rng))
+        support_names.append(phrase(_query(row, both), rng))
         targets.append(_target(rows, label, row, both))
     size = (scenes, prompts, IMAGE_SIZE, IMAGE_SIZE)
     return Batch(
         _normalize(pixels), torch.from_numpy(np.stack(labels)), attributes, texts,
-        _normalize(supports), said, torch.from_numpy(np.stack(targets)).view(size).float(),
+        _normalize(supports), support_names, torch.from_numpy(np.stack(targets)).view(size).float(),
     )  # fmt: skip
 
 
-def _wanted(rows: list[Row], keep: NDArray[np.bool_], rng: np.random.Generator) -> Row:
-    """What a prompt asks for: something there, something else, or what is there but for one word of it."""
+def _choose(rows: list[Row], keep: NDArray[np.bool_], rng: np.random.Generator) -> Row:
+    """The thing that a prompt names: a present one, another one, or a present one with one word changed."""
     row = list(rows[rng.integers(len(rows))])
     other = [int(rng.integers(len(names))) for names in (SHAPES, COLORS, TEXTURES)]
     chance = rng.random()
-    if chance < 0.22:  # mostly not there, as with most prompts on most images
+    if chance < 0.22:  # mostly absent, like most prompts in most images
         row = other
     elif chance < 0.55:
         part = rng.choice(np.flatnonzero(keep))
@@ -186,12 +186,12 @@ def _query(row: Row, keep: NDArray[np.bool_]) -> Query:
 def _target(
     rows: list[Row],
     label: NDArray[np.uint8],
-    wanted: Row,
+    thing: Row,
     keep: NDArray[np.bool_],
 ) -> NDArray[np.bool_]:
     table = np.zeros(256, bool)
     for i, row in enumerate(rows):
-        table[i + 1] = all(row[a] == wanted[a] for a in range(3) if keep[a])
+        table[i + 1] = all(row[a] == thing[a] for a in range(3) if keep[a])
     return table[label]
 
 
@@ -207,7 +207,7 @@ def _normalize(images: list[NDArray[np.float32]]) -> Tensor:
 
 
 class Sampler(IterableDataset[Batch]):
-    """An endless stream of batches; drawn in a worker process, so that training never waits for Python."""
+    """An endless stream of batches, drawn in a worker process so that training does not wait for them."""
 
     def __init__(self, pool: Pool, scenes: int, prompts: int, extra: int) -> None:
         super().__init__()

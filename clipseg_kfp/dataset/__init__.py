@@ -1,1 +1,1 @@
-"""Which images a data set has."""
+"""Which images a data set has, and where their ground truth is."""

@@ -1,1 +1,1 @@
-"""The embedded demo: drawn scenes with exact ground truth, and the small model trained on them."""
+"""The demo: drawn scenes with exact ground truth, and the pipelines over them."""

@@ -1,7 +1,7 @@
-"""The demo data set as objects for a bucket: drawn scenes with ground truth, photographs, oddities.
+"""The demo data set as objects for a bucket: drawn scenes with ground truth, photographs, odd files.
 
-Everything follows from fixed seeds, so a second call gives the same bytes. The seeds lie below
-those of the training scenes of the demo model, which has seen none of these pictures.
+Everything comes from fixed seeds, so a second call gives the same bytes. The demo model was trained on other seeds
+and has seen none of these pictures.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ DEMO_PROMPTS: dict[str, list[str]] = {
     "ring": ["a ring", "the rings"],
 }
 
-#: What each prompt's ground truth holds.
+#: The ground truth of each prompt.
 DEMO_QUERIES: dict[str, Query] = {
     "circle": Query(shape="circle"),
     "star": Query(shape="star"),
@@ -46,9 +46,9 @@ _SIZES = ((256, 256), (320, 240), (400, 300), (240, 320))
 
 
 def find_examples(*places: Path) -> Path:
-    """The folder of examples: a checkout's, or that of the notebook image; the first place where neither is there."""
-    found = (place / "examples" for place in places)
-    return next((folder for folder in found if (folder / "demo-model").is_dir()), places[0] / "examples")
+    """The first folder ``examples`` with a demo model, of a checkout or the notebook image; else the first place's."""
+    folders = [place / "examples" for place in places]
+    return next((folder for folder in folders if (folder / "demo-model").is_dir()), folders[0])
 
 
 EXAMPLES = find_examples(Path(__file__).parents[2], Path(sys.prefix))
@@ -57,10 +57,9 @@ EXAMPLES = find_examples(Path(__file__).parents[2], Path(sys.prefix))
 def demo_objects() -> Iterator[tuple[str, bytes]]:
     """Yields the key and the content of every object, an image before its masks.
 
-    Images lie under ``images/``; ground truth, where it is known, under ``masks/<prompt name>/`` at
-    the same relative path with the extension ``.png``: 8-bit, 0 or 255, for every prompt of
-    ``DEMO_PROMPTS``, empty where nothing matches. The photographs are left out where the checkout's
-    ``examples/photos`` is not there, as in an installed wheel.
+    Images lie under ``images/``; ground truth, where it is known, under ``masks/<prompt name>/`` at the same relative
+    path with the extension ``.png``: 8-bit, 0 or 255, for every prompt of ``DEMO_PROMPTS``, empty where nothing
+    matches. Photographs are left out where there is no folder ``examples/photos``, as in an installed wheel.
     """
     yield from _scenes()
     yield from _photos()
@@ -70,7 +69,7 @@ def demo_objects() -> Iterator[tuple[str, bytes]]:
 def _scenes() -> Iterator[tuple[str, bytes]]:
     for i in range(SCENE_COUNT):
         scene = draw_scene(_FIRST_SEED + i, _SIZES[i % len(_SIZES)])
-        # The format changes with every round of sizes too, so that each size comes in both.
+        # The format alternates by round of sizes, too, so that each size comes in both formats.
         jpeg = (i + i // len(_SIZES)) % 2 == 0
         content = _jpeg(scene.image) if jpeg else png(scene.image)
         yield from _with_truth(f"scenes/scene-{i:02d}.{'jpg' if jpeg else 'png'}", content, scene)
@@ -84,7 +83,7 @@ def _photos() -> Iterator[tuple[str, bytes]]:
 
 
 def _odd() -> Iterator[tuple[str, bytes]]:
-    """What real buckets hold: three objects that are no usable image, and six that only look so."""
+    """Odd files of real buckets: three unusable images, and six that only look unusable."""
     whole = _jpeg(draw_scene(_ODD_SEED).image)
     yield "images/odd/truncated.jpg", whole[: len(whole) // 2]
     yield "images/odd/notes.png", b"Not an image: someone renamed their notes.\n"
@@ -92,7 +91,7 @@ def _odd() -> Iterator[tuple[str, bytes]]:
 
     scene = draw_scene(_ODD_SEED + 1)
     exif = Image.Exif()
-    exif[ExifTag.Orientation] = 6  # shown turned by 90 degrees clockwise, so stored turned back
+    exif[ExifTag.Orientation] = 6  # shown turned by 90 degrees clockwise, so stored turned the other way
     turned = scene.image.transpose(Image.Transpose.ROTATE_90)
     yield from _with_truth("odd/rotated.jpg", _jpeg(turned, exif), scene)
 

@@ -1,4 +1,4 @@
-"""``make demo``: sample images into an embedded object store, and the real pipelines over them."""
+"""``make demo``: the real pipelines over sample images in an embedded object store."""
 
 from __future__ import annotations
 
@@ -34,34 +34,34 @@ SHARD_SIZE = 20  # two shards, so that the fan-out shows
 
 
 def run_demo(folder: Path, model: str = "", prompts: str = "") -> dict[str, Any]:
-    """Runs the demo and prints what a user wants to know of it.
-
-    Where neither a model nor prompts are given, things that are shown and not named are looked for as well.
+    """Runs the demo and prints its outcome; without a model and prompts, the one-shot demo as well.
 
     Args:
         folder: for the store's data, the log, the report and ``summary.json``.
         model: checkpoint URI; empty takes the demo model of the checkout.
-        prompts: texts with commas between, or a JSON list; empty takes the demo's own.
+        prompts: texts separated by commas, or a JSON list; empty takes the demo's own.
 
     Returns:
         The content of ``summary.json``.
 
     Raises:
-        ModelError: no model was named and the checkout's is not there.
+        ModelError: no model was given, and the checkout's is missing.
         LocalRunError: a step failed.
     """
     console = Console()
     if not model and not MODEL.is_dir():
         raise ModelError(
-            "The demo model is not there; a checkout and the notebook image have it.",
+            f"There is no demo model at {MODEL}; a checkout and the notebook image have it.",
             f"Name a checkpoint: --model {REAL_MODEL}",
+            code="demo_model_missing",
+            where="model",
         )
     folder.mkdir(parents=True, exist_ok=True)
     start = time.monotonic()
     with EmbeddedStore(folder / "store") as store:
         store.make_bucket(BUCKET)
         os.environ.update(store.environment())
-        os.environ.pop("AWS_SESSION_TOKEN", None)  # belongs to other keys, and would be sent with these
+        os.environ.pop("AWS_SESSION_TOKEN", None)  # of other keys, and would be sent with these
         console.print(f"Object store at {store.endpoint}, data in {folder / 'store'}", highlight=False)
         _load(SOURCE, demo_objects(), console)
         finished = _segment(
@@ -72,17 +72,17 @@ def run_demo(folder: Path, model: str = "", prompts: str = "") -> dict[str, Any]
         )
         run = read_run(finished.manifest)
         show(run, console)
-        shown = None if model or prompts else _one_shot(folder, console)
+        one_shot = None if model or prompts else _one_shot(folder, console)
         console.print(_bucket_tree(open_folder(f"s3://{BUCKET}")))
         _keep_report(run, folder / "report.html")
         summary = {
             **_figures(run, finished, OUTPUT),
             "report": str(folder / "report.html"),
-            "one_shot_iou": shown and shown["mean_iou"],
-            "one_shot": shown,
+            "one_shot_iou": one_shot and one_shot["mean_iou"],
+            "one_shot": one_shot,
         }
     (folder / "summary.json").write_bytes(json_bytes(summary))
-    _farewell(console, summary, folder, time.monotonic() - start, own_model=not model)
+    _print_summary(console, summary, folder, time.monotonic() - start, own_model=not model)
     return summary
 
 
@@ -92,8 +92,8 @@ def _segment(parameters: dict[str, Any], model: str, log: Path, console: Console
             **parameters,
             "model_uri": model or str(MODEL),
             "threshold": 0.5,
-            "shard_size": SHARD_SIZE,
-            "run_id": new_run_id(),
+            "limits": {"shard_size": SHARD_SIZE},
+            "outputs": {"run_id": new_run_id()},
             "endpoint": "",
         },
         log,
@@ -102,14 +102,14 @@ def _segment(parameters: dict[str, Any], model: str, log: Path, console: Console
 
 
 def _one_shot(folder: Path, console: Console) -> dict[str, Any]:
-    """Runs the one-shot pipeline on pictures of its own; returns its figures."""
+    """Runs the one-shot pipeline on its own pictures; returns its figures."""
     console.print()
-    console.print("Now by example: one picture a thing, no words", style="bold")
+    console.print("Now by example: one picture per thing, no words", style="bold")
     _load(ONE_SHOT, one_shot_objects(), console)
-    places = {
+    places: dict[str, Any] = {
         "source_uri": f"{ONE_SHOT}/dataset",
         "output_uri": f"{ONE_SHOT}/results",
-        "support_uri": f"{ONE_SHOT}/support",
+        "support": {"uri": f"{ONE_SHOT}/support"},
     }
     finished = _segment(places, "", folder / "one-shot.log", console)
     run = read_run(finished.manifest)
@@ -124,20 +124,20 @@ def _prompts(text: str) -> list[Any]:
 
 
 def _load(uri: str, objects: Iterable[tuple[str, bytes]], console: Console) -> None:
-    """Puts sample files into the bucket, those that are not there."""
+    """Writes the sample files that are missing in the bucket."""
     folder = open_folder(uri)
-    there = {entry.key: entry.size for entry in folder.entries()}
-    missing = ((key, data) for key, data in objects if there.get(key) != len(data))
+    present = {entry.key: entry.size for entry in folder.entries()}
+    missing = ((key, data) for key, data in objects if present.get(key) != len(data))
 
     def put(item: tuple[str, bytes]) -> None:
         folder.write(*item)
 
     loaded = sum(1 for _ in ordered_map(put, missing, workers=8))
-    console.print(f"{loaded} sample files put into {uri}" if loaded else f"{uri} is loaded already")
+    console.print(f"Wrote {loaded} sample files to {uri}" if loaded else f"{uri} has all sample files")
 
 
 def _bucket_tree(bucket: Folder) -> Tree:
-    """Folders of the bucket to three levels, with the number of objects in each."""
+    """The bucket's folders to three levels, with the number of objects in each."""
     counts: Counter[tuple[str, ...]] = Counter()
     for entry in bucket.entries():
         parts = tuple(entry.key.split("/")[:-1])[:3]
@@ -147,51 +147,49 @@ def _bucket_tree(bucket: Folder) -> Tree:
     branches: dict[tuple[str, ...], Tree] = {(): tree}
     for path, count in sorted(counts.items()):
         siblings = [other for other in sorted(counts) if other[:-1] == path[:-1]]
-        place = siblings.index(path)
-        if place < 6 and path[:-1] in branches:
+        index = siblings.index(path)
+        if index < 6 and path[:-1] in branches:
             branches[path] = branches[path[:-1]].add(f"{path[-1]}/  ({count:,})", highlight=False)
-        elif place == 6 and path[:-1] in branches:
+        elif index == 6 and path[:-1] in branches:
             branches[path[:-1]].add(f"… {len(siblings) - 6} more folders")
     return tree
 
 
 def _keep_report(run: RunSummary, path: Path) -> None:
-    if run.manifest["counts"]["done"] or not path.exists():  # without anything new it has no pictures to show
+    if run.manifest["counts"]["done"] or not path.exists():  # a run without new images has no pictures
         path.write_bytes(run.read("report.html"))
 
 
 def _figures(run: RunSummary, finished: LocalRun, output: str) -> dict[str, Any]:
-    """What the summary says of a run whose results are in ``output``."""
+    """The summary of a run whose results are in ``output``."""
     counts = run.manifest["counts"]
-    measured = run.metrics["mean_iou"]
-    iou_run = run.manifest["run"]
-    if measured is None and counts["skipped"]:
-        measured, iou_run = _last_measured(run, output)
+    mean_iou, iou_run = run.metrics["mean_iou"], run.manifest["run"]
+    if mean_iou is None and counts["skipped"]:
+        mean_iou, iou_run = _last_measured(run, output)
     return {
         "run": run.manifest["run"],
         **{name: counts[name] for name in ("listed", "done", "skipped", "quarantined")},
         "prompts": len(run.manifest["prompts"]),
         "masks": counts["masks"],
-        "mean_iou": measured,
-        "mean_iou_run": iou_run if measured is not None else None,
+        "mean_iou": mean_iou,
+        "mean_iou_run": iou_run if mean_iou is not None else None,
         "manifest": finished.manifest,
         "seconds_by_step": finished.seconds,
     }
 
 
 def _last_measured(run: RunSummary, output: str) -> tuple[float | None, str]:
-    """Agreement with ground truth of the latest earlier run of the configuration that measured any."""
-    folder = open_folder(output)
-    best: tuple[str, float | None, str] = ("", None, "")
-    for manifest in Results(folder, run.manifest["config"]).manifests():
-        metrics = folder.child(run.manifest["config"]).read(file_key(manifest, "metrics.json"))
-        mean = json.loads(metrics)["mean_iou"]
-        if mean is not None and manifest["created"] >= best[0]:
-            best = (manifest["created"], mean, manifest["run"])
-    return best[1], best[2]
+    """Mean IoU of the latest run of the configuration that has one, and that run."""
+    folder, config = open_folder(output), run.manifest["config"]
+    latest: tuple[str, float | None, str] = ("", None, "")
+    for manifest in Results(folder, config).manifests():
+        mean = json.loads(folder.child(config).read(file_key(manifest, "metrics.json")))["mean_iou"]
+        if mean is not None and manifest["created"] >= latest[0]:
+            latest = (manifest["created"], mean, manifest["run"])
+    return latest[1:]
 
 
-def _farewell(
+def _print_summary(
     console: Console, summary: dict[str, Any], folder: Path, seconds: float, *, own_model: bool
 ) -> None:
     def say(text: str) -> None:
@@ -202,9 +200,9 @@ def _farewell(
             say(f"{what} {figures['mean_iou']:.3f}, measured by run {figures['mean_iou_run']}")
     say(f"report: {summary['report']}")
     say(f"summary: {folder / 'summary.json'}")
-    say(f"Look into the bucket: clipseg-kfp local store --data {folder / 'store'}, then any S3 client.")
+    say(f"To look into the bucket: clipseg-kfp local store --data {folder / 'store'}, then any S3 client.")
     if own_model:
         say("")
-        say("The demo model knows drawn shapes only. Where the Hub can be reached, the real one finds more:")
+        say("The demo model knows only drawn shapes. With access to the Hub, use the real one:")
         say(f'  clipseg-kfp demo --model {REAL_MODEL} --prompts "a cat,a cup"')
     say(f"Done in {seconds:.0f} s.")

@@ -1,8 +1,8 @@
 """Draws scenes of colored, textured shapes whose masks are known exactly.
 
-A scene is a deterministic function of its seed, so the demo's held-out scenes, the training pool and
-the tests draw the same pictures on every machine. Backgrounds are low-saturation gradients with
-clutter (thin lines, specks, noise), so that nothing but the shapes carries a strong color.
+A scene is a deterministic function of its seed, so every machine draws the same pictures for the demo, the training
+and the tests. Backgrounds are low-saturation gradients with clutter (thin lines, specks, noise): only the shapes have
+strong colors.
 """
 
 from __future__ import annotations
@@ -25,14 +25,7 @@ COLORS: dict[str, tuple[int, int, int]] = {
     "white": (245, 245, 245),
     "black": (28, 28, 30),
 }
-SHAPES: tuple[str, ...] = (
-    "circle",
-    "square",
-    "triangle",
-    "star",
-    "ring",
-    "cross",
-)
+SHAPES: tuple[str, ...] = ("circle", "square", "triangle", "star", "ring", "cross")
 TEXTURES: tuple[str, ...] = ("plain", "striped", "dotted", "checkered")
 
 _SUPERSAMPLE = 2
@@ -40,14 +33,14 @@ _SUPERSAMPLE = 2
 
 @dataclass(frozen=True)
 class Query:
-    """What a prompt asks for; ``None`` leaves an attribute open."""
+    """The things that a prompt names; ``None`` leaves an attribute open."""
 
     shape: str | None = None
     color: str | None = None
     texture: str | None = None
 
     def matches(self, other: SceneObject) -> bool:
-        """Says whether an object has every attribute that the query names."""
+        """Tells whether an object has every attribute that the query names."""
         return (
             self.shape in (None, other.shape)
             and self.color in (None, other.color)
@@ -56,7 +49,7 @@ class Query:
 
     @property
     def noun(self) -> str:
-        """The query as a bare noun phrase, for example ``striped red circle``."""
+        """The query as a noun phrase without an article, for example ``striped red circle``."""
         words = [word for word in (self.texture, self.color, self.shape) if word]
         if self.shape is None:
             words.append("thing")
@@ -65,7 +58,7 @@ class Query:
 
 @dataclass(frozen=True)
 class SceneObject:
-    """One drawn shape; its pixels are those that carry its label in ``Scene.labels``."""
+    """One drawn shape; its pixels have its label in ``Scene.labels``."""
 
     shape: str
     color: str
@@ -87,13 +80,12 @@ class Scene:
     objects: tuple[SceneObject, ...]
 
     def mask(self, query: Query) -> NDArray[np.bool_]:
-        """Returns the (height, width) mask of all visible pixels that the query names."""
-        wanted = [i + 1 for i, item in enumerate(self.objects) if query.matches(item)]
-        return np.isin(self.labels, wanted)
+        """The mask of all visible pixels that the query names, bool (height, width)."""
+        return np.isin(self.labels, [i + 1 for i, item in enumerate(self.objects) if query.matches(item)])
 
 
 def phrase(query: Query, rng: np.random.Generator) -> str:
-    """Words a query in one of the ways people write prompts: bare, with an article, or plural."""
+    """Words a query as people write prompts: without an article, with one, or as a plural."""
     noun = query.noun
     form = rng.integers(4)
     if form == 0 and query.shape is None and (query.color is None) != (query.texture is None):
@@ -113,14 +105,14 @@ def draw_scene(seed: int, size: tuple[int, int] = (320, 240), max_objects: int =
     Args:
         seed: any non-negative integer; equal seeds give equal scenes.
         size: width and height in pixels.
-        max_objects: the most shapes that are tried; at least two are.
+        max_objects: the most shapes to try; at least two are.
 
     Returns:
-        The scene. Later shapes cover earlier ones a little; a shape that would be hidden is left out.
+        The scene. Later shapes may cover earlier ones a little, but never hide them.
     """
     rng = np.random.default_rng(seed)
     width, height = size
-    canvas = _background(rng, width * _SUPERSAMPLE, height * _SUPERSAMPLE)
+    canvas = background(rng, width * _SUPERSAMPLE, height * _SUPERSAMPLE)
     labels = Image.new("L", canvas.size, 0)
     objects: list[SceneObject] = []
     placed: list[tuple[float, float, float]] = []
@@ -140,15 +132,16 @@ def draw_scene(seed: int, size: tuple[int, int] = (320, 240), max_objects: int =
             color=list(COLORS)[rng.integers(len(COLORS))],
             texture=TEXTURES[max(0, int(rng.integers(-2, len(TEXTURES))))],
         )
-        stencil = _stencil(item.shape, canvas.size, (x, y), radius, rng.uniform(0, 360))
-        canvas.paste(_fill(item, canvas.size, radius, rng), mask=stencil)
+        stencil = draw_stencil(item.shape, canvas.size, (x, y), radius, rng.uniform(0, 360))
+        canvas.paste(fill(item, canvas.size, radius, rng), mask=stencil)
         objects.append(item)
         labels.paste(len(objects), mask=stencil)
-    image = _finish(canvas.resize(size, Image.Resampling.BOX), rng)
+    image = add_camera_effects(canvas.resize(size, Image.Resampling.BOX), rng)
     return Scene(image, np.asarray(labels.resize(size, Image.Resampling.NEAREST)), tuple(objects))
 
 
-def _background(rng: np.random.Generator, width: int, height: int) -> Image.Image:
+def background(rng: np.random.Generator, width: int, height: int) -> Image.Image:
+    """Draws a gradient with clutter, RGB."""
     base = rng.uniform(95, 195)
     corners = np.clip(base + rng.uniform(-35, 35, (2, 2, 1)) + rng.uniform(-10, 10, (2, 2, 3)), 60, 225)
     gradient = Image.fromarray(corners.astype(np.uint8)).resize((width, height), Image.Resampling.BILINEAR)
@@ -191,9 +184,10 @@ _OUTLINES: dict[str, list[tuple[float, float]]] = {
 }  # fmt: skip
 
 
-def _stencil(
+def draw_stencil(
     shape: str, size: tuple[int, int], center: tuple[float, float], radius: float, degrees: float
 ) -> Image.Image:
+    """Draws a shape, turned by some degrees, as 255 on 0."""
     stencil = Image.new("L", size, 0)
     draw = ImageDraw.Draw(stencil)
     x, y = center
@@ -215,9 +209,10 @@ def _stencil(
     return stencil
 
 
-def _fill(item: SceneObject, size: tuple[int, int], radius: float, rng: np.random.Generator) -> Image.Image:
+def fill(item: SceneObject, size: tuple[int, int], radius: float, rng: np.random.Generator) -> Image.Image:
+    """Draws a sheet of an object's color and texture."""
     base = np.clip(np.array(COLORS[item.color]) + rng.uniform(-16, 16, 3), 0, 255)
-    # The second tone stays in the color's family: a striped red thing is red twice.
+    # The second tone is of the same color: both stripes of a striped red thing are red.
     second = base * 0.55 if base.mean() > 60 else base + 75
     ink, other = (tuple(int(v) for v in tone) for tone in (base, second))
     sheet = Image.new("RGB", size, ink)
@@ -245,8 +240,8 @@ def _fill(item: SceneObject, size: tuple[int, int], radius: float, rng: np.rando
     return sheet
 
 
-def _finish(image: Image.Image, rng: np.random.Generator) -> Image.Image:
-    """Adds what a camera adds: a little blur, a light gradient, sensor noise."""
+def add_camera_effects(image: Image.Image, rng: np.random.Generator) -> Image.Image:
+    """Adds the effects of a camera: a little blur, a light gradient, sensor noise."""
     if rng.random() < 0.5:
         image = image.filter(ImageFilter.GaussianBlur(rng.uniform(0.2, 0.8)))
     pixels = np.asarray(image, dtype=np.float32)

@@ -1,4 +1,4 @@
-"""CLIPSeg inference that pays for an image once, however many prompts there are.
+"""CLIPSeg inference that encodes each image once, however many prompts there are.
 
 The documented use of transformers repeats the whole vision tower for every prompt. The decoder reads a few
 intermediate activations only, and those do not depend on the prompt: ``encode`` computes them once with the
@@ -12,7 +12,7 @@ blocks that they need, ``decode`` turns them into logits for all prompts.
 Importing this package imports neither torch nor OpenVINO.
 """
 
-from clipseg_kfp.engine.backends import BACKENDS, DEVICES, PRECISIONS, check_choices
+from clipseg_kfp.engine.backends import check_choices
 from clipseg_kfp.engine.core import Activations, Engine, Pending
 
-__all__ = ["BACKENDS", "DEVICES", "PRECISIONS", "Activations", "Engine", "Pending", "check_choices"]
+__all__ = ["Activations", "Engine", "Pending", "check_choices"]

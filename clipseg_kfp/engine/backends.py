@@ -11,16 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clipseg_kfp.errors import ModelError, ParameterError
+from clipseg_kfp.options import Inference
 from clipseg_kfp.runtime.progress import say
 
 if TYPE_CHECKING:
     from clipseg_kfp.engine.checkpoint import ModelFacts
     from clipseg_kfp.engine.dimensions import Dimensions
-
-BACKENDS = ("auto", "torch", "openvino")
-DEVICES = ("auto", "cpu", "cuda")
-PRECISIONS = ("auto", "float32", "bfloat16", "int8")
-INSTALL = "pip install 'clipseg-kfp[openvino]'"
 
 
 class Backend(Protocol):
@@ -65,67 +61,46 @@ class Backend(Protocol):
         ...
 
 
-def check_options(
-    backend: str = "auto",
-    device: str = "auto",
-    precision: str = "auto",
-    batch_size: int = 0,
-    memory_mb: int = 0,
-) -> None:
-    """The part of ``check_choices`` that holds on any machine.
+def check_choices(inference: Inference | None = None, /, **options: Any) -> Inference:
+    """Checks what this machine cannot do, without loading anything.
+
+    Args:
+        inference: what is asked for.
+        options: in place of the group, such as ``backend="torch"``.
+
+    Returns:
+        The group.
 
     Raises:
-        ParameterError: an unknown value, or a negative size.
+        OptionsError: values that no machine takes.
+        ParameterError: a package that is not installed, or a device that is not there.
     """
-    for name, value, allowed in (
-        ("backend", backend, BACKENDS),
-        ("device", device, DEVICES),
-        ("precision", precision, PRECISIONS),
-    ):
-        if value not in allowed:
-            raise ParameterError(f"{name} is '{value}'.", f"Give {', '.join(allowed[:-1])} or {allowed[-1]}.")
-    for name, size in (("batch_size", batch_size), ("memory_mb", memory_mb)):
-        if size < 0:
-            raise ParameterError(f"{name} is {size}.", "Give a positive number, or 0 to have it chosen.")
-
-
-def check_choices(
-    backend: str = "auto",
-    device: str = "auto",
-    precision: str = "auto",
-    batch_size: int = 0,
-    memory_mb: int = 0,
-) -> None:
-    """Says at once what is wrong with a choice, without loading anything.
-
-    Raises:
-        ParameterError: an unknown value, a negative size, a backend that is not installed, a device that is
-            not there, or a combination that does not exist.
-    """
-    check_options(backend, device, precision, batch_size, memory_mb)
-    if backend == "openvino" and not installed("openvino"):
-        raise ParameterError(
-            "backend is 'openvino', which is not installed.", f"{INSTALL}, or take backend torch."
-        )
-    if backend == "openvino" and device == "cuda":
-        raise ParameterError("backend openvino runs on CPUs, and device is 'cuda'.", "Take backend torch.")
-    if precision == "int8":
-        if backend == "torch" or device == "cuda":
-            raise ParameterError(
-                "precision int8 exists for backend openvino on CPUs only.", "Take float32 or bfloat16."
-            )
-        missing = [name for name in ("openvino", "nncf") if not installed(name)]
-        if missing:
-            raise ParameterError(
-                f"precision is 'int8', and {' and '.join(missing)} {'are' if missing[1:] else 'is'} not "
-                "installed.",
-                "pip install 'clipseg-kfp[int8]', or take float32 or bfloat16.",
-            )
-    if device == "cuda":
+    inference = inference or Inference.read(options)
+    if inference.backend == "openvino":
+        _require("inference.backend", "openvino", ("openvino",))
+    if inference.precision == "int8":
+        _require("inference.precision", "int8", ("openvino", "nncf"))
+    if inference.device == "cuda":
         import torch
 
         if not torch.cuda.is_available():
-            raise ParameterError("device is 'cuda', and there is no CUDA device here.", "Give auto or cpu.")
+            raise ParameterError(
+                "inference.device is 'cuda', and there is no CUDA device here.",
+                "Give auto or cpu.",
+                code="device_missing",
+                where="inference.device",
+            )
+    return inference
+
+
+def _require(option: str, value: str, packages: tuple[str, ...]) -> None:
+    if missing := [name for name in packages if not installed(name)]:
+        raise ParameterError(
+            f"{option} is '{value}'. It needs {' and '.join(packages)}; not installed: {', '.join(missing)}.",
+            f"pip install 'clipseg-kfp[{value}]', or give auto.",
+            code="package_missing",
+            where=option,
+        )
 
 
 def installed(name: str) -> bool:
@@ -133,7 +108,7 @@ def installed(name: str) -> bool:
     return importlib.util.find_spec(name) is not None
 
 
-def load_backend(folder: Path, facts: ModelFacts, *, backend: str, device: str, precision: str) -> Backend:
+def load_backend(folder: Path, facts: ModelFacts, inference: Inference) -> Backend:
     """Loads a checkpoint for the best backend that the choices allow.
 
     ``auto`` takes CUDA where there is one, and on an Intel or AMD CPU OpenVINO where it is installed. If
@@ -142,49 +117,49 @@ def load_backend(folder: Path, facts: ModelFacts, *, backend: str, device: str, 
     Args:
         folder: of the checkpoint.
         facts: of the checkpoint.
-        backend: one that ``check_choices`` has passed, as the others.
-        device: likewise.
-        precision: likewise, but for ``int8``.
+        inference: as ``check_choices`` has passed it; not with ``int8``.
 
     Raises:
         ModelError: the checkpoint cannot be used.
     """
-    if _takes_openvino(backend, device, precision):
+    if _takes_openvino(inference):
         from clipseg_kfp.engine.openvino_backend import load_openvino
 
         try:
-            return load_openvino(folder, facts, precision)
+            return load_openvino(folder, facts, inference.precision)
         except ConversionError as error:
-            if backend == "openvino":
+            if inference.backend == "openvino":
                 raise
             say("engine", f"{error.message} Going on with torch.")
     from clipseg_kfp.engine.torch_backend import load_torch
 
-    return load_torch(folder, facts, device, precision)
+    return load_torch(folder, facts, inference.device, inference.precision)
 
 
 def not_finite(precision: str) -> ModelError:
-    """The error of results that are no numbers."""
+    """The error of results with NaN or infinity."""
     return ModelError(
         f"The model's results are not finite (computed in {precision}).",
         "Check the checkpoint and the prompts' embeddings, or take precision float32.",
+        code="results_not_finite",
+        where=precision,
     )
 
 
 class ConversionError(ModelError):
     """A sound checkpoint that OpenVINO cannot take over, or not with the same results."""
 
-    def __init__(self, message: str) -> None:
+    def __init__(self, message: str, code: str = "openvino_conversion") -> None:
         """There is one remedy."""
-        super().__init__(message, "Take backend torch.")
+        super().__init__(message, "Take backend torch.", code=code, where="inference.backend")
 
 
-def _takes_openvino(backend: str, device: str, precision: str) -> bool:
-    if backend != "auto":
-        return backend == "openvino"
-    if device == "cuda" or platform.machine().lower() not in ("x86_64", "amd64") or not installed("openvino"):
+def _takes_openvino(inference: Inference) -> bool:
+    if inference.backend != "auto":
+        return inference.backend == "openvino"
+    if platform.machine().lower() not in ("x86_64", "amd64") or not installed("openvino"):
         return False
-    return device == "cpu" or not _has_cuda()
+    return inference.device == "cpu" or (inference.device == "auto" and not _has_cuda())
 
 
 def _has_cuda() -> bool:

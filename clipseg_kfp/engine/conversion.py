@@ -30,8 +30,7 @@ def convert(folder: Path, target: Path) -> None:
 
     from clipseg_kfp.engine.checkpoint import load_model, read_facts
     from clipseg_kfp.engine.network import split
-
-    import openvino as ov  # isort: skip
+    from clipseg_kfp.engine.openvino_import import ov
 
     facts = read_facts(folder)
     encoder, decoder, size = split(load_model(folder), facts)
@@ -63,5 +62,5 @@ if __name__ == "__main__":
     try:
         convert(Path(sys.argv[1]), Path(sys.argv[2]))
     except ClipsegKfpError as error:
-        print(json.dumps({"message": error.message, "remedy": error.remedy}))
+        print(json.dumps(error.record()))
         sys.exit(1)

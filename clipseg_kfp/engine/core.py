@@ -13,6 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 from clipseg_kfp.engine.backends import Backend, check_choices, load_backend
 from clipseg_kfp.engine.checkpoint import ModelFacts, read_facts
 from clipseg_kfp.errors import ModelError, ParameterError
+from clipseg_kfp.options import Inference
 from clipseg_kfp.runtime.progress import say
 
 
@@ -53,18 +54,18 @@ class Engine:
     Args:
         backend: a loaded one; ``load`` finds it.
         facts: of the checkpoint.
-        batch_size: images encoded at once, at most; 0 takes what suits the device.
-        memory_mb: what activations may take; 0 takes what suits the device. Batches and chunks of prompts
-            are cut to fit; weights and results come on top.
+        batch_size: see ``Inference``.
+        memory_mb: see ``Inference``. Batches and chunks of prompts are cut to fit; weights and results come on
+            top.
 
     Raises:
-        ParameterError: a negative size.
+        OptionsError: a negative size.
     """
 
     def __init__(
         self, backend: Backend, facts: ModelFacts, *, batch_size: int = 0, memory_mb: int = 0
     ) -> None:
-        check_choices(batch_size=batch_size, memory_mb=memory_mb)
+        Inference.read({"batch_size": batch_size, "memory_mb": memory_mb})
         self.facts = facts
         self.backend = backend
         memory = (memory_mb or backend.memory_mb) * 1e6
@@ -77,49 +78,35 @@ class Engine:
         self.pairs = min(backend.pairs, fitting)
 
     @classmethod
-    def load(
-        cls,
-        folder: Path,
-        *,
-        backend: str = "auto",
-        device: str = "auto",
-        precision: str = "auto",
-        batch_size: int = 0,
-        memory_mb: int = 0,
-    ) -> Engine:
+    def load(cls, folder: Path, inference: Inference | None = None, /, **options: Any) -> Engine:
         """Loads a checkpoint folder.
 
         Args:
             folder: with config.json, weights and the processor's configuration.
-            backend: ``auto``, ``torch`` or ``openvino``.
-            device: ``auto``, ``cpu`` or ``cuda``.
-            precision: ``auto`` or ``float32``, or ``bfloat16`` (where the hardware has it, else float32):
-                faster on many CPUs and on all current GPUs. ``auto`` is never that, or the same run would
-                give other masks on another node. ``int8`` needs images to calibrate on:
-                ``clipseg_kfp.engine.int8.load_int8``.
-            batch_size: see the class.
-            memory_mb: see the class.
+            inference: how to compute. ``auto`` is never bfloat16, or the same run would give other masks on
+                another node. ``int8`` needs images to calibrate on: ``clipseg_kfp.engine.int8.load_int8``.
+            options: of ``Inference``, in place of the group, such as ``backend="torch"``.
 
         Raises:
             ModelError: the checkpoint cannot be used.
             ParameterError: a choice that cannot be had here.
         """
-        check_choices(backend, device, precision)
-        if precision == "int8":
+        inference = check_choices(inference, **options)
+        if inference.precision == "int8":
             raise ParameterError(
-                "int8 needs images to calibrate on.", "Use clipseg_kfp.engine.int8.load_int8."
+                "int8 needs images to calibrate on.",
+                "Use clipseg_kfp.engine.int8.load_int8.",
+                code="int8_without_images",
+                where="inference.precision",
             )
         facts = read_facts(folder)
-        loaded = load_backend(folder, facts, backend=backend, device=device, precision=precision)
-        return cls(loaded, facts, batch_size=batch_size, memory_mb=memory_mb)
+        backend = load_backend(folder, facts, inference)
+        return cls(backend, facts, batch_size=inference.batch_size, memory_mb=inference.memory_mb)
 
     def describe(self) -> dict[str, Any]:
         """What a run records of how it computed."""
-        return {
-            "backend": self.backend.name,
-            "device": self.backend.device,
-            "precision": self.backend.precision,
-        }
+        backend = self.backend
+        return {"backend": backend.name, "device": backend.device, "precision": backend.precision}
 
     def encode(self, pixels: NDArray[np.uint8]) -> Activations:
         """Encodes images, all at once.
@@ -133,7 +120,10 @@ class Engine:
         size = self.facts.image_size
         if pixels.dtype != np.uint8 or pixels.ndim != 4 or pixels.shape[1:] != (size, size, 3):
             raise ParameterError(
-                f"Views must be uint8 (B, {size}, {size}, 3), not {pixels.dtype} {pixels.shape}."
+                f"Views must be uint8 (B, {size}, {size}, 3), not {pixels.dtype} {pixels.shape}.",
+                "Cut them with clipseg_kfp.views.",
+                code="views_shape",
+                where="pixels",
             )
         return Activations(self.backend.encode(np.ascontiguousarray(pixels)))
 
@@ -150,10 +140,11 @@ class Engine:
         Raises:
             ParameterError: no prompts, a wrong width, or values that are not finite.
         """
-        wanted = self.check_embeddings(embeddings)
+        vectors = self.check_embeddings(embeddings)
         step = max(1, self.pairs // max(1, len(activations)))
         chunks = [
-            self.backend.decode(activations.parts, wanted[i : i + step]) for i in range(0, len(wanted), step)
+            self.backend.decode(activations.parts, vectors[i : i + step])
+            for i in range(0, len(vectors), step)
         ]
         return np.concatenate(chunks, axis=1)
 
@@ -163,21 +154,26 @@ class Engine:
         Raises:
             ParameterError: unless they are finite (P, projection_dim) with P >= 1.
         """
-        wanted = np.asarray(embeddings, dtype=np.float32)
+        vectors = np.asarray(embeddings, dtype=np.float32)
         width = self.facts.projection_dim
-        if wanted.ndim == 0 or len(wanted) == 0:
-            raise ParameterError("There are no prompts to segment by.", "Give at least one prompt.")
-        if wanted.ndim != 2 or wanted.shape[1] != width:
-            raise ParameterError(
-                f"The embeddings have the shape {wanted.shape}; the model takes (P, {width}).",
-                "Encode the prompts with the same model.",
+        if vectors.ndim == 0 or len(vectors) == 0:
+            code, problem, remedy = (
+                "prompts_empty",
+                "There are no prompts to segment by.",
+                "Give at least one.",
             )
-        if not np.isfinite(wanted).all():
-            raise ParameterError("The embeddings hold values that are not finite.")
-        return wanted
+        elif vectors.ndim != 2 or vectors.shape[1] != width:
+            code, remedy = "embeddings_shape", "Encode the prompts with the same model."
+            problem = f"The embeddings have the shape {vectors.shape}; the model takes (P, {width})."
+        elif not np.isfinite(vectors).all():
+            code, remedy = "embeddings_not_finite", "Encode the prompts again."
+            problem = "The embeddings hold values that are not finite."
+        else:
+            return vectors
+        raise ParameterError(problem, remedy, code=code, where="embeddings")
 
     def probabilities(self, pixels: NDArray[np.uint8], embeddings: ArrayLike) -> Iterator[NDArray[np.uint8]]:
-        """Yields one uint8 (P, S, S) array an image: ``round(255 * sigmoid(logits))``.
+        """Yields one uint8 (P, S, S) array per image: ``round(255 * sigmoid(logits))``.
 
         At most ``batch_size`` images are encoded and ``pairs`` (image, prompt) pairs decoded at a time.
         Where a device runs out of memory, batches are halved, and stay so.
@@ -200,7 +196,7 @@ class Engine:
             pixels: uint8 (B, S, S, 3).
             embeddings: (P, projection_dim), not normalized.
         """
-        wanted = self.check_embeddings(embeddings)
+        vectors = self.check_embeddings(embeddings)
         start = 0
         while start < len(pixels):
             size = self.batch_size
@@ -210,7 +206,7 @@ class Engine:
                 self.batch_size = self._halved("batch_size", size, error)
                 continue
             start += size
-            yield from self._begin_decoding(activations, wanted)
+            yield from self._begin_decoding(activations, vectors)
 
     def _begin_decoding(self, activations: Activations, embeddings: NDArray[np.float32]) -> Iterator[Pending]:
         start = 0
@@ -235,12 +231,14 @@ class Engine:
             raise ModelError(
                 f"The {self.backend.device} device has too little memory for a single image.",
                 "Free its memory, or take device cpu.",
+                code="device_memory",
+                where=name,
             ) from error
         say("engine", f"out of memory: {name} goes from {size} to {size // 2}")
         return size // 2
 
     def finish(self, pending: Pending) -> Iterator[NDArray[np.uint8]]:
-        """Waits for a part that ``begin`` yielded; yields one uint8 (P, S, S) array an image.
+        """Waits for a part that ``begin`` yielded; yields one uint8 (P, S, S) array per image.
 
         Raises:
             ModelError: results that are not finite.

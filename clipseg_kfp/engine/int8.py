@@ -21,18 +21,12 @@ from numpy.typing import ArrayLike, NDArray
 from clipseg_kfp.engine.backends import check_choices
 from clipseg_kfp.engine.checkpoint import read_facts
 from clipseg_kfp.engine.core import Engine
-from clipseg_kfp.errors import ModelError, ParameterError
+from clipseg_kfp.errors import ModelError
 from clipseg_kfp.runtime.progress import say
 
 #: With fewer views than this, calibrating takes longer than it saves.
 WORTHWHILE = 150
 CALIBRATION, HELD_OUT = 32, 16
-
-
-def check_min_iou(value: float) -> None:
-    """Raises ``ParameterError`` unless a bound on the agreement of masks lies above 0, and at 1 at most."""
-    if not 0 < value <= 1:
-        raise ParameterError(f"int8_min_iou is {value}.", "Give a number above 0, and 1 at most.")
 
 
 @dataclass(frozen=True)
@@ -69,9 +63,9 @@ def compare(
     """Compares the masks of probability maps.
 
     Args:
-        expected: one uint8 (P, S, S) a view.
+        expected: one uint8 (P, S, S) per view.
         found: the same, computed otherwise.
-        thresholds: one a prompt.
+        thresholds: one per prompt.
     """
     both = np.zeros(len(thresholds), np.int64)
     either = np.zeros(len(thresholds), np.int64)
@@ -108,8 +102,8 @@ def load_int8(
         calibration: views, uint8 (S, S, 3), that set the ranges of activations.
         held_out: others, to compare masks on.
         embeddings: the run's prompts, (P, projection_dim).
-        thresholds: one a prompt.
-        min_iou: the least IoU with the masks of float32.
+        thresholds: one per prompt.
+        min_iou: ``Inference.int8_min_iou``.
         batch_size: as for ``Engine``.
         memory_mb: as for ``Engine``.
 
@@ -119,9 +113,9 @@ def load_int8(
 
     Raises:
         ModelError: the masks differ by more than ``min_iou`` allows, or the checkpoint cannot be used.
-        ParameterError: OpenVINO or NNCF is not installed.
+        ParameterError: OpenVINO or NNCF is not installed, or a negative size.
     """
-    check_choices("openvino", "cpu", "int8")
+    check_choices(backend="openvino", device="cpu", precision="int8")
     from clipseg_kfp.engine.openvino_backend import OpenVinoBackend, read_converted
 
     facts = read_facts(folder)
@@ -146,6 +140,8 @@ def load_int8(
             f"The masks of int8 agree with those of float32 by an IoU of {agreement.iou:.4f} only; "
             f"int8_min_iou asks for {min_iou:g}.",
             "Take precision float32 or bfloat16, or lower int8_min_iou.",
+            code="int8_disagrees",
+            where="inference.int8_min_iou",
         )
     return engine, agreement
 
@@ -160,7 +156,7 @@ def _quantize(encoder: Any, views: Sequence[NDArray[np.uint8]]) -> Any:
     import nncf
 
     nncf.set_log_level(logging.ERROR)
-    with redirect_stdout(io.StringIO()):  # its progress bars are no part of a step's log
+    with redirect_stdout(io.StringIO()):  # its progress bars do not belong into a step's log
         return nncf.quantize(
             encoder,
             nncf.Dataset([view[None] for view in views]),

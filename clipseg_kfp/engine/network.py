@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from clipseg_kfp.engine.checkpoint import ModelFacts
+from clipseg_kfp.engine.checkpoint import ModelFacts, unusable
 from clipseg_kfp.engine.dimensions import Dimensions
 from clipseg_kfp.errors import ModelError
 
@@ -99,7 +99,10 @@ class _Enlarge(_Linear):
 
     def __init__(self, layer: nn.ConvTranspose2d) -> None:
         if layer.kernel_size != layer.stride or layer.padding != (0, 0):
-            raise ModelError("The decoder's transposed convolutions overlap, which CLIPSeg's never do.")
+            raise _unsupported(
+                "use_complex_transposed_convolution",
+                "transposed convolutions overlap, which CLIPSeg's never do",
+            )
         inputs, outputs, side, _ = layer.weight.shape
         assert layer.bias is not None  # as transformers builds it
         weight = layer.weight.detach().permute(2, 3, 1, 0).reshape(-1, inputs)
@@ -259,11 +262,11 @@ def split(model: CLIPSegForImageSegmentation, facts: ModelFacts) -> tuple[Encode
     vision: Any = model.clip.vision_model
     layers = [int(i) for i in config.extract_layers]
     if not layers or min(layers) < 0 or max(layers) >= len(vision.encoder.layers):
-        raise ModelError(f"extract_layers {layers} name blocks that the vision tower does not have.")
+        raise _unsupported("extract_layers", f"{layers} names blocks that the vision tower does not have")
     if not 0 <= config.conditional_layer < len(layers):
-        raise ModelError(
-            f"conditional_layer {config.conditional_layer} lies outside the decoder: prompts would have "
-            "no effect."
+        raise _unsupported(
+            "conditional_layer",
+            f"{config.conditional_layer} lies outside the decoder, so that prompts would have no effect",
         )
     size = Dimensions.of(config, facts.image_size)
     with torch.no_grad():
@@ -274,3 +277,7 @@ def split(model: CLIPSegForImageSegmentation, facts: ModelFacts) -> tuple[Encode
             # Loaded weights lie in a mapping of the whole file: with one in use, all stay in memory.
             parameter.data = parameter.data.clone()
     return *halves, size
+
+
+def _unsupported(field: str, problem: str) -> ModelError:
+    return unusable("checkpoint_config", f"config.json: {field}", f"{field} of config.json: {problem}.")

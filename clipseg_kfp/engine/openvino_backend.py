@@ -6,30 +6,27 @@ then on neither torch nor transformers is imported, which saves seconds and some
 
 from __future__ import annotations
 
-import fcntl
 import json
 import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from filelock import FileLock
 from numpy.typing import NDArray
 
 from clipseg_kfp.engine import conversion
 from clipseg_kfp.engine.backends import ConversionError, not_finite
 from clipseg_kfp.engine.checkpoint import ModelFacts
 from clipseg_kfp.engine.dimensions import Dimensions
+from clipseg_kfp.engine.openvino_import import ov
 from clipseg_kfp.errors import ModelError
 from clipseg_kfp.runtime.cache import cache_folder, configured_folder
 from clipseg_kfp.runtime.progress import say
 from clipseg_kfp.runtime.resources import cpu_limit
-
-import openvino as ov  # isort: skip
 
 #: Raised whenever the converted form changes.
 LAYOUT = 2
@@ -132,34 +129,26 @@ def read_converted(folder: Path, facts: ModelFacts) -> tuple[ov.Model, ov.Model,
     """
     version = ov.__version__.split("-")[0]
     name = f"{facts.digest}-{facts.image_size}-{LAYOUT}-{version}"
-    if found := _kept(configured_folder("openvino") / name):
+    if found := _cached(configured_folder("openvino") / name):
         return found
     place = cache_folder("openvino") / name
-    with _locked(cache_folder("locks") / "openvino"):  # two at once would need twice the memory
-        if found := _kept(place):  # meanwhile, by another process
+    with FileLock(cache_folder("locks") / "openvino"):  # two at once would need twice the memory
+        if found := _cached(place):  # meanwhile, by another process
             return found
         shutil.rmtree(place, ignore_errors=True)  # damaged
         _convert(folder, facts, place)
     return _read(place)
 
 
-def _kept(place: Path) -> tuple[ov.Model, ov.Model, Dimensions] | None:
-    """What an earlier conversion left, if it is there and whole."""
+def _cached(place: Path) -> tuple[ov.Model, ov.Model, Dimensions] | None:
+    """Returns an earlier conversion, if it is there and whole."""
     if not place.exists():
         return None
     try:
         return _read(place)
     except (OSError, RuntimeError, ValueError, TypeError) as error:
-        say("engine", f"{place} is damaged and left aside: {str(error).strip().splitlines()[-1:]}")
+        say("engine", f"{place} is damaged and not used: {str(error).strip().splitlines()[-1:]}")
         return None
-
-
-@contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """Holds a lock between processes; it goes with the process that holds it, however that ends."""
-    with path.open("w") as stream:
-        fcntl.flock(stream, fcntl.LOCK_EX)
-        yield
 
 
 def _read(folder: Path) -> tuple[ov.Model, ov.Model, Dimensions]:
@@ -194,12 +183,13 @@ def _convert(folder: Path, facts: ModelFacts, place: Path) -> None:
 def _failure(out: str, err: str, status: int) -> ModelError:
     """What ended a conversion: the checkpoint's fault in its own words, else OpenVINO's."""
     try:
-        told = json.loads(out.splitlines()[-1])
-        return ModelError(told["message"], told["remedy"])
+        record = json.loads(out.splitlines()[-1])
+        return ModelError(record["what"], record["remedy"], code=record["code"], where=record["where"])
     except (IndexError, ValueError, KeyError, TypeError):
         if status < 0:
             return ConversionError(
-                f"Converting the model for OpenVINO was killed (signal {-status}); perhaps for memory."
+                f"Converting the model for OpenVINO was killed (signal {-status}); perhaps for memory.",
+                "openvino_conversion_killed",
             )
         last = (err.strip().splitlines() or [f"it ended with status {status}"])[-1]
         return ConversionError(f"OpenVINO cannot convert this model: {last}.")
@@ -215,5 +205,6 @@ def _check_parity(folder: Path) -> None:
     if not difference <= PARITY * scale:
         raise ConversionError(
             f"OpenVINO's logits of this model differ from torch's by {difference:.2g}, more than {PARITY:g} "
-            f"of their deviation of {scale:.2g}."
+            f"of their deviation of {scale:.2g}.",
+            "openvino_parity",
         )

@@ -1,8 +1,7 @@
-"""Importing OpenVINO without its usage statistics.
+"""OpenVINO without its usage statistics: import it from here.
 
 OpenVINO and NNCF report conversions to their maker unless the user has opted out, and leave an identifier in
-the home directory. What a pod does is its owner's business alone: both packages work without the module that
-reports, and are made to do so here. Import them after this module.
+the home directory. Both packages work without the module that reports, so it is made impossible to import.
 """
 
 import sys
@@ -10,3 +9,7 @@ from types import ModuleType
 from typing import cast
 
 sys.modules.setdefault("openvino_telemetry", cast(ModuleType, None))  # importing it fails from now on
+
+import openvino as ov  # noqa: E402
+
+__all__ = ["ov"]

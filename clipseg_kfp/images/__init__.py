@@ -1,1 +1,1 @@
-"""Untrusted image bytes: which formats are read, how they are decoded, and the workers that do it."""
+"""Untrusted image files: the formats that are read, how they are decoded, and the workers that do it."""

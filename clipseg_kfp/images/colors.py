@@ -16,26 +16,26 @@ _BAND_PIXELS = 1_000_000  # converted at once
 _PROFILE_MODES = {"RGB": "RGB", "CMYK": "CMYK", "GRAY": "L", "Lab": "LAB"}
 
 
-def to_rgb(parts: list[Image.Image]) -> Image.Image:
+def to_rgb(holder: list[Image.Image]) -> Image.Image:
     """Converts an image to sRGB.
 
-    An embedded profile is applied (a broken one is ignored), transparency is laid over white, wide values
-    are scaled to 8 bits. Pixels that are right as they are, which most are, are not copied; others are
-    converted band by band, so that beside them there is no more than the result.
+    An embedded profile is applied (a broken one is ignored), transparent pixels are laid over white, wide values
+    are scaled to 8 bits. Pixels that need no conversion (the usual case) are not copied; others are converted band
+    by band, so that memory holds only them and the result.
 
     Args:
-        parts: a list of one image, which is taken out of it so that its pixels can go early.
+        holder: a list with the image, which is taken out of it so that its pixels can be freed early.
 
     Returns:
         An RGB image of the same size.
     """
-    image = parts.pop()
+    image = holder.pop()
     profile = image.info.get("icc_profile")
     wide = image.mode[0] in "IF"
     gray = image.mode in ("1", "L", "LA", "La") or wide
     transparent = image.has_transparency_data and not wide
     if image.mode == "RGB" and not transparent:
-        plain = image._new(image.im)  # shares the pixels, and leaves the file behind
+        plain = image._new(image.im)  # shares the pixels, without the file
         del image
         apply = _profile_transform("RGB", profile)
         if apply is not None:
@@ -62,7 +62,7 @@ def to_rgb(parts: list[Image.Image]) -> Image.Image:
 
 
 def _split_alpha(image: Image.Image) -> tuple[Image.Image, Image.Image]:
-    """Separates the opacity of an image that has any, in whatever way."""
+    """Separates the opacity of an image that has any kind of it."""
     if image.mode == "La":
         image = image.convert("LA")
     if image.mode != "RGBA":
@@ -71,19 +71,19 @@ def _split_alpha(image: Image.Image) -> tuple[Image.Image, Image.Image]:
 
 
 def _to_srgb(mode: str, profile: bytes | None) -> Callable[[Image.Image], Image.Image]:
-    """Chooses how mode L, RGB, RGBA, CMYK or LAB becomes sRGB: by the profile where it is sound and fits."""
+    """How mode L, RGB, RGBA, CMYK or LAB becomes sRGB: by the profile if it is valid and fits."""
     for taken in ("L", "RGB") if mode == "L" else (mode,):
         transform = _profile_transform(taken, profile)
         if transform is not None:
-            return partial(_applied, transform, taken)
-    if mode == "LAB":  # convert() knows no Lab
+            return partial(_apply, transform, taken)
+    if mode == "LAB":  # convert() cannot read Lab
         lab, srgb = ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB")
-        return partial(_applied, ImageCms.buildTransform(lab, srgb, "LAB", "RGB"), "LAB")
+        return partial(_apply, ImageCms.buildTransform(lab, srgb, "LAB", "RGB"), "LAB")
     return lambda image: image.convert("RGB")
 
 
 def _profile_transform(mode: str, profile: bytes | None) -> ImageCms.ImageCmsTransform | None:
-    """What a profile does to pixels of this mode; ``None`` where it is broken or of another color space."""
+    """What a profile does to pixels of this mode; ``None`` if it is broken or of another color space."""
     if not profile:
         return None
     try:
@@ -91,14 +91,13 @@ def _profile_transform(mode: str, profile: bytes | None) -> ImageCms.ImageCmsTra
         if _PROFILE_MODES.get(source.profile.xcolor_space.strip()) != mode:
             return None
         return ImageCms.buildTransform(source, ImageCms.createProfile("sRGB"), mode, "RGB")
-    except Exception:  # a broken profile: colors as if there were none
+    except Exception:  # a broken profile is ignored
         return None
 
 
-def _applied(transform: ImageCms.ImageCmsTransform, mode: str, image: Image.Image) -> Image.Image:
-    fitting = image if image.mode == mode else image.convert(mode)
-    converted = ImageCms.applyTransform(fitting, transform)
-    assert converted is not None  # for it is not done in place
+def _apply(transform: ImageCms.ImageCmsTransform, mode: str, image: Image.Image) -> Image.Image:
+    converted = ImageCms.applyTransform(image if image.mode == mode else image.convert(mode), transform)
+    assert converted is not None  # it is None only for work in place
     return converted
 
 
@@ -138,7 +137,7 @@ def _scale_of_32_bits(image: Image.Image) -> Callable[[NDArray[Any]], NDArray[np
 
 
 def _bands(image: Image.Image) -> Iterator[tuple[int, Image.Image]]:
-    """Rows of a large image by the million pixels, each with its place: one piece would be a copy of it."""
+    """Bands of about a million pixels, each with its top row; one piece would be a copy of the image."""
     rows = max(1, _BAND_PIXELS // image.width)
     for top in range(0, image.height, rows):
         yield top, image.crop((0, top, image.width, min(top + rows, image.height)))

@@ -10,7 +10,7 @@ from PIL import Image
 from PIL.ExifTags import Base as ExifTag
 
 from clipseg_kfp.images.colors import to_rgb
-from clipseg_kfp.images.formats import FORMATS, IMAGE_SUFFIXES, ImageRejectedError, no_image, rejecting
+from clipseg_kfp.images.formats import FORMATS, IMAGE_SUFFIXES, ImageRejectedError, not_an_image, rejecting
 
 __all__ = [
     "IMAGE_SUFFIXES",
@@ -24,7 +24,7 @@ __all__ = [
     "to_model_input",
 ]
 
-MOST_BYTES_A_PIXEL = 20  # that decoding takes, of any format
+MAX_BYTES_PER_PIXEL = 20  # that decoding takes, in any format
 
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -38,10 +38,10 @@ _UPRIGHT = {
 
 
 class OpenedImage:
-    """An image of which only the header has been read; ``decode`` does the rest, once.
+    """An image of which only the header has been read. It can be decoded once.
 
     Attributes:
-        width: as stored; the upright image may be turned.
+        width: as stored, before it is turned upright.
         height: as stored.
     """
 
@@ -53,28 +53,24 @@ class OpenedImage:
 
     @property
     def header(self) -> Image.Image:
-        """The image as opened, for what its metadata tell; not to be decoded, and gone after ``decode``."""
+        """The opened image, for its metadata only; gone after ``decode``."""
         if self._image is None:
-            raise RuntimeError("An opened image has a header until it is decoded.")
+            raise RuntimeError("The image has been decoded: its header is gone.")
         return self._image
 
     @property
     def peak_bytes(self) -> int:
-        """What ``decode`` takes at its peak, at most: decoder's buffers, pixels and their converted copy.
+        """The most memory that ``decode`` takes: decoder's buffers, pixels and their converted copy.
 
-        A pixel of Pillow's has four bytes, of gray one. To these come a copy that is converted or turned
-        upright, a progressive JPEG's coefficients (two bytes a channel), and what other decoders keep: WebP's
-        two canvases, GIF's last frame, the strips of a TIFF.
+        Pillow takes four bytes per pixel, one if gray. On top of these come a converted or upright copy, a
+        progressive JPEG's coefficients (two bytes per channel), and what other decoders keep: WebP's two
+        canvases, GIF's last frame, the strips of a TIFF.
         """
+        per_pixel = {"WEBP": MAX_BYTES_PER_PIXEL, "BMP": 9, "PNG": 10}.get(self._kind, 16)
         if self._kind == "JPEG":
-            plain = not self._image_info("progressive") and self._mode in ("L", "RGB")
-            return self.width * self.height * (9 if plain else 13)
-        return (
-            self.width * self.height * {"WEBP": MOST_BYTES_A_PIXEL, "BMP": 9, "PNG": 10}.get(self._kind, 16)
-        )
-
-    def _image_info(self, name: str) -> object:
-        return self._image.info.get(name) if self._image is not None else None
+            progressive = self._image is not None and self._image.info.get("progressive")
+            per_pixel = 9 if not progressive and self._mode in ("L", "RGB") else 13
+        return self.width * self.height * per_pixel
 
     def decode(self) -> Image.Image:
         """Decodes the pixels.
@@ -83,29 +79,27 @@ class OpenedImage:
             An upright 8-bit RGB image without metadata.
 
         Raises:
-            ImageRejectedError: for whatever is wrong with the bytes; nothing else is raised.
+            ImageRejectedError: whatever is wrong with the bytes; nothing else is raised.
         """
-        image, self._image = self._image, None
-        if image is None:
-            raise RuntimeError("An opened image is decoded once.")
+        image, self._image = self.header, None
         with rejecting(self._data, self._kind, self._name):
             image.load()
             method = _UPRIGHT.get(_orientation(image))
-            parts = [image]
-            del image  # so that each copy of the pixels goes as soon as the next one is made
-            rgb = to_rgb(parts)
+            holder = [image]
+            del image  # each copy of the pixels is freed as soon as the next one is made
+            rgb = to_rgb(holder)
             rgb = rgb.transpose(method) if method is not None else rgb
-            rgb.info.clear()  # or a later save would embed a profile that no longer applies
+            rgb.info.clear()  # else a later save would embed a profile that no longer applies
             return rgb
 
     def opacity(self) -> Image.Image | None:
-        """Decodes the transparency alone, instead of the pixels.
+        """Decodes only the transparency, instead of the pixels.
 
         Returns:
-            The upright 8-bit alpha channel; ``None`` where the file has no transparency.
+            The upright 8-bit alpha channel; ``None`` if the file has none.
 
         Raises:
-            ImageRejectedError: for whatever is wrong with the bytes; nothing else is raised.
+            ImageRejectedError: whatever is wrong with the bytes; nothing else is raised.
         """
         image, self._image = self.header, None
         with rejecting(self._data, self._kind, self._name):
@@ -122,10 +116,10 @@ def open_image(data: bytes, name: str = "") -> OpenedImage:
 
     Args:
         data: the whole file.
-        name: the file's name or key; it only words the rejection of what is no image.
+        name: the file's name or key, for messages.
 
     Raises:
-        ImageRejectedError: for whatever is wrong with the bytes; nothing else is raised.
+        ImageRejectedError: whatever is wrong with the bytes; nothing else is raised.
     """
     if not data:
         raise ImageRejectedError("empty", "The file has no bytes.")
@@ -134,37 +128,40 @@ def open_image(data: bytes, name: str = "") -> OpenedImage:
             image = _open(data, kind)
             if image is not None:
                 return OpenedImage(image, data, kind, name)
-    raise no_image(data, name)
+    raise not_an_image(data, name)
 
 
 def decode_image(data: bytes, name: str = "", max_pixels: int = 50_000_000) -> Image.Image:
     """Decodes the first frame of a JPEG, PNG, WebP, TIFF, BMP or GIF file.
 
-    The content alone decides the format; a wrong ending of the name does no harm. EXIF orientation
-    is applied, an embedded color profile is converted to sRGB (a broken one is ignored),
-    transparency is laid over white. 16-bit gray is scaled from its full range; 32-bit integers and
-    floats from the smallest of 0..1 (floats only), 0..255 and 0..65535 that holds them all, else
-    from their own range.
+    The content alone decides the format, not the name's suffix. EXIF orientation is applied, an embedded color
+    profile is converted to sRGB (a broken one is ignored), transparent pixels are laid over white. 16-bit gray
+    is scaled from its full range; 32-bit integers and floats from the smallest of 0..1 (floats only), 0..255 and
+    0..65535 that holds them all, else from their own range.
 
     Args:
         data: the whole file.
-        name: the file's name or key; it only words the rejection of what is no image.
-        max_pixels: the most pixels, compared with the header before any pixel is decoded. (WebP
-            and tiles of TIFF also stay below Pillow's ceiling, twice ``Image.MAX_IMAGE_PIXELS``.)
+        name: the file's name or key, for messages.
+        max_pixels: larger images are rejected, judged by their header. (WebP and tiles of TIFF also have
+            Pillow's limit, twice ``Image.MAX_IMAGE_PIXELS``.)
 
     Returns:
         An upright 8-bit RGB image without metadata.
 
     Raises:
-        ImageRejectedError: for whatever is wrong with the bytes; nothing else is raised.
+        ImageRejectedError: whatever is wrong with the bytes; nothing else is raised.
     """
     opened = open_image(data, name)
+    _check_size(opened, max_pixels)
+    return opened.decode()
+
+
+def _check_size(opened: OpenedImage, max_pixels: int) -> None:
     if opened.width * opened.height > max_pixels:
         raise ImageRejectedError(
             "too_large",
             f"The header says {opened.width} x {opened.height} pixels; the limit is {max_pixels:,} pixels.",
         )
-    return opened.decode()
 
 
 def to_model_input(image: Image.Image, size: int) -> NDArray[np.uint8]:
@@ -186,11 +183,11 @@ def to_model_input(image: Image.Image, size: int) -> NDArray[np.uint8]:
 
 
 def decode_mask(data: bytes, name: str = "") -> NDArray[np.bool_]:
-    """Decodes a ground-truth mask, however it marks the foreground.
+    """Decodes a ground-truth mask, in any of the usual forms.
 
-    Foreground is what lies above half of the largest value: 255 of 0/255 files, 1 of 0/1 files, and no
-    compression noise of a JPEG. Where pixels differ in transparency, as in a cut-out, their opacity is the
-    value that counts; their colors are not looked at.
+    Foreground is what lies above half of the largest value: 255 in 0/255 files, 1 in 0/1 files, but not the
+    compression noise of a JPEG. Where pixels differ in transparency, as in a cut-out, their opacity counts and
+    their colors do not.
 
     Args:
         data: content of the file, in one of the formats that ``decode_image`` takes.
@@ -221,39 +218,30 @@ def decode_labels(data: bytes, name: str = "", max_pixels: int = 50_000_000) -> 
         uint16 (height, width).
 
     Raises:
-        ImageRejectedError: no such picture.
+        ImageRejectedError: the file is not such a picture.
     """
-    opened = open_image(data, name)
-    if opened.width * opened.height > max_pixels:
-        raise ImageRejectedError(
-            "too_large",
-            f"The header says {opened.width} x {opened.height} pixels; {max_pixels:,} are allowed.",
-        )
+    _check_size(open_image(data, name), max_pixels)
     with rejecting(data, "PNG", name), Image.open(io.BytesIO(data), formats=["PNG"]) as image:
-        if image.mode == "L" and image.tile[0].args in (
-            "L;2",
-            "L;4",
-        ):  # Pillow would stretch them to 0 to 255
+        if image.mode == "L" and image.tile[0].args in ("L;2", "L;4"):  # Pillow stretches them to 0 to 255
             raise ImageRejectedError(
-                "unsupported_format",
-                "A label map of gray values has 8 or 16 bits a pixel; this one has 2 or 4.",
+                "unsupported_format", "A gray label map needs 8 or 16 bits per pixel; this one has 2 or 4."
             )
         if image.mode in ("P", "L", "1", "I", "I;16"):
             return np.asarray(image).astype(np.uint16)
         mode = image.mode
     raise ImageRejectedError(
         "unsupported_format",
-        f"A label map is a PNG with a palette or of gray values; this one has the mode {mode}.",
+        f"A label map is a PNG with a palette or gray values; this one has the mode {mode}.",
     )
 
 
 def preview_jpeg(image: Image.Image, long_side: int = 512) -> bytes:
-    """Returns an RGB image as a JPEG of at most ``long_side`` pixels a side; never enlarges."""
+    """Returns an RGB image as a JPEG whose long side has at most ``long_side`` pixels; never enlarges."""
     scale = long_side / max(image.size)
     small = image
     if scale < 1:
         width, height = (max(1, round(side * scale)) for side in image.size)
-        # A box filter takes the whole steps: a third of the time, and no difference that eyes could see.
+        # A box filter does the large steps: a third of the time, without a visible difference.
         small = image.resize((width, height), Image.Resampling.LANCZOS, reducing_gap=1.0)
     buffer = io.BytesIO()
     small.save(buffer, "JPEG", quality=85)
@@ -276,5 +264,5 @@ def _open(data: bytes, kind: str) -> Image.Image | None:
 def _orientation(image: Image.Image) -> int:
     try:
         return int(image.getexif().get(ExifTag.Orientation, 1))
-    except Exception:  # damaged metadata do not make the pixels unusable
+    except Exception:  # damaged metadata does not make the pixels unusable
         return 1

@@ -1,4 +1,4 @@
-"""What untrusted bytes are: the formats that are read, and why others are rejected."""
+"""The image formats that are read, and why other files are rejected."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import PurePosixPath
 
 from PIL import Image
 
-#: Lower-case name endings of what ``decode_image`` reads.
+#: Lower-case suffixes of the files that ``decode_image`` reads.
 IMAGE_SUFFIXES: frozenset[str] = frozenset(
     {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".tif", ".tiff", ".bmp", ".gif"}
 )
@@ -41,26 +41,25 @@ class ImageRejectedError(Exception):
     """Bytes that cannot be used as an image.
 
     Attributes:
-        code: ``empty``, ``not_an_image``, ``mislabelled`` (no image, but an image's name),
+        code: ``empty``, ``not_an_image``, ``mislabelled`` (not an image, but named like one),
             ``unsupported_format``, ``truncated``, ``too_large``, ``damaged``, ``no_resolution``; where images
             are decoded in workers also ``crashed`` and ``timeout``.
         detail: one sentence for people.
     """
 
     def __init__(self, code: str, detail: str) -> None:
-        """Keeps both parts; the message joins them."""
         self.code = code
         self.detail = detail
         super().__init__(f"{code}: {detail}")
 
     def __reduce__(self) -> tuple[type[ImageRejectedError], tuple[str, str]]:
-        """Lets it travel from one process to another."""
+        """Makes it possible to pickle the error."""
         return type(self), (self.code, self.detail)
 
 
 @contextmanager
 def rejecting(data: bytes, kind: str, name: str) -> Iterator[None]:
-    """Turns whatever a reader raises into a rejection.
+    """Turns any exception of a reader into a rejection.
 
     Args:
         data: the whole file.
@@ -85,7 +84,7 @@ def rejecting(data: bytes, kind: str, name: str) -> Iterator[None]:
 def _failure(data: bytes, kind: str, name: str, error: Exception) -> ImageRejectedError:
     what, _ = _identify(data)
     if what == "text":  # "BM" starts words as well as bitmaps
-        return no_image(data, name)
+        return not_an_image(data, name)
     ended = re.search("truncated|but only got|requires a buffer", str(error), re.IGNORECASE)
     if ended or isinstance(error, EOFError) or _ends_early(data, kind):
         return ImageRejectedError("truncated", f"The {kind} file ends early, after {len(data):,} bytes.")
@@ -94,12 +93,12 @@ def _failure(data: bytes, kind: str, name: str, error: Exception) -> ImageReject
 
 def _words(error: BaseException) -> str:
     words = " ".join(str(error).split()).rstrip(".")[:200]
-    # Pillow passes on bare table keys and the like, which tell people nothing.
+    # Some of Pillow's messages are bare keys of tables, which tell people nothing.
     return words if re.search("[A-Za-z]{3}", words) else f"its structure is broken {words}".strip()
 
 
 def _ends_early(data: bytes, kind: str) -> bool:
-    """Says whether a file that failed to decode lacks its end."""
+    """Whether a file that failed to decode lacks its end."""
     little, size = data[:1] != b"M", len(data)
     return {
         "JPEG": b"\xff\xd9" not in data[-4096:],
@@ -111,8 +110,8 @@ def _ends_early(data: bytes, kind: str) -> bool:
     }[kind]
 
 
-def no_image(data: bytes, name: str) -> ImageRejectedError:
-    """Words the rejection of bytes that are of none of the formats; returns it."""
+def not_an_image(data: bytes, name: str) -> ImageRejectedError:
+    """Makes the rejection of bytes in none of the formats."""
     what, is_image = _identify(data)
     if is_image:
         return ImageRejectedError(
@@ -121,11 +120,11 @@ def no_image(data: bytes, name: str) -> ImageRejectedError:
     suffix = PurePosixPath(name).suffix.lower()
     if suffix in IMAGE_SUFFIXES:
         return ImageRejectedError("mislabelled", f"The file is named {suffix} but holds {what}.")
-    return ImageRejectedError("not_an_image", f"The file is no image; it holds {what}.")
+    return ImageRejectedError("not_an_image", f"The file is not an image; it holds {what}.")
 
 
 def _identify(data: bytes) -> tuple[str, bool]:
-    """Names content that is none of the formats; says whether it is an image all the same."""
+    """Names content in none of the formats, and whether it is an image in another one."""
     head = data[:1024]
     if head[4:8] == b"ftyp":
         brand = _HEIF_BRANDS.get(head[8:12], "")
@@ -145,7 +144,7 @@ def _identify(data: bytes) -> tuple[str, bool]:
 
 
 def _is_text(head: bytes) -> bool:
-    try:  # incrementally, for the excerpt may end within a character
+    try:  # incrementally: the excerpt may end within a character
         codecs.getincrementaldecoder("utf-8")().decode(head)
     except UnicodeDecodeError:
         return False

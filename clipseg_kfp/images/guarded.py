@@ -1,4 +1,4 @@
-"""Decodes untrusted images in workers: what crashes or hangs there is rejected like any other damage."""
+"""Decodes untrusted images in workers: a crash or a hang there is a rejection like any other damage."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import (  # of the formats that are read: now, and not within the time of a worker's first image
+from PIL import (  # plugins of the formats that are read: loading them takes none of the first image's time
     BmpImagePlugin,  # noqa: F401
     GifImagePlugin,  # noqa: F401
     Image,
@@ -20,15 +20,15 @@ from PIL import (  # of the formats that are read: now, and not within the time 
 )
 
 from clipseg_kfp.errors import ParameterError
-from clipseg_kfp.images import decode as images
+from clipseg_kfp.images import decode
 from clipseg_kfp.images.decode import ImageRejectedError
 from clipseg_kfp.runtime.worker_main import memory_limited
 from clipseg_kfp.runtime.workers import WorkerEndedError, WorkerTimeoutError, shared
 
 R = TypeVar("R")
 
-#: Names the environment variable that says how many seconds an image may take, ``SECONDS`` without it. Where
-#: images of more than ``SECONDS_PIXELS`` are allowed, they may take longer in proportion.
+#: The environment variable for the seconds that an image may take, ``SECONDS`` by default. Where images of more
+#: than ``SECONDS_PIXELS`` pixels are allowed, the time grows in proportion.
 SECONDS_VARIABLE = "CLIPSEG_KFP_DECODE_SECONDS"
 SECONDS, SECONDS_PIXELS = 60.0, 50_000_000
 HEADER_BYTES = 250_000_000  # Pillow's readers may unpack up to 64 MB of text and 1 MB of each profile
@@ -38,13 +38,13 @@ def guarded(function: Callable[..., R], *arguments: Any, max_pixels: float = SEC
     """Runs a function that decodes one image in a worker.
 
     Args:
-        function: a module's; what it takes, returns and raises can be pickled.
+        function: of a module; what it takes, returns and raises can be pickled.
         arguments: of the function.
-        max_pixels: that an image may have; decides the time limit.
+        max_pixels: the most pixels of an image; decides the time limit.
 
     Raises:
-        ImageRejectedError: ``crashed`` or ``timeout``; or what the function raised.
-        ParameterError: the environment's time limit is no positive number.
+        ImageRejectedError: ``crashed`` or ``timeout``, or what the function raised.
+        ParameterError: the environment's time limit is not a positive number.
     """
     seconds = _seconds() * max(1.0, max_pixels / SECONDS_PIXELS)
     try:
@@ -61,52 +61,28 @@ def guarded(function: Callable[..., R], *arguments: Any, max_pixels: float = SEC
 
 
 def decode_image(data: bytes, name: str = "", max_pixels: int = 50_000_000) -> Image.Image:
-    """``images.decode_image`` in a worker.
-
-    Raises:
-        ImageRejectedError: for whatever is wrong with the bytes, ``crashed`` and ``timeout`` included.
-    """
-    size, pixels = guarded(_decode_image, data, name, max_pixels, max_pixels=max_pixels)
-    return Image.frombytes("RGB", size, pixels)
+    """``decode.decode_image`` in a worker; also rejects as ``crashed`` and ``timeout``."""
+    arguments = (decode.decode_image, max_pixels, data, name, max_pixels)
+    shape, values = guarded(_decode, *arguments, max_pixels=max_pixels)
+    return Image.frombytes("RGB", (shape[1], shape[0]), values)
 
 
 def decode_mask(data: bytes, name: str = "") -> NDArray[np.bool_]:
-    """``images.decode_mask`` in a worker.
-
-    Raises:
-        ImageRejectedError: for whatever is wrong with the bytes, ``crashed`` and ``timeout`` included.
-    """
-    (height, width), packed = guarded(_decode_mask, data, name)
-    bits = np.unpackbits(np.frombuffer(packed, np.uint8), count=height * width)
-    return bits.view(np.bool_).reshape(height, width)
+    """``decode.decode_mask`` in a worker; also rejects as ``crashed`` and ``timeout``."""
+    shape, values = guarded(_decode, decode.decode_mask, SECONDS_PIXELS, data, name)
+    return np.frombuffer(values, np.bool_).reshape(shape).copy()
 
 
 def decode_labels(data: bytes, name: str = "") -> NDArray[np.uint16]:
-    """``images.decode_labels`` in a worker.
-
-    Raises:
-        ImageRejectedError: for whatever is wrong with the bytes, ``crashed`` and ``timeout`` included.
-    """
-    (height, width), labels = guarded(_decode_labels, data, name)
-    return np.frombuffer(labels, np.uint16).reshape(height, width)
+    """``decode.decode_labels`` in a worker; also rejects as ``crashed`` and ``timeout``."""
+    shape, values = guarded(_decode, decode.decode_labels, SECONDS_PIXELS, data, name)
+    return np.frombuffer(values, np.uint16).reshape(shape)
 
 
-def _decode_image(data: bytes, name: str, max_pixels: int) -> tuple[tuple[int, int], bytes]:
-    with memory_limited(HEADER_BYTES + images.MOST_BYTES_A_PIXEL * max_pixels):
-        image = images.decode_image(data, name, max_pixels)
-        return image.size, image.tobytes()
-
-
-def _decode_labels(data: bytes, name: str) -> tuple[tuple[int, int], bytes]:
-    with memory_limited(HEADER_BYTES + images.MOST_BYTES_A_PIXEL * SECONDS_PIXELS):
-        labels = images.decode_labels(data, name)
-        return (labels.shape[0], labels.shape[1]), labels.tobytes()
-
-
-def _decode_mask(data: bytes, name: str) -> tuple[tuple[int, int], bytes]:
-    with memory_limited(HEADER_BYTES + images.MOST_BYTES_A_PIXEL * SECONDS_PIXELS):
-        mask = images.decode_mask(data, name)
-        return (mask.shape[0], mask.shape[1]), np.packbits(mask).tobytes()
+def _decode(function: Callable[..., Any], max_pixels: int, *arguments: Any) -> tuple[tuple[int, ...], bytes]:
+    with memory_limited(HEADER_BYTES + decode.MAX_BYTES_PER_PIXEL * max_pixels):
+        array = np.asarray(function(*arguments))
+        return array.shape, array.tobytes()
 
 
 def _seconds() -> float:
@@ -116,5 +92,7 @@ def _seconds() -> float:
     except ValueError:
         seconds = math.nan
     if not 0 < seconds < math.inf:
-        raise ParameterError(f"{SECONDS_VARIABLE} is '{text}'.", "Give a positive number of seconds.")
+        remedy = "Give a positive number of seconds."
+        message = f"{SECONDS_VARIABLE} is '{text}'."
+        raise ParameterError(message, remedy, code="setting_invalid", where=SECONDS_VARIABLE)
     return seconds

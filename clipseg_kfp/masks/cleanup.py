@@ -1,8 +1,8 @@
 """Thresholds and clean-up: masks without specks, pinholes and ragged edges.
 
-Regions follow the usual pair of connectivities: 8 for foreground (pixels that touch at a corner belong
-together), 4 for background. With one connectivity for both, a diagonal line would be whole and still let
-the background through.
+Regions follow the usual pair of connectivities: 8 for foreground (pixels that touch at a corner belong together),
+4 for background. With the same connectivity for both, a diagonal line would be connected and yet not separate the
+background on its sides.
 """
 
 from __future__ import annotations
@@ -15,11 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clipseg_kfp.errors import ParameterError
+from clipseg_kfp.masks.raster import Mask
 from clipseg_kfp.masks.regions import Regions, bands
 
-Mask = NDArray[np.bool_]
-
-#: Beyond it OpenCV's median counts a window's pixels in 16 bits, which overflow.
+#: With a larger radius OpenCV's median overflows: it counts a window's pixels in 16 bits.
 MAX_RADIUS = 100
 
 
@@ -30,7 +29,7 @@ class Instance:
     Attributes:
         bbox: x, y, width, height in pixels.
         area: pixels.
-        mask: bool (height, width) of the box, without what belongs to other regions.
+        mask: bool (height, width) of the box, without pixels of other regions.
     """
 
     bbox: tuple[int, int, int, int]
@@ -48,28 +47,26 @@ class Instance:
 def otsu(
     probability: NDArray[np.uint8] | NDArray[np.floating] | Iterable[NDArray[np.floating]],
     *,
-    flat: float = 0.5,
     minimum: float = 0.0,
 ) -> float:
-    """Finds the threshold that best parts a probability map into two classes.
+    """Finds the threshold that best splits a probability map into two classes.
 
     It is Otsu's: of the 256 levels of the 8-bit map, the one with the largest variance between the classes
     (N. Otsu, "A Threshold Selection Method from Gray-Level Histograms", IEEE Transactions on Systems, Man,
-    and Cybernetics 9(1), 1979). Every map is parted, also one of an image that does not show what the prompt
-    names: ``minimum`` keeps its noise from becoming a mask.
+    and Cybernetics 9(1), 1979). Every map is split, even where the image does not show what the prompt names:
+    ``minimum`` keeps its noise from becoming a mask.
 
     Args:
-        probability: any shape; uint8 for ``round(255 p)``, or floating point in 0 to 1; or the parts of a
-            map that is too large to exist at once.
-        flat: what a map of one level gets, as it has no two classes.
+        probability: any shape; uint8 for ``round(255 p)``, or floating point in 0 to 1; or the parts of a map that
+            is too large to exist at once.
         minimum: the result is never lower.
 
     Returns:
-        A threshold in 0 to 1 for ``probability >= threshold``. It lies between two levels, so that the
-        8-bit map and the map it was rounded from give the same mask.
+        A threshold in 0 to 1 for ``probability >= threshold``; 0.5 for a map of a single level. It lies between two
+        levels, so the 8-bit map and the map it was rounded from give the same mask.
 
     Raises:
-        ValueError: the map is empty, or has values that are no probabilities.
+        ValueError: the map is empty, or has values outside 0 to 1.
     """
     parts = [probability] if isinstance(probability, np.ndarray) else probability
     counts = np.zeros(256, np.int64)
@@ -78,9 +75,9 @@ def otsu(
     if not counts.any():
         raise ValueError("an empty probability map has no threshold")
     if np.count_nonzero(counts) == 1:
-        return max(float(flat), minimum)
-    # With w and m the share and mean of the levels up to each, and M that of all, the variance between the
-    # classes is (M w - w m)^2 / (w (1 - w)).
+        return max(0.5, minimum)
+    # With w and m the share and mean of the levels up to each one, and M the mean of all, the variance between
+    # the classes is (M w - w m)^2 / (w (1 - w)).
     share = np.cumsum(counts) / counts.sum()
     moment = np.cumsum(counts * np.arange(256)) / counts.sum()
     inside = (share > 0) & (share < 1)
@@ -109,17 +106,17 @@ def clean(
 ) -> Mask:
     """Cleans a mask: smooths it, fills holes, drops small regions, keeps the largest; in this order.
 
-    Holes are filled before regions are measured, so that a ring counts with what it encloses. All works on
-    bands of rows: besides the mask and its copy it takes about 200 MB, whatever the mask's size.
+    Holes are filled before regions are measured, so a ring counts with what it encloses. Everything works on bands
+    of rows: besides the mask and its copy it takes about 200 MB, whatever the mask's size.
 
     Args:
         mask: bool (height, width); not changed.
         min_area: regions of fewer pixels (8-connected) become background.
-        fill_holes: ``True`` fills every hole: background (4-connected) that does not reach the image's
-            border. A number fills those of at most so many pixels; note that 1 is a number, ``True`` is not.
-        smooth: radius in pixels of a median filter. The majority of a square of ``2 smooth + 1`` decides,
-            with the border's pixels repeated outward. It treats foreground and background alike, so straight
-            edges stay where they are and areas do not drift; lines thinner than the radius go.
+        fill_holes: ``True`` fills every hole: background (4-connected) that does not reach the image's border. A
+            number fills holes of at most that many pixels; 1 is a number, ``True`` is not.
+        smooth: radius in pixels of a median filter: the majority in a square of ``2 smooth + 1`` decides, with the
+            border's pixels repeated outward. Straight edges stay where they are and areas do not drift; lines
+            thinner than the radius disappear.
         keep_largest: only the largest region stays; of equals the first from the top, then from the left.
 
     Returns:
@@ -129,10 +126,6 @@ def clean(
         ParameterError: a negative number, or a radius over ``MAX_RADIUS``.
     """
     _check(min_area=min_area, fill_holes=fill_holes, smooth=smooth)
-    if smooth > MAX_RADIUS:
-        raise ParameterError(
-            f"smooth is {smooth}, more than {MAX_RADIUS} pixels.", "Use a smaller radius, or a smaller image."
-        )
     cleaned = _smoothed(mask, smooth) if smooth else np.array(mask, np.uint8, order="C")  # a copy, always
     left, top, width, height = cv2.boundingRect(cleaned)
     if width:  # nothing below reaches beyond the foreground's box
@@ -159,48 +152,44 @@ def components(mask: Mask, min_area: int = 0) -> Iterator[Instance]:
         ParameterError: ``min_area`` is negative.
     """
     _check(min_area=min_area)
-    labels, boxes, areas = _regions(mask.astype(np.uint8))
-    chosen = [label for label in range(1, len(areas)) if areas[label] >= min_area]
-    for label in sorted(chosen, key=lambda label: _place(labels, boxes, label)):
-        x, y, width, height = (int(value) for value in boxes[label])
-        region = labels[y : y + height, x : x + width] == label
-        yield Instance((x, y, width, height), int(areas[label]), region)
+    _, labels, stats, _ = cv2.connectedComponentsWithStats(
+        mask.astype(np.uint8), connectivity=8, ltype=cv2.CV_32S
+    )
+    rows = enumerate(np.asarray(stats).tolist())
+    chosen = [(label, row) for label, row in rows if label and row[cv2.CC_STAT_AREA] >= min_area]
+
+    def first_pixel(region: tuple[int, list[int]]) -> tuple[int, int, int]:
+        label, (x, y, width, *_) = region
+        return y, x, int((labels[y, x : x + width] == label).argmax())
+
+    for label, (x, y, width, height, area) in sorted(chosen, key=first_pixel):
+        yield Instance((x, y, width, height), area, labels[y : y + height, x : x + width] == label)
 
 
 def _check(**values: int) -> None:
     for name, value in values.items():
-        if value < 0:
-            raise ParameterError(f"{name} is {value}, less than 0.", "Give 0 to leave it out.")
-
-
-def _regions(
-    pixels: NDArray[np.uint8],
-) -> tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.int64]]:
-    """Labels (height, width), and boxes (x, y, width, height) and areas by label; label 0 is the rest."""
-    _, found, table, _ = cv2.connectedComponentsWithStats(pixels, connectivity=8, ltype=cv2.CV_32S)
-    labels, stats = np.asarray(found, dtype=np.int32), np.asarray(table, dtype=np.int32)
-    return labels, stats[:, : cv2.CC_STAT_AREA], stats[:, cv2.CC_STAT_AREA].astype(np.int64)
-
-
-def _place(labels: NDArray[np.int32], boxes: NDArray[np.int32], label: int) -> tuple[int, int, int]:
-    """Where a region comes in reading order; no two share their first pixel, so there are no ties."""
-    x, y, width, _ = (int(value) for value in boxes[label])
-    return y, x, int((labels[y, x : x + width] == label).argmax())
+        if value < 0 or (name == "smooth" and value > MAX_RADIUS):
+            raise ParameterError(
+                f"{name} is {value}.",
+                f"Give {f'0 to {MAX_RADIUS} pixels' if name == 'smooth' else '0 or more'}.",
+                code="cleaning_out_of_range",
+                where=name,
+            )
 
 
 def _smoothed(mask: Mask, radius: int) -> NDArray[np.uint8]:
-    """The median of each pixel's square; a band sees as much of its neighbors as it needs."""
+    """The median of each pixel's square; a band includes as much of its neighbors as that needs."""
     height, width = mask.shape
-    found = np.empty((height, width), np.uint8)
+    smoothed = np.empty((height, width), np.uint8)
     for rows in bands(height, width):
         above, below = max(0, rows.start - radius), min(height, rows.stop + radius)
         band = np.ascontiguousarray(mask[above:below]).view(np.uint8)
-        found[rows] = cv2.medianBlur(band, 2 * radius + 1)[rows.start - above : rows.stop - above]
-    return found
+        smoothed[rows] = cv2.medianBlur(band, 2 * radius + 1)[rows.start - above : rows.stop - above]
+    return smoothed
 
 
 def _fill(pixels: NDArray[np.uint8], largest: int | None) -> None:
-    """Fills holes in place; the array's edge is the bounding box's, behind which there is background."""
+    """Fills holes in place; beyond the array's edge there is background."""
     height, width = pixels.shape
     regions = Regions(pixels, 0, 4)
     left, top, right, bottom = regions.boxes.T

@@ -1,4 +1,4 @@
-"""From probabilities at model resolution to masks at the source's: pixels, run lengths, pictures."""
+"""Masks at the source's resolution: pixels, run lengths, pictures."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from pycocotools import mask as coco_mask
 
 Mask = NDArray[np.bool_]
 
-# Masks and labels are runs of equal pixels: filters only hide them, and looking further back than the last
-# byte costs time and finds little. A third of the bytes and a quarter of the time of level 3 as such.
-# The strategy stands last, because OpenCV's compression level resets it.
+# Masks and labels are runs of equal pixels: filters hide them, and a search further back than the last byte takes
+# time and gains little. This needs a third of the bytes and a quarter of the time of plain level 3.
+# The strategy comes last, because OpenCV's compression level resets it.
 _PNG_LEVEL = 3
 _PNG_OPTIONS = (
     *(cv2.IMWRITE_PNG_COMPRESSION, _PNG_LEVEL),
@@ -30,11 +30,11 @@ _PNG_OPTIONS = (
 
 @dataclass(frozen=True)
 class Sums:
-    """What a table says of a mask's probabilities.
+    """Area and probabilities of a mask.
 
     Attributes:
         area: pixels of the mask.
-        score: mean probability inside the mask, 0 when empty.
+        score: mean probability inside the mask; 0 for an empty mask.
         mean: mean probability over the image.
         maximum: highest probability of the image.
     """
@@ -46,36 +46,28 @@ class Sums:
 
 
 @dataclass(frozen=True)
-class Measures:
-    """What a table says of one mask.
+class Measures(Sums):
+    """What the table of masks tells of one mask.
 
     Attributes:
-        area: pixels.
-        bbox: x, y, width, height; zeros for an empty mask.
+        bbox: x, y, width, height in pixels; zeros for an empty mask.
         rle: COCO's compressed run lengths.
-        score: mean probability inside the mask, 0 when empty.
-        mean: mean probability over the image.
-        maximum: highest probability.
     """
 
-    area: int
     bbox: tuple[int, int, int, int]
     rle: str
-    score: float
-    mean: float
-    maximum: float
 
 
 def upsample(
     probability: NDArray[np.uint8], width: int, height: int, out: NDArray[np.float32] | None = None
 ) -> NDArray[np.float32]:
-    """Brings a probability map to an image's size, bilinearly, with half-pixel centers.
+    """Resizes a probability map to an image's size, bilinearly, with half-pixel centers.
 
     Args:
         probability: uint8 (S, S), 255 times the probability.
         width: of the image.
         height: of the image.
-        out: float32 (height, width) to fill; fresh memory of a large image costs more than its pixels.
+        out: float32 (height, width) to fill; allocating memory for a large image takes longer than computing it.
 
     Returns:
         float32 (height, width), 0 to 1; ``out`` where it is given.
@@ -86,21 +78,14 @@ def upsample(
 
 
 def measure(mask: Mask, sums: Sums) -> Measures:
-    """Measures a (height, width) mask; ``sums`` tell of the probabilities in it (``views.sum_up``)."""
+    """Adds box and run lengths of a (height, width) mask to its sums (``views.sum_up``)."""
     encoded = _encode_rle(mask, sums.area)
-    box = coco_mask.toBbox(encoded) if sums.area else (0, 0, 0, 0)
-    return Measures(
-        area=sums.area,
-        bbox=(int(box[0]), int(box[1]), int(box[2]), int(box[3])),
-        rle=encoded["counts"].decode("ascii"),
-        score=sums.score,
-        mean=sums.mean,
-        maximum=sums.maximum,
-    )
+    x, y, width, height = (int(side) for side in coco_mask.toBbox(encoded)) if sums.area else (0, 0, 0, 0)
+    return Measures(**vars(sums), bbox=(x, y, width, height), rle=encoded["counts"].decode("ascii"))
 
 
 def _encode_rle(mask: Mask, area: int) -> dict[str, Any]:
-    """COCO's compressed run lengths, which go down the columns."""
+    """COCO's compressed run lengths, which run down the columns."""
     if not area:
         runs = {"size": list(mask.shape), "counts": [mask.size]}
         return dict(coco_mask.frPyObjects(runs, *mask.shape))
@@ -115,25 +100,25 @@ def decode_rle(rle: str, width: int, height: int) -> Mask:
 
 
 def mask_png(mask: Mask) -> bytes:
-    """An 8-bit grayscale PNG, 0 and 255, which every viewer and library opens."""
+    """An 8-bit grayscale PNG of 0 and 255, which every viewer and library opens."""
     return _png(mask.view(np.uint8) * np.uint8(255)) if mask.any() else _empty_png(*mask.shape)
 
 
 @lru_cache(maxsize=64)
 def _empty_png(height: int, width: int) -> bytes:
-    """Most prompts are in few of the images, which mostly have few sizes."""
+    """Kept: many masks are empty, and images have few different sizes."""
     return _png(np.zeros((height, width), np.uint8))
 
 
 def palette(count: int) -> NDArray[np.uint8]:
     """Returns ``count`` well-separated colors, uint8 (count, 3).
 
-    Hues step by the golden ratio, so any prefix is spread well; value and saturation alternate.
+    Hues step by the golden ratio, so the first colors are well spread for any count; value and saturation alternate.
     """
     index = np.arange(count)
     hsv = np.stack(
         [
-            (index * 0.618034 * 360 + 8) % 360,  # degrees, not rounded: hundreds of labels differ
+            (index * 0.618034 * 360 + 8) % 360,  # degrees, not rounded, so that hundreds of labels differ
             np.where(index % 3 == 1, 0.59, 0.86),
             np.where(index % 2 == 1, 0.78, 0.96),
         ],
@@ -151,7 +136,7 @@ class LabelMap:
     Args:
         width: of the image.
         height: of the image.
-        count: how many prompts there are; decides the kind of PNG, so that all images of a run have one.
+        count: number of prompts; it decides the kind of PNG, so that all images of a run have the same.
     """
 
     def __init__(self, width: int, height: int, count: int) -> None:
@@ -163,7 +148,7 @@ class LabelMap:
     def add(self, category: int, mask: Mask, probability: NDArray[np.float32]) -> None:
         """Gives a prompt the pixels of its mask where it is the most probable so far."""
         if self._best is None:
-            # Below any probability: cleaning puts pixels into masks that have none.
+            # Below any probability: cleaning adds pixels of probability 0 to masks.
             self._best = np.full(self.labels.shape, -1, np.float32)
         wins = np.greater(probability, self._best, out=self._wins)
         wins &= mask
@@ -182,9 +167,7 @@ class LabelMap:
 
 
 def shrink(mask: Mask, width: int, height: int) -> Mask:
-    """Brings a mask to a smaller size; a pixel counts when a part of it does.
-
-    A blockwise "or" and no average: a line of one pixel stays visible however large the source is.
+    """Shrinks a mask by a blockwise "or", so that a line of one pixel stays visible at any scale.
 
     Args:
         mask: bool (H, W).
@@ -200,7 +183,7 @@ def shrink(mask: Mask, width: int, height: int) -> Mask:
 
 
 def _any_of_rows(values: NDArray[Any], count: int) -> NDArray[Any]:
-    """Joins rows of 0 and 1 to ``count`` bands, of the rows from ``i * rows // count`` on."""
+    """Joins rows of 0 and 1 to ``count`` bands, each from row ``i * rows // count`` on."""
     starts = np.arange(count + 1) * len(values) // count
     bands = values[starts[:-1]]
     for step in range(1, int(np.diff(starts).max())):  # all bands' second rows, third rows, …
@@ -236,6 +219,6 @@ def overlay_jpeg(
 
 def _png(pixels: NDArray[np.uint8] | NDArray[np.uint16]) -> bytes:
     done, encoded = cv2.imencode(".png", pixels, _PNG_OPTIONS)
-    if not done:  # only for shapes or types that no caller makes
-        raise ValueError(f"no PNG of {pixels.dtype} {pixels.shape}")
+    if not done:  # a shape or type that no caller makes
+        raise ValueError(f"cannot write a PNG of {pixels.dtype} {pixels.shape}")
     return bytes(encoded.data)

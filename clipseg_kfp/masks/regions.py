@@ -1,8 +1,8 @@
 """Connected regions of masks of any size, found a band of rows at a time.
 
-Labels take four bytes a pixel and looking them up eight more, which for 200 megapixels is more than a pod has.
-Here they exist for one band. Regions that reach over the edge of a band are joined by what touches there, and
-each band is labeled a second time when its pixels are chosen; a mask of one band keeps its labels.
+Labels take four bytes per pixel and their lookup eight more: for 200 megapixels, more than a pod has. So they exist
+for one band at a time. Regions that cross the edge of a band are joined where they touch, and each band is labeled
+a second time when its pixels are chosen; a mask of a single band keeps its labels.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ Pixels = NDArray[np.uint8]
 
 
 class Regions:
-    """The connected regions of the pixels that have a value.
+    """The connected regions of all pixels with one value.
 
-    Regions are numbered from 1; region 0 is all the rest, and counts no pixels.
+    Regions are numbered from 1; region 0 is the rest, with an area of 0.
 
     Args:
-        pixels: uint8 (height, width), 0 and 1. A band may be changed once ``chosen`` has given it.
-        value: of the pixels in question, 0 or 1.
+        pixels: uint8 (height, width), 0 and 1. A band may be changed once ``chosen`` has yielded it.
+        value: of the regions' pixels, 0 or 1.
         connectivity: 4 or 8.
 
     Attributes:
@@ -51,7 +51,7 @@ class Regions:
             edge = bottom
             labeled += len(table)
             tables.append(table)
-        #: Of the labels of each band: their regions.
+        #: Per band: the region of each of its labels.
         self._regions = [np.arange(labeled, dtype=np.int32)]
         table = tables[0]
         if len(tables) > 1:
@@ -73,18 +73,18 @@ class Regions:
         table[0] = (*self._pixels.shape[::-1], 0, 0, 0)  # as if there were nothing
         return np.asarray(labels, np.int32), table
 
-    def chosen(self, wanted: NDArray[np.bool_]) -> Iterator[tuple[slice, NDArray[np.bool_]]]:
-        """Yields each band's rows, and which of its pixels belong to the wanted regions.
+    def chosen(self, choice: NDArray[np.bool_]) -> Iterator[tuple[slice, NDArray[np.bool_]]]:
+        """Yields each band's rows, and which of its pixels belong to the chosen regions.
 
         Args:
-            wanted: for each region; that of region 0 must be false.
+            choice: bool (regions,); false for region 0.
         """
         for rows, regions in zip(self._bands, self._regions, strict=True):
             labels = self._label(rows)[0] if self._kept is None else self._kept
-            yield rows, wanted[regions][labels]
+            yield rows, choice[regions][labels]
 
     def first(self, candidates: NDArray[np.intp]) -> int:
-        """Which region comes first: by the top of its box, its left, and its first pixel, all of which differ."""
+        """The first of these regions: by the top of its box, then its left side, then its first pixel."""
         left, top = self.boxes[candidates, 0], self.boxes[candidates, 1]
         order = np.lexsort((left, top))
         best = [int(i) for i in candidates[(top == top[order[0]]) & (left == left[order[0]])]]
@@ -99,7 +99,7 @@ class Regions:
 
 
 def bands(height: int, width: int) -> list[slice]:
-    """Parts a mask's rows into bands of about ``BAND_PIXELS`` pixels."""
+    """Splits a mask's rows into bands of about ``BAND_PIXELS`` pixels."""
     count = max(1, height // max(1, BAND_PIXELS // max(1, width)))
     return [slice(*pair) for pair in pairwise(i * height // count for i in range(count + 1))]
 
@@ -112,12 +112,12 @@ def _touching(above: NDArray[np.int32], below: NDArray[np.int32], connectivity: 
         np.stack([above[max(0, s) : width + min(0, s)], below[max(0, -s) : width - max(0, s)]], axis=1)
         for s in shifts
     ]
-    found = np.concatenate(pairs)
-    return np.unique(found[(found > 0).all(1)], axis=0)
+    joined = np.concatenate(pairs)
+    return np.unique(joined[(joined > 0).all(1)], axis=0)
 
 
 def _numbers(count: int, rests: list[int], pairs: NDArray[np.int32]) -> NDArray[np.int32]:
-    """Numbers the regions that labels belong to, from the pairs that touch; the bands' rests are region 0."""
+    """The region of each label, from the pairs of labels that touch; ``rests`` are the labels of region 0."""
     parents = np.arange(count, dtype=np.int32)
     parents[rests] = 0
 
@@ -136,7 +136,7 @@ def _numbers(count: int, rests: list[int], pairs: NDArray[np.int32]) -> NDArray[
 
 
 def _merged(tables: list[NDArray[np.int32]], numbers: NDArray[np.int32]) -> NDArray[np.int32]:
-    """The table of regions from those of the bands' labels."""
+    """Joins the tables of the bands' labels to the table of regions."""
     table = np.concatenate(tables)
     merged = np.zeros((int(numbers.max()) + 1, 5), np.int32)
     merged[:, :2] = np.iinfo(np.int32).max

@@ -1,4 +1,4 @@
-"""One mask, and the probabilities that it was cut from, against ground truth."""
+"""Compares one mask, and the probabilities that it was cut from, with ground truth."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from clipseg_kfp.views import Box, Field, Merger
 
 @dataclass(frozen=True)
 class Comparison:
-    """What one image says of one prompt.
+    """Agreement of one prompt in one image.
 
     Attributes:
-        counts: of the mask as it was written.
+        counts: pixels of the mask as it was written.
         boundary: boundary IoU of that mask; ``None`` where there is no outline.
-        histogram: of the probabilities; empty where they are not at hand.
-        width: of the ground truth, which all is compared at.
-        height: of the ground truth.
+        histogram: of the probabilities; empty where there are none.
+        width: of the ground truth in pixels: the size at which everything is compared.
+        height: of the ground truth in pixels.
     """
 
     counts: Confusion
@@ -39,7 +39,7 @@ class Comparison:
 def compare(row: dict[str, Any], score: dict[str, Any] | None, truth: Truth) -> Comparison:
     """Compares at the ground truth's size, as the paper does.
 
-    Probabilities are brought there bilinearly, masks by their nearest pixels.
+    Probabilities are resized bilinearly, masks by their nearest pixels.
 
     Args:
         row: of ``records.MASKS``.

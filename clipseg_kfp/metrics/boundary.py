@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
+
+from clipseg_kfp.masks.raster import Mask
 
 DILATION_RATIO = 0.02
-
-Mask = NDArray[np.bool_]
 
 
 def boundary_iou(
@@ -25,12 +24,12 @@ def boundary_iou(
     Args:
         predicted: bool (height, width).
         truth: bool, of the same size.
-        valid: the pixels that count; ``None`` for all of them. Outlines are found before the rest is left out.
+        valid: the pixels that count; ``None`` for all of them. Outlines are taken before the rest is left out.
         dilation_ratio: d, as a share of the diagonal.
 
     Returns:
-        0 to 1; ``None`` where neither mask has an outline that counts: it says nothing of outlines, and as 1 it
-        would hide the images with the thing in the mean of a thing that is rare.
+        0 to 1; ``None`` where neither mask has an outline that counts. As 1, such images would hide those with
+        the thing in the mean of a rare thing.
     """
     height, width = truth.shape
     distance = max(1, round(dilation_ratio * float(np.hypot(height, width))))

@@ -1,12 +1,12 @@
 """Counts of pixels, summed over the data set as in the CLIPSeg paper, and what follows from them.
 
-Where a quotient has no denominator, nothing was done wrong: the value is 1. So the IoU of an empty mask with
-empty ground truth is 1, the precision of no prediction is 1, and the recall of nothing to find is 1.
+A quotient without a denominator is 1: nothing was done wrong. So the IoU of an empty mask with empty ground
+truth is 1, the precision of no prediction is 1, and the recall where there is nothing to find is 1.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -48,34 +48,26 @@ class Confusion:
         size = truth.size
         if valid is not None:
             predicted, truth, size = predicted & valid, truth & valid, int(np.count_nonzero(valid))
-        both = int(np.count_nonzero(predicted & truth))
-        said, true = int(np.count_nonzero(predicted)), int(np.count_nonzero(truth))
-        self.tp += both
-        self.fp += said - both
-        self.fn += true - both
-        self.tn += size - said - true + both
+        hits = int(np.count_nonzero(predicted & truth))
+        marked, true = int(np.count_nonzero(predicted)), int(np.count_nonzero(truth))
+        self.tp += hits
+        self.fp += marked - hits
+        self.fn += true - hits
+        self.tn += size - marked - true + hits
         self.images += 1
 
     def __add__(self, other: Confusion) -> Confusion:
-        return Confusion(
-            self.tp + other.tp,
-            self.fp + other.fp,
-            self.fn + other.fn,
-            self.tn + other.tn,
-            self.images + other.images,
-        )
+        return Confusion(*(a + b for a, b in zip(astuple(self), astuple(other), strict=True)))
 
     @property
     def iou(self) -> float:
         """Intersection over union of the foreground; 1 where neither mask has a pixel."""
-        union = self.tp + self.fp + self.fn
-        return self.tp / union if union else 1.0
+        return _ratio(self.tp, self.tp + self.fp + self.fn)
 
     @property
     def iou_background(self) -> float:
         """Intersection over union of the background."""
-        union = self.tn + self.fp + self.fn
-        return self.tn / union if union else 1.0
+        return _ratio(self.tn, self.tn + self.fp + self.fn)
 
     @property
     def iou_binary(self) -> float:
@@ -85,15 +77,18 @@ class Confusion:
     @property
     def dice(self) -> float:
         """Dice's coefficient (F1 of pixels), 2 tp / (2 tp + fp + fn). Source: Dice, Ecology 26(3), 1945."""
-        total = 2 * self.tp + self.fp + self.fn
-        return 2 * self.tp / total if total else 1.0
+        return _ratio(2 * self.tp, 2 * self.tp + self.fp + self.fn)
 
     @property
     def precision(self) -> float:
         """Returns tp / (tp + fp); 1 where nothing was predicted."""
-        return self.tp / (self.tp + self.fp) if self.tp + self.fp else 1.0
+        return _ratio(self.tp, self.tp + self.fp)
 
     @property
     def recall(self) -> float:
         """Returns tp / (tp + fn); 1 where there was nothing to find."""
-        return self.tp / (self.tp + self.fn) if self.tp + self.fn else 1.0
+        return _ratio(self.tp, self.tp + self.fn)
+
+
+def _ratio(part: int, whole: int) -> float:
+    return part / whole if whole else 1.0

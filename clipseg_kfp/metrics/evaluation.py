@@ -29,15 +29,15 @@ class Evaluation:
     """Agreement with ground truth.
 
     Attributes:
-        prompts: pixel counts of each prompt that has ground truth, by name: of the masks as they were written.
-        histograms: the probabilities of the same, before thresholds and cleaning.
-        presence: by prompt: images that have foreground of it, and images that have none and were given a mask.
-        boundaries: sum of boundary IoU over images with an outline, by prompt, and how many these are.
-        intervals: 95 % confidence intervals by prompt: of the IoU, and of the IoU at the best threshold.
+        prompts: pixel counts of the masks as they were written, by prompt; of prompts with ground truth.
+        histograms: probabilities before thresholds and cleaning, by prompt.
+        presence: by prompt: the number of images with foreground, and of images without that got a mask.
+        boundaries: by prompt: sum of boundary IoU over images with an outline, and their number.
+        intervals: by prompt: 95 % confidence intervals of the IoU, and of the IoU at the best threshold.
         mean_interval: of the mean IoU.
-        unmatched: names of ground-truth classes that are no prompt.
-        unusable: ground truth that could not be read, with the reason; the first of them.
-        unusable_count: all of them.
+        unmatched: names of ground-truth classes without a prompt.
+        unusable: reasons of ground truth that could not be read, the first ``UNUSABLE_SHOWN``.
+        unusable_count: number of all of them.
     """
 
     prompts: dict[str, Confusion] = field(default_factory=dict)
@@ -51,11 +51,11 @@ class Evaluation:
     unusable_count: int = 0
 
     def add(self, prompt: str, counts: Confusion, boundary: float | None, histogram: Histogram) -> None:
-        """Adds what one image says of a prompt."""
+        """Adds one image's figures of a prompt."""
         self.prompts[prompt] = self.prompts.get(prompt, Confusion()) + counts
-        there, alarms = self.presence.get(prompt, (0, 0))
-        found = counts.tp + counts.fn > 0
-        self.presence[prompt] = there + found, alarms + (not found and counts.fp > 0)
+        images, alarms = self.presence.get(prompt, (0, 0))
+        present = counts.tp + counts.fn > 0
+        self.presence[prompt] = images + present, alarms + (not present and counts.fp > 0)
         if boundary is not None:
             total, images = self.boundaries.get(prompt, (0.0, 0))
             self.boundaries[prompt] = total + boundary, images + 1
@@ -74,7 +74,7 @@ class Evaluation:
             draws: by prompt: tp, fp and fn of the mask as it was written, then of the best threshold.
         """
         ious = {name: _ratios(draws.sums(name)) for name in self.present}
-        # of one image all replicates are alike
+        # all replicates of a single image are alike
         enough = [name for name in ious if self.presence[name][0] > 1]
         for name in enough:
             self.intervals[name] = interval(ious[name][0]), interval(ious[name][1])
@@ -87,32 +87,26 @@ class Evaluation:
 
     @property
     def present(self) -> list[str]:
-        """Prompts that the ground truth has foreground of: only they can be found, or missed."""
+        """Prompts with foreground in the ground truth: only they can be found, or missed."""
         return [name for name, counts in self.prompts.items() if counts.tp + counts.fn]
 
     @property
     def mean_iou(self) -> float | None:
         """The paper's mIoU: mean over prompts of the foreground IoU; ``None`` without ground truth.
 
-        Prompts that the ground truth has nothing of are left out: one pixel would make theirs 0 of 1.
+        Prompts without foreground are left out: one predicted pixel would turn their IoU from 1 to 0.
         """
         values = [self.prompts[name].iou for name in self.present]
         return float(np.mean(values)) if values else None
 
     @property
     def thresholds(self) -> dict[str, float]:
-        """The threshold of the highest IoU of each prompt that ground truth has foreground of.
-
-        It is what a prompt file's ``calibrated`` reads.
-        """
+        """The threshold of the highest IoU, by prompt with foreground; a prompt file's ``calibrated`` reads it."""
         best = {name: histogram.best for name, histogram in self.histograms.items()}
         return {name: float(THRESHOLDS[index]) for name, index in best.items() if index is not None}
 
     def figures(self) -> dict[str, float]:
-        """The numbers for Kubeflow's table of metrics; empty without ground truth.
-
-        Totals, and the first prompts under names that are plain ASCII.
-        """
+        """Totals and the first prompts, named in ASCII, for Kubeflow's table of metrics; empty without ground truth."""
         if self.mean_iou is None:
             return {}
         whole = self.to_json()
@@ -155,24 +149,20 @@ class Evaluation:
     def to_json(self) -> dict[str, Any]:
         """The content of ``metrics.json``."""
         total = sum(self.prompts.values(), Confusion())
-        there = bool(self.present)
+        present = bool(self.present)
         rows = {name: self.row(name) for name in self.prompts}
         boundary = [row["boundary_iou"] for row in rows.values() if row["boundary_iou"] is not None]
         return {
             "mean_iou": self.mean_iou,
             "mean_iou_interval": self.mean_interval,
-            "iou_fg": total.iou if there else None,
-            "iou_bin": total.iou_binary if there else None,
-            "dice": total.dice if there else None,
-            "precision": total.precision if there else None,
-            "recall": total.recall if there else None,
+            "iou_fg": total.iou if present else None,
+            "iou_bin": total.iou_binary if present else None,
+            **{key: getattr(total, key) if present else None for key in ("dice", "precision", "recall")},
             "boundary_iou": float(np.mean(boundary)) if boundary else None,
             "pairs": total.images,
             "sweep": self.sweep(),
             "per_prompt": {
-                name: {
-                    key: value for key, value in row.items() if key not in ("prompt", "tp", "fp", "fn", "tn")
-                }
+                name: {key: row[key] for key in row if key not in ("prompt", "tp", "fp", "fn", "tn")}
                 for name, row in rows.items()
             },
             "unmatched_ground_truth": self.unmatched,
@@ -190,8 +180,8 @@ class Evaluation:
     def sweep(self) -> dict[str, Any] | None:
         """The paper's table: mIoU, IoU_FG and IoU_BIN at fixed thresholds and at the best of each, and AP.
 
-        ``None`` where the ground truth has no foreground. Probabilities are compared with one threshold for all
-        prompts, before any cleaning. The mean is over prompts that the ground truth has; the rest is of all pixels.
+        ``None`` where the ground truth has no foreground. All prompts have the same threshold here, and nothing is
+        cleaned. The mean is over prompts with foreground; the other figures are of all pixels.
         """
         present = [histogram for histogram in self.histograms.values() if histogram.positives]
         if not present:
@@ -219,7 +209,7 @@ class Evaluation:
         }
 
     def curves(self) -> dict[str, Any]:
-        """The content of ``curves.json``: what plots are made of, for all prompts together and for each."""
+        """The content of ``curves.json``: the data of plots, for all prompts together and for each."""
         return {
             "thresholds": THRESHOLDS.tolist(),
             "all": _curves(self.pooled()) if self.histograms else None,
@@ -230,7 +220,7 @@ class Evaluation:
 def _ratios(sums: Sums) -> tuple[Sums, Sums]:
     """The IoU of each replicate, of the masks as written and at the best threshold.
 
-    NaN where a replicate drew no image with foreground: as 1 or 0 it would widen the interval of what is rare.
+    NaN where a replicate drew no image with foreground: 1 or 0 would widen the interval of rare things.
     """
     pairs = []
     for tp, fp, fn in (sums[:, :3].T, sums[:, 3:].T):

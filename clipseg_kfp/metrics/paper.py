@@ -8,7 +8,7 @@ from clipseg_kfp.metrics.confusion import Confusion
 
 
 def average_precision(curve: Sequence[Confusion]) -> float | None:
-    """The integral of precision over recall, by Simpson's rule over the thresholds at which something is said.
+    """The integral of precision over recall, by Simpson's rule over the thresholds with any predicted pixel.
 
     As in ``metrics.py`` of https://github.com/timojl/clipseg: 1 is added to both denominators, equal points count
     once, and recalls beyond the first and the last point count for nothing.
@@ -17,13 +17,11 @@ def average_precision(curve: Sequence[Confusion]) -> float | None:
         curve: counts at each threshold.
 
     Returns:
-        ``None`` without foreground, or where nothing is said at any threshold.
+        ``None`` without foreground, or where nothing is predicted at any threshold.
     """
-    points = sorted(
-        {(c.tp / (1 + c.tp + c.fn), c.tp / (1 + c.tp + c.fp)) for c in curve if c.tp + c.fp}
-        if any(c.tp + c.fn for c in curve)
-        else ()
-    )
+    if not any(c.tp + c.fn for c in curve):
+        return None
+    points = sorted({(c.tp / (1 + c.tp + c.fn), c.tp / (1 + c.tp + c.fp)) for c in curve if c.tp + c.fp})
     return _simpson(points) if points else None
 
 

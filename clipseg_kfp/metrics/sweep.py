@@ -9,7 +9,7 @@ average precision, ROC and calibration are those of probabilities in steps of 1 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,7 +22,7 @@ Curve = NDArray[np.float64]
 
 BINS = 1000
 #: Those of the CLIPSeg paper's own evaluation: linspace(0, 1, 51) without its ends. A pixel belongs to the
-#: mask from the threshold on, as everywhere in this suite.
+#: mask from the threshold on, as everywhere in the suite.
 THRESHOLDS: Curve = np.arange(1, 50) / 50
 #: The thresholds that the paper's tables are made at, beside the best one.
 PAPER_THRESHOLDS = (0.1, 0.2, 0.3, 0.5)
@@ -98,8 +98,7 @@ class Histogram:
 
     def at(self, index: int, images: int = 0) -> Confusion:
         """The counts at ``THRESHOLDS[index]``."""
-        tp, fp = int(self.tp[index]), int(self.fp[index])
-        return Confusion(tp, fp, self.positives - tp, self.negatives - fp, images)
+        return replace(self.curve[index], images=images)
 
     @property
     def curve(self) -> list[Confusion]:
@@ -111,7 +110,7 @@ class Histogram:
     def best(self) -> int | None:
         """Index of the threshold with the highest foreground IoU: of equal ones, the middle one.
 
-        ``None`` where the ground truth has no foreground: no threshold would be of use for other images.
+        ``None`` where the ground truth has no foreground: no threshold would suit other images.
         """
         if not self.positives:
             return None
@@ -125,9 +124,8 @@ class Histogram:
         """
         if not self.positives:
             return None
-        tp = np.cumsum(self.foreground[::-1])
-        said = tp + np.cumsum(self.background[::-1])
-        precision = tp / np.maximum(said, 1)
+        tp, predicted = self._from_top()
+        precision = tp / np.maximum(predicted, 1)
         return float((np.diff(tp, prepend=0) * precision).sum() / self.positives)
 
     @property
@@ -146,36 +144,30 @@ class Histogram:
         """
         if not self.positives:
             return np.zeros(0), np.zeros(0)
+        tp, predicted = self._from_top()
+        bins = np.searchsorted(tp, np.linspace(0, self.positives, points + 1))
+        bins = np.unique(np.append(bins, np.flatnonzero(predicted)[0]))
+        bins = bins[predicted[bins] > 0]  # where nothing is predicted, there is no precision
+        return tp[bins] / self.positives, tp[bins] / predicted[bins]
+
+    def _from_top(self) -> tuple[Counts, Counts]:
+        """Foreground pixels, and all pixels, from the highest bin down to each."""
         tp = np.cumsum(self.foreground[::-1])
-        said = tp + np.cumsum(self.background[::-1])
-        wanted = np.searchsorted(tp, np.linspace(0, self.positives, points + 1))
-        wanted = np.unique(np.append(wanted, np.flatnonzero(said)[0]))
-        wanted = wanted[said[wanted] > 0]  # where nothing is predicted, there is no precision
-        return tp[wanted] / self.positives, tp[wanted] / said[wanted]
-
-    def roc(self) -> tuple[Curve, Curve, Curve]:
-        """The receiver operating characteristic.
-
-        Returns:
-            False positive rate, true positive rate and threshold, float64 (1001,), from threshold 1.001 (which
-            no pixel reaches) down to 0. Rates are 0 throughout where there are no pixels of their kind.
-        """
-        rates = [
-            np.concatenate([[0.0], np.cumsum(counts[::-1]) / max(int(counts.sum()), 1)])
-            for counts in (self.background, self.foreground)
-        ]
-        return rates[0], rates[1], np.arange(BINS, -1, -1) / BINS + (np.arange(BINS + 1) == 0) / BINS
+        return tp, tp + np.cumsum(self.background[::-1])
 
     @property
     def roc_auc(self) -> float | None:
-        """The area below the ROC, by trapezoids; ``None`` unless there are both kinds of pixels."""
+        """The area below the receiver operating characteristic, by trapezoids; ``None`` for one kind of pixels."""
         if not self.positives or not self.negatives:
             return None
-        false_rate, true_rate, _ = self.roc()
+        false_rate, true_rate = (
+            np.concatenate([[0.0], np.cumsum(counts[::-1]) / counts.sum()])
+            for counts in (self.background, self.foreground)
+        )
         return float(np.trapezoid(true_rate, false_rate))
 
     def reliability(self, bins: int = RELIABILITY_BINS) -> tuple[Counts, Curve, Curve]:
-        """What share of the pixels is foreground, for pixels of about the same probability.
+        """The share of foreground among pixels of about the same probability.
 
         Args:
             bins: of equal width; a divisor of 1000.

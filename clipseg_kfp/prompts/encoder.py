@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,13 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clipseg_kfp.errors import ParameterError
-from clipseg_kfp.prompts.definitions import Gathered, Ingredient, about
+from clipseg_kfp.prompts.definitions import Ingredient, ResolvedPrompt, about
 from clipseg_kfp.prompts.sets import PromptSet
 from clipseg_kfp.prompts.templates import filled
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from transformers import CLIPSegForImageSegmentation, CLIPTokenizer
 
     from clipseg_kfp.engine.checkpoint import ModelFacts
@@ -35,15 +34,12 @@ class Encoder:
 
     Args:
         model: loaded in float32, whole.
-        facts: the color mean and deviation of its input; needed for images.
+        facts: the color mean and deviation of its input.
         tokenizer: loads the tokenizer; called for the first text.
     """
 
     def __init__(
-        self,
-        model: CLIPSegForImageSegmentation,
-        facts: ModelFacts | None,
-        tokenizer: Callable[[], CLIPTokenizer],
+        self, model: CLIPSegForImageSegmentation, facts: ModelFacts, tokenizer: Callable[[], CLIPTokenizer]
     ) -> None:
         self._model, self._facts, self._load_tokenizer = model, facts, tokenizer
         config: Any = model.config
@@ -78,7 +74,6 @@ class Encoder:
         """
         import torch
 
-        assert self._facts is not None, "images need the model's facts"
         mean, std = np.array(self._facts.mean, np.float32), np.array(self._facts.std, np.float32)
         values = (pixels.astype(np.float32) / np.float32(255) - mean) / std
         with torch.inference_mode():
@@ -96,7 +91,9 @@ class Encoder:
 def _check_length(text: str, tokenizer: CLIPTokenizer, limit: int) -> None:
     count = len(tokenizer(text)["input_ids"])
     if count > limit:
-        raise ParameterError(f"a text has {count} tokens; this model reads {limit}.", "Shorten it.")
+        raise ParameterError(
+            f"a text has {count} tokens; this model reads {limit}.", "Shorten it.", code="text_too_long"
+        )
 
 
 def check_texts(prompts: PromptSet, checkpoint: Path) -> None:
@@ -110,7 +107,7 @@ def check_texts(prompts: PromptSet, checkpoint: Path) -> None:
 
     tokenizer, limit = load_tokenizer(checkpoint), text_length(checkpoint)
     for place, prompt in enumerate(prompts.prompts, start=1):
-        with about(place, prompt):
+        with about(place, prompt.name):
             for source in (prompt, *(prompt.mix or ())):
                 for text in filled(source.texts, source.templates or prompts.defaults.templates):
                     _check_length(text, tokenizer, limit)
@@ -128,28 +125,28 @@ class _Sums:
     def add(self, ingredients: Iterable[Ingredient]) -> None:
         row = len(self._sums)
         self._sums.append(np.zeros(self._encoder.width))
-        for one in ingredients:
-            if one.vector is not None:
-                factor = self._encoder.text_length if one.as_long_as_texts else 1.0
-                self._sums[row] += one.weight * factor * one.vector.astype(np.float64)
-            elif one.pixels is not None:
-                self._images.append((row, one))
+        for term in ingredients:
+            if term.vector is not None:
+                factor = self._encoder.text_length if term.as_long_as_texts else 1.0
+                self._sums[row] += term.weight * factor * term.vector.astype(np.float64)
+            elif term.pixels is not None:
+                self._images.append((row, term))
             else:
-                self._encoder.check(str(one.text))
-                self._texts.append((row, one))
+                self._encoder.check(str(term.text))
+                self._texts.append((row, term))
             self._encode(TEXTS_AT_ONCE, IMAGES_AT_ONCE)
 
     def _encode(self, texts: int, images: int) -> None:
-        """Encodes what waits, where it is this many or more."""
+        """Encodes what waits, if there are at least this many."""
         if self._texts and len(self._texts) >= texts:
-            self._settle(self._texts, self._encoder.texts([str(one.text) for _, one in self._texts]))
+            self._settle(self._texts, self._encoder.texts([str(term.text) for _, term in self._texts]))
         if self._images and len(self._images) >= images:
-            pixels = [one.pixels for _, one in self._images if one.pixels is not None]
+            pixels = [term.pixels for _, term in self._images if term.pixels is not None]
             self._settle(self._images, self._encoder.images(np.stack(pixels)))
 
     def _settle(self, waiting: list[tuple[int, Ingredient]], features: NDArray[np.float32]) -> None:
-        for (row, one), feature in zip(waiting, features, strict=True):
-            self._sums[row] += one.weight * feature.astype(np.float64)
+        for (row, term), feature in zip(waiting, features, strict=True):
+            self._sums[row] += term.weight * feature.astype(np.float64)
         waiting.clear()
 
     def finish(self) -> NDArray[np.float32]:
@@ -158,7 +155,9 @@ class _Sums:
         return rows.astype(np.float32)
 
 
-def encode(gathered: Iterable[Gathered], encoder: Encoder) -> tuple[list[Gathered], NDArray[np.float32]]:
+def encode(
+    gathered: Iterable[ResolvedPrompt], encoder: Encoder
+) -> tuple[list[ResolvedPrompt], NDArray[np.float32]]:
     """Encodes prompts as they are gathered, in batches.
 
     Args:
@@ -166,40 +165,16 @@ def encode(gathered: Iterable[Gathered], encoder: Encoder) -> tuple[list[Gathere
         encoder: of the model that will segment.
 
     Returns:
-        The prompts, without what their embeddings were made of; and the embeddings of those that are no
-        logic, float32 (B, D), in the same order.
+        The prompts, without what their embeddings were made of; and the embeddings of all but logic prompts,
+        float32 (B, D), in the same order.
 
     Raises:
         ParameterError: a text longer than the model reads; or what ``gathered`` raises.
     """
-    from dataclasses import replace
-
     sums, rows = _Sums(encoder), []
-    for place, one in enumerate(gathered, start=1):
-        if one.expression is None:
-            with about(place, one.prompt):
-                sums.add(one.ingredients)
-        rows.append(replace(one, ingredients=()))  # pictures take memory
+    for place, resolved in enumerate(gathered, start=1):
+        if resolved.expression is None:
+            with about(place, resolved.name):
+                sums.add(resolved.ingredients)
+        rows.append(replace(resolved, ingredients=()))  # pictures take memory
     return rows, sums.finish()
-
-
-def embed_texts(
-    prompts: PromptSet, model: CLIPSegForImageSegmentation, tokenizer: CLIPTokenizer
-) -> NDArray[np.float32]:
-    """Encodes a set of texts alone: the text projections, not normalized; several texts are averaged.
-
-    Returns:
-        float32 (P, projection_dim).
-
-    Raises:
-        ParameterError: a text longer than the model reads, or a prompt that is no text.
-    """
-    encoder = Encoder(model, None, lambda: tokenizer)
-    sums = _Sums(encoder)
-    for place, prompt in enumerate(prompts.prompts, start=1):
-        with about(place, prompt):
-            if prompt.kind != "text":
-                raise ParameterError(f"it is of the kind '{prompt.kind}', and a text is needed.")
-            texts = filled(prompt.texts, prompt.templates or prompts.defaults.templates)
-            sums.add(Ingredient(1 / len(texts), text=text) for text in texts)
-    return sums.finish()

@@ -20,6 +20,7 @@ from clipseg_kfp.storage import Folder, open_folder, open_object, split_object_u
 
 MAX_BYTES = 100 << 20  # of a support image, a mask or a file of vectors
 MAX_PIXELS = 50_000_000
+_CALIBRATED = 'Give JSON with {"thresholds": {"<prompt name>": 0.42}}.'
 
 
 class Files:
@@ -53,7 +54,7 @@ class Files:
         end = "/" if uri.endswith("/") else ""
         path = posixpath.normpath(posixpath.join(folder, quote(uri) if scheme.lower() == "file" else uri))
         if path == ".." or path.startswith("../"):
-            raise ParameterError(f"'{uri}' leaves {scheme}://{root}.", "Give its full URI.")
+            raise unusable("uri_leaves_bucket", uri, f"leaves {scheme}://{root}.", "Give its full URI.")
         return f"{scheme}://{root}/{path}{end}"
 
     def folder(self, uri: str) -> Folder:
@@ -71,12 +72,21 @@ class Files:
             ParameterError: there is none.
             StorageError: it has more bytes than ``limit``, or the store failed.
         """
-        folder, key = self.open(uri)
-        return _read(folder, key, limit)
+        return _read(*self.open(uri), limit)
+
+
+def unusable(code: str, where: str, problem: str, remedy: str) -> ParameterError:
+    """The error of a file or folder that cannot be used; the message names it first."""
+    return ParameterError(f"{where} {problem}", remedy, code=code, where=where)
+
+
+def no_images(place: str, remedy: str) -> ParameterError:
+    """The error of a folder without images."""
+    return ParameterError(f"There are no images in {place}.", remedy, code="support_empty", where=place)
 
 
 def choices(name: str, names: list[str]) -> str:
-    """A remedy for a name that is none of those there are."""
+    """A remedy for an unknown name."""
     close = difflib.get_close_matches(name, names, n=1)
     return f"Did you mean '{close[0]}'?" if close else f"There are: {listed(names)}."
 
@@ -91,7 +101,12 @@ def _read(folder: Folder, key: str, limit: int = MAX_BYTES) -> bytes:
     try:
         return folder.read(key, limit=limit)
     except ObjectChangedError as error:  # nothing was listed before: there is none
-        raise ParameterError(f"{folder.locate(key)} does not exist.", "Check the URI.") from error
+        raise missing(folder, key) from error
+
+
+def missing(folder: Folder, key: str) -> ParameterError:
+    """The error of a file that does not exist."""
+    return unusable("file_missing", folder.locate(key), "does not exist.", "Check the URI.")
 
 
 def _is_shown(key: PurePosixPath) -> bool:
@@ -116,14 +131,13 @@ def support_pairs(folder: Folder) -> list[tuple[str, str | None]]:
     inside = "images/" if any(key.startswith("images/") for key in keys) else ""
     images = sorted(key for key in keys if key.startswith(inside) and not key.startswith("masks/"))
     if not images:
-        raise ParameterError(f"There are no images in {folder.uri}.", "Put some there, below images/.")
+        raise no_images(folder.uri, "Put some there, below images/.")
     pairs: list[tuple[str, str | None]] = []
     for key in images:
         mask = masks.get(_stem(key, inside))
         if masks and mask is None:
-            raise ParameterError(
-                f"{folder.locate(key)} has no mask.", f"Add masks/{_stem(key, inside)}.png, or remove it."
-            )
+            remedy = f"Add masks/{_stem(key, inside)}.png, or remove it."
+            raise unusable("support_without_mask", folder.locate(key), "has no mask.", remedy)
         pairs.append((key, mask))
     return pairs
 
@@ -137,7 +151,12 @@ def picture(data: bytes, name: str) -> Image.Image:
     try:
         return decode_image(data, name, MAX_PIXELS)
     except ImageRejectedError as error:
-        raise ParameterError(f"{name} cannot be used as a support image. {error.detail}") from error
+        raise _rejected(name, "a support image", error) from error
+
+
+def _rejected(name: str, what: str, error: ImageRejectedError) -> ParameterError:
+    problem = f"cannot be used as {what}. {error.detail}"
+    return unusable(f"image_{error.code}", name, problem, "Replace it with a sound JPEG or PNG.")
 
 
 def mask_like(data: bytes, name: str, image: Image.Image) -> NDArray[np.bool_]:
@@ -145,17 +164,13 @@ def mask_like(data: bytes, name: str, image: Image.Image) -> NDArray[np.bool_]:
     try:
         mask = decode_mask(data, name)
     except ImageRejectedError as error:
-        raise ParameterError(f"{name} cannot be used as a mask. {error.detail}") from error
+        raise _rejected(name, "a mask", error) from error
     if mask.shape != (image.height, image.width):
-        raise ParameterError(
-            f"The mask {name} has {mask.shape[1]} x {mask.shape[0]} pixels, its image {image.width} x "
-            f"{image.height}.",
-            "Give a mask of the upright image's size.",
-        )
+        sides = f"{mask.shape[1]} x {mask.shape[0]} pixels, its image {image.width} x {image.height}"
+        raise unusable("mask_size", name, f"has {sides}.", "Give a mask of the upright image's size.")
     if not mask.any():
-        raise ParameterError(
-            f"The mask {name} marks nothing.", "The thing is what is above half of the mask's largest value."
-        )
+        remedy = "Paint the thing brighter than half of the mask's largest value."
+        raise unusable("mask_empty", name, "marks nothing.", remedy)
     return mask
 
 
@@ -163,21 +178,22 @@ def calibrated_threshold(data: bytes, uri: str, name: str) -> float:
     """Reads one threshold of ``{"thresholds": {"<prompt name>": 0.42}}``.
 
     Raises:
-        ParameterError: another format, no threshold of that name, or none between 0 and 1.
+        ParameterError: another format, no threshold of that name, or one that is not between 0 and 1.
     """
-    form = 'It must be JSON with {"thresholds": {"<prompt name>": 0.42}}.'
     try:
         value = json.loads(data)
     except (ValueError, RecursionError) as error:
-        raise ParameterError(f"{uri} is not JSON: {error}.", form) from error
+        raise unusable("calibration_format", uri, f"is not JSON: {error}.", _CALIBRATED) from error
     thresholds = value.get("thresholds") if isinstance(value, dict) else None
     if not isinstance(thresholds, dict):
-        raise ParameterError(f"{uri} has no thresholds.", form)
+        raise unusable("calibration_format", uri, "has no thresholds.", _CALIBRATED)
     if name not in thresholds:
-        raise ParameterError(f"{uri} has no threshold for '{name}'.", choices(name, list(thresholds)))
+        remedy = choices(name, list(thresholds))
+        raise unusable("calibration_unknown_name", uri, f"has no threshold for '{name}'.", remedy)
     number = thresholds[name]
     if isinstance(number, bool) or not isinstance(number, int | float) or not 0 < number < 1:
-        raise ParameterError(f"{uri}: the threshold of '{name}' is {number!r}, not between 0 and 1.", form)
+        problem = f"has the threshold {number!r} for '{name}', which is not between 0 and 1."
+        raise unusable("calibration_out_of_range", uri, problem, _CALIBRATED)
     return float(number)
 
 
@@ -189,9 +205,8 @@ def pictures_in(folder: Folder, limit: int) -> Iterator[tuple[str, bytes, str | 
     """
     pairs = support_pairs(folder)
     if len(pairs) > limit:
-        raise ParameterError(
-            f"{folder.uri} has {len(pairs):,} images; {limit} are allowed.", "Choose the most typical ones."
-        )
+        problem = f"has {len(pairs):,} images; {limit} are allowed."
+        raise unusable("support_images_too_many", folder.uri, problem, "Choose the most typical ones.")
     for image, mask in pairs:
         yield (
             folder.locate(image),

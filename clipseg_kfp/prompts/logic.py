@@ -122,8 +122,8 @@ def parse_logic(text: str) -> Expression:
 
     ``not`` binds closest, then ``and``, then ``or``; the words may be in capitals. Names with spaces, quotes,
     brackets or ``& | ! ~`` in them, or equal to one of the words, stand in quotes; a backslash there takes
-    the next character as it is. How long a text may be is the prompt set's to say: the canonical text of an
-    expression has more brackets than people write, and is read again by later steps.
+    the next character as it is. The prompt set limits the length, not this function: the canonical text of an
+    expression has more brackets than people write, and later steps read it again.
 
     Raises:
         ParameterError: says where the mistake is, with the line and a caret below it.
@@ -154,7 +154,7 @@ def _mistake(text: str, error: UnexpectedInput) -> ParameterError:
         if not operand and found and found[0] not in "()" and found.lower() not in _WORDS:
             remedy = f"Put names of several words in quotes. {_REMEDY}"
     shown = re.sub(r"\s", " ", text)
-    return ParameterError(f"{problem}:\n    {shown}\n    {' ' * place}^\n", remedy)
+    return ParameterError(f"{problem}:\n    {shown}\n    {' ' * place}^\n", remedy, code="logic_syntax")
 
 
 def names_in(expression: Expression) -> Iterator[str]:
@@ -170,14 +170,14 @@ def names_in(expression: Expression) -> Iterator[str]:
 
 
 def check_names(expression: Expression, known: Iterable[str]) -> None:
-    """Raises ``ParameterError`` where an expression uses a name that no prompt has."""
+    """Raises ``ParameterError`` if an expression uses a name that no prompt has."""
     known = list(known)
     for name in names_in(expression):
         if name not in known:
             lower = {other.lower(): other for other in reversed(known)}
             close = difflib.get_close_matches(name.lower(), lower, n=1)
             remedy = f"Did you mean {Name(lower[close[0]])}?" if close else "Name one that is in the set."
-            raise ParameterError(f"there is no prompt named '{name}'.", remedy)
+            raise ParameterError(f"there is no prompt named '{name}'.", remedy, code="logic_unknown_name")
 
 
 def logic_order(expressions: Mapping[str, Expression]) -> list[str]:
@@ -197,7 +197,10 @@ def logic_order(expressions: Mapping[str, Expression]) -> list[str]:
     except CycleError as error:
         circle = " -> ".join(str(Name(name)) for name in reversed(error.args[1]))
         raise ParameterError(
-            f"logic prompts use each other in a circle: {circle}.", "Let one of them use base prompts only."
+            f"logic prompts use each other in a circle: {circle}.",
+            "Let one of them use base prompts only.",
+            code="logic_circle",
+            where=circle,
         ) from None
 
 
@@ -238,12 +241,3 @@ def _evaluate(expression: Expression, maps: Mapping[str, NDArray[Map]]) -> tuple
         out = total if own else value if fresh else np.empty_like(total)
         total, own = combine(total, value, out=out), True
     return total, own
-
-
-def quoted(name: str) -> str:
-    """A name as it may stand in an expression.
-
-    >>> quoted("red circle")
-    '"red circle"'
-    """
-    return str(Name(name))

@@ -1,52 +1,42 @@
-"""From JSON, YAML and one-line text to a checked prompt set; and what is said where it is wrong."""
+"""From JSON, YAML and one-line text to a checked prompt set."""
 
 from __future__ import annotations
 
 import difflib
 import json
 from collections.abc import Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import yaml
-from pydantic import ValidationError
+from pydantic import Field, TypeAdapter, ValidationError
 
 from clipseg_kfp.errors import ParameterError
 from clipseg_kfp.naming import spell_out
-from clipseg_kfp.prompts import entries as parts
-from clipseg_kfp.prompts.sets import MAX_PROMPTS, Defaults, MixPart, Prompt, PromptSet
+from clipseg_kfp.prompts import entries
+from clipseg_kfp.prompts.sets import (
+    MAX_PROMPTS,
+    Defaults,
+    PromptEntry,
+    PromptSet,
+    WrittenMixPart,
+    WrittenPrompt,
+)
 
 MAX_NODES = 2_000_000  # values of a YAML file with all aliases written out; far more than prompts can need
-_SHORT = {"text", "image", "mask", "box", "polygon", "polygons", "units"}
 #: What may stand below a field, to guess what an unknown one was meant to be.
 _BELOW: dict[str, set[str]] = {
-    "cleaning": set(parts.Cleaning.model_fields),
-    "embedding": set(parts.StoredEmbedding.model_fields),
-    "engineering": set(parts.Engineering.model_fields),
-    "threshold": {*parts.Calibrated.model_fields, *parts.Otsu.model_fields},
-    "otsu": set(parts.OtsuFloor.model_fields),
-    "images": {*parts.SupportImage.model_fields, "polygon"},
-    "mix": {*MixPart.model_fields, *_SHORT},
+    "cleaning": set(entries.Cleaning.model_fields),
+    "embedding": set(entries.StoredEmbedding.model_fields),
+    "engineering": set(entries.Engineering.model_fields),
+    "threshold": {*entries.Calibrated.model_fields, *entries.Otsu.model_fields},
+    "otsu": set(entries.OtsuFloor.model_fields),
+    "images": set(entries.WrittenSupportImage.model_fields),
+    "mix": set(WrittenMixPart.model_fields),
     "defaults": set(Defaults.model_fields),
-    "prompts": {*Prompt.model_fields, *_SHORT},
+    "prompts": set(WrittenPrompt.model_fields),
     "": set(PromptSet.model_fields),
 }
 _FIELDS = set().union(*_BELOW.values())
-_ONE_OF = {"texts": "text", "images": "image", "mix": "part", "polygons": "polygon"}
-#: What is needed where pydantic finds a value of another kind.
-_NEEDED = {
-    "string_type": "a text",
-    "tuple_type": "a list",
-    "dict_type": "a mapping",
-    "model_type": "a mapping",
-    "float_type": "a number",
-    "float_parsing": "a number",
-    "finite_number": "a finite number",
-    "int_type": "a whole number",
-    "int_parsing": "a whole number",
-    "int_from_float": "a whole number",
-    "bool_type": "true or false",
-    "bool_parsing": "true or false",
-}
 _EXAMPLE = "See docs/prompts.md for an example of each kind."
 
 
@@ -68,8 +58,10 @@ def parse_prompts(value: Any, where: str = "prompts", more: Sequence[Any] = ()) 
     if isinstance(value, list | tuple) and any(map(_is_whole_set, value)):
         if len(value) > 1:
             raise ParameterError(
-                f"{where}: a mapping with 'prompts' is a whole prompt set, and stands beside others.",
-                "Let it be the only entry of the list; what else there is to look for belongs into its prompts.",
+                f"{where}: a mapping with 'prompts' is a whole prompt set, and there are other entries beside it.",
+                "Let it be the only entry of the list, and put the others into its 'prompts'.",
+                code="prompt_set_not_alone",
+                where=where,
             )
         value = value[0]
     if isinstance(value, list | tuple):
@@ -77,24 +69,28 @@ def parse_prompts(value: Any, where: str = "prompts", more: Sequence[Any] = ()) 
     if more and (value in (None, "") or isinstance(value, dict)):
         value = dict(value or {})
         own = value.get("prompts") or []
-        if isinstance(own, list | tuple):  # what it is else, is said below
+        if isinstance(own, list | tuple):  # other types are refused below
             value["prompts"] = [*own, *more]
     if value in (None, "", {}) or (isinstance(value, dict) and value.get("prompts", ...) in (None, [], ())):
         raise ParameterError(
-            f"{where}: the list of prompts is empty.", 'Give at least one, such as ["a cat"].'
+            f"{where}: the list of prompts is empty.",
+            'Give at least one, such as ["a cat"].',
+            code="prompts_empty",
+            where=where,
         )
     if not isinstance(value, dict):
         raise ParameterError(
             f"{where}: a list of prompts is needed, not {type(value).__name__}.",
             'Write it as ["a cat", "a cup"].',
+            code="prompts_type",
+            where=where,
         )
     try:
         return PromptSet.model_validate(value)
     except ValidationError as error:
-        problem, remedy = _first_problem(error, value)
-        raise ParameterError(f"{where}: {problem}.", remedy) from error
+        raise _first_problem(error, value).within(where, where) from error
     except ParameterError as error:
-        raise ParameterError(f"{where}: {error.message}", error.remedy) from error
+        raise error.within(where, where) from error
 
 
 def _is_whole_set(value: Any) -> bool:
@@ -105,91 +101,54 @@ def _is_whole_set(value: Any) -> bool:
     )
 
 
-def _first_problem(error: ValidationError, value: Any) -> tuple[str, str]:
+def _first_problem(error: ValidationError, value: Any) -> ParameterError:
     problem = error.errors(include_url=False)[0]
-    message = _said(problem)
-    unknown = problem["type"] == "extra_forbidden"
+    code, found = problem["type"], problem["input"]
+    message = problem["msg"].replace("Input should", "it must").replace(" should", " must")
+    message = message.replace("Tuple", "List").replace("tuple", "list")
+    if "Input should" in problem["msg"] and isinstance(found, str | int | float):
+        message += f", not {spell_out(str(found)[:40])}"
+    unknown = code == "extra_forbidden"
     # Without the names of the variants that pydantic tried.
     location = [part for part in problem["loc"][:-1] if isinstance(part, int) or part in _FIELDS]
     location += [part for part in problem["loc"][-1:] if unknown or isinstance(part, int) or part in _FIELDS]
-    if location == ["prompts"] and problem["type"] == "too_long":
-        return (
-            f"{problem['ctx']['actual_length']:,} prompts are more than {MAX_PROMPTS:,}",
-            "Make several runs.",
-        )
-    remedy = _EXAMPLE if location else ""
+    remedy = _EXAMPLE
     if unknown:
         above = next((str(part) for part in reversed(location[:-1]) if part in _BELOW), "")
         close = difflib.get_close_matches(str(location[-1]), sorted(_BELOW[above]), n=1, cutoff=0.65)
         message = "there is no such field"
         remedy = f"Did you mean '{close[0]}'?" if close else _EXAMPLE
-    elif problem["type"] == "missing" and isinstance(location[-1], str):
+    elif code == "missing" and location and isinstance(location[-1], str):
         message, remedy = "it is needed and missing", f"Add '{location[-1]}'."
-    elif problem["type"] == "missing":
-        message = "it is missing"
-    elif problem["type"] == "string_too_long" and location[2:] == ["name"]:
+    elif code == "too_long" and location == ["prompts"]:
+        remedy = "Make several runs."
+    elif code == "string_too_long" and location[2:] == ["name"]:
         entry = value["prompts"][location[1]]
         unnamed = not isinstance(entry, dict) or "name" not in entry
         remedy = "Give it a shorter 'name' beside the text." if unnamed else "Shorten it."
-    words = _place(location, value)
-    return (f"{words}: {message}" if words else message), remedy
-
-
-def _said(problem: Any) -> str:
-    """What pydantic found, in the words of people who have never heard of it."""
-    kind, context, found = problem["type"], problem.get("ctx", {}), problem["input"]
-    if kind in _NEEDED:
-        return f"{_NEEDED[kind]} is needed, not {_shown(found)}"
-    match kind:
-        case "string_too_long":
-            return f"at most {context['max_length']:,} characters are allowed, and there are {len(found):,}"
-        case "string_too_short":
-            return f"at least {context['min_length']} character is needed"
-        case "too_short":
-            return f"at least {context['min_length']} are needed, not {context['actual_length']}"
-        case "too_long":
-            return f"at most {context['max_length']:,} are allowed, not {context['actual_length']:,}"
-        case "greater_than" | "greater_than_equal" | "less_than" | "less_than_equal":
-            sign = {"gt": "greater than", "ge": "at least", "lt": "less than", "le": "at most"}
-            ((name, bound),) = ((name, context[name]) for name in sign if name in context)
-            return f"it is {_shown(found)}, and must be {sign[name]} {bound}"
-        case "string_unicode":
-            return "it is no text in Unicode"
-    words = str(problem["msg"]).removeprefix("Value error, ").replace("Input should", "it must")
-    return words.replace("Tuple", "List").replace("tuple", "list")
-
-
-def _shown(value: Any) -> str:
-    return spell_out(str(value)[:40]) if isinstance(value, str | int | float) else f"a {type(value).__name__}"
-
-
-def _place(location: list[int | str], value: Any) -> str:
-    words: list[str] = []
+    where = dotted(location) or problem.get("ctx", {}).get("where", "")
     match location:
         case ["prompts", int(i), *rest]:
-            words.append(f"prompt {i + 1}{_name_of(value, i)}")
-        case rest:
-            pass
-    while rest:
-        match rest:
-            case [str(field), int(i), *further] if field in _ONE_OF:
-                words.append(f"{_ONE_OF[field]} {i + 1}")
-            case [str(field), *further]:
-                words.append(f"field '{field[:40]}'")
-            case [int(i), *further]:
-                words.append(f"value {i + 1}")
-        rest = further
-    return ", ".join(words)
+            place = f"prompt {i + 1}{_name_of(value['prompts'][i])}" + (f", {dotted(rest)}" if rest else "")
+        case _:
+            place = dotted(location)
+    return ParameterError(f"{place}: {message}." if place else f"{message}.", remedy, code=code, where=where)
 
 
-def _name_of(value: Any, i: int) -> str:
-    """What an entry is called, as far as it can be told before it is checked."""
-    entry = value["prompts"][i]
-    for name in ("name", "text", "texts"):
-        if isinstance(entry, dict) and name in entry:
-            entry = entry[name]
-            entry = entry[0] if isinstance(entry, list | tuple) and entry else entry
-            break
+def dotted(location: Sequence[int | str]) -> str:
+    """A place in JSON as people write it.
+
+    >>> dotted(["prompts", 1, "images", 0, "box"])
+    'prompts[1].images[0].box'
+    """
+    return "".join(f"[{part}]" if isinstance(part, int) else f".{part[:40]}" for part in location).lstrip(".")
+
+
+def _name_of(entry: Any) -> str:
+    """What an entry is called, as far as can be told before it is checked."""
+    if isinstance(entry, dict):
+        entry = next((entry[name] for name in ("name", "text", "texts") if name in entry), None)
+        entry = entry[0] if isinstance(entry, list | tuple) and entry else entry
     if not isinstance(entry, str) or not entry.strip() or not entry.isprintable():
         return ""
     return f" ('{entry.strip()[:40]}{'…' if len(entry.strip()) > 40 else ''}')"
@@ -205,7 +164,7 @@ def read_prompts(data: bytes, where: str, more: Sequence[Any] = ()) -> PromptSet
 
 
 def load_prompts(data: bytes, where: str) -> Any:
-    """Parses JSON or YAML; what it says is not checked.
+    """Parses JSON or YAML, and does not check its content.
 
     Raises:
         ParameterError: it is neither; names the file.
@@ -214,7 +173,12 @@ def load_prompts(data: bytes, where: str) -> Any:
         return _parse(data.decode("utf-8-sig"))
     except Exception as error:  # yaml's own errors, and what its constructors pass on of odd scalars
         reason = " ".join(str(error).split()) or type(error).__name__
-        raise ParameterError(f"{where} is neither JSON nor YAML: {reason}.") from error
+        raise ParameterError(
+            f"{where} is neither JSON nor YAML: {reason}.",
+            "Correct the file there.",
+            code="prompts_not_json_or_yaml",
+            where=where,
+        ) from error
 
 
 def _parse(text: str) -> Any:
@@ -271,7 +235,12 @@ def split_prompt_text(text: str) -> list[Any]:
             value = json.loads(text)
         except (ValueError, RecursionError) as error:
             shown = text if len(text) <= 100 else f"{text[:100]}…"
-            raise ParameterError(f"prompts: {error} in {shown!r}.", 'Write ["a cat", "a cup"].') from error
+            raise ParameterError(
+                f"prompts: {error} in {shown!r}.",
+                'Write ["a cat", "a cup"].',
+                code="prompts_not_json",
+                where="prompts",
+            ) from error
         return list(value)
     return [part.strip() for part in text.split(",") if part.strip()]
 
@@ -280,7 +249,10 @@ def check_threshold(threshold: float) -> None:
     """Raises ``ParameterError`` unless a run's threshold lies between 0 and 1."""
     if not 0 < threshold < 1:
         raise ParameterError(
-            f"threshold is {threshold}; it is a probability.", "Give a number between 0 and 1."
+            f"threshold is {threshold}; it is a probability.",
+            "Give a number between 0 and 1.",
+            code="threshold_out_of_range",
+            where="threshold",
         )
 
 
@@ -291,22 +263,10 @@ def json_schema() -> dict[str, Any]:
     What needs more than one entry at a time, such as equal names or the grammar of logic, only
     ``parse_prompts`` checks.
     """
-    schema = PromptSet.model_json_schema()
-    definitions = schema.pop("$defs")
-    schema["properties"]["$schema"] = {"type": "string"}
-    definitions["PromptSet"] = schema
+    listed = Annotated[tuple[PromptEntry, ...], Field(min_length=1, max_length=MAX_PROMPTS)]
+    file: TypeAdapter[Any] = TypeAdapter(PromptSet | listed | tuple[PromptSet])
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "clipseg-kfp prompt file",
-        "anyOf": [
-            {"$ref": "#/$defs/PromptSet"},
-            {
-                "type": "array",
-                "items": {"$ref": "#/$defs/Prompt"},
-                "minItems": 1,
-                "maxItems": MAX_PROMPTS,
-            },
-            {"type": "array", "items": {"$ref": "#/$defs/PromptSet"}, "minItems": 1, "maxItems": 1},
-        ],
-        "$defs": definitions,
+        **file.json_schema(),
     }

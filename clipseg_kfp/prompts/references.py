@@ -9,7 +9,7 @@ from typing import Any
 
 from clipseg_kfp.errors import ClipsegKfpError, ParameterError
 from clipseg_kfp.prompts.entries import Calibrated, Threshold
-from clipseg_kfp.prompts.files import Files, support_pairs
+from clipseg_kfp.prompts.files import Files, missing, support_pairs
 from clipseg_kfp.prompts.parser import load_prompts, parse_prompts
 from clipseg_kfp.prompts.sets import PromptSet
 
@@ -29,13 +29,12 @@ class Reference:
     is_folder: bool = False
 
 
-def references(prompts: PromptSet) -> Iterator[Reference]:
-    """Yields all that a set refers to, in its order, each once."""
-    found = dict.fromkeys(_all_of(prompts))
-    yield from found
+def references(prompts: PromptSet) -> list[Reference]:
+    """Lists all that a set refers to, in its order, each once."""
+    return list(dict.fromkeys(_references(prompts)))
 
 
-def _all_of(prompts: PromptSet) -> Iterator[Reference]:
+def _references(prompts: PromptSet) -> Iterator[Reference]:
     yield from _calibration("defaults", prompts.defaults.threshold)
     for place, prompt in enumerate(prompts.prompts, start=1):
         owner = f"prompt {place} ('{prompt.name}')"
@@ -55,23 +54,23 @@ def _calibration(owner: str, threshold: Threshold | None) -> Iterator[Reference]
 
 
 def check_references(prompts: PromptSet, files: Files) -> None:
-    """Looks whether all that a set refers to is there; nothing is read but lists.
+    """Checks that all that a set refers to exists; nothing is read but lists.
 
     Raises:
         ParameterError: a file or folder that does not exist, or a folder without pictures or with one that has
             no mask; names the prompt.
         StorageError: the store failed.
     """
-    for one in references(prompts):
+    for reference in references(prompts):
         try:
-            if one.is_folder:
-                support_pairs(files.folder(one.uri))
+            if reference.is_folder:
+                support_pairs(files.folder(reference.uri))
                 continue
-            folder, key = files.open(one.uri)
+            folder, key = files.open(reference.uri)
             if folder.stat(key) is None:
-                raise ParameterError(f"{folder.locate(key)} does not exist.", "Check the URI.")
+                raise missing(folder, key)
         except ClipsegKfpError as error:
-            raise type(error)(f"prompts: {one.owner}: {error.message}", error.remedy) from error
+            raise error.within(f"prompts: {reference.owner}", reference.uri) from error
 
 
 def read_prompt_file_inline(path: str | Path) -> list[Any]:
@@ -84,21 +83,26 @@ def read_prompt_file_inline(path: str | Path) -> list[Any]:
         The list that the file holds; or a list of one mapping, with its ``defaults`` and ``prompts``.
 
     Raises:
-        ParameterError: the file cannot be read, is no prompt set, or names files of this machine, which a
+        ParameterError: the file cannot be read, is not a prompt set, or names files of this machine, which a
             cluster does not see; names the file and the prompt.
     """
     try:
         data = Path(path).read_bytes()
     except OSError as error:
         reason = error.strerror or type(error).__name__
-        raise ParameterError(f"{path} cannot be read: {reason}.", "Check the path.") from error
+        raise ParameterError(
+            f"{path} cannot be read: {reason}.", "Check the path.", code="file_unreadable", where=str(path)
+        ) from error
     value = load_prompts(data, str(path))
-    for one in references(parse_prompts(value, str(path))):
-        if "://" not in one.uri or one.uri.startswith("file:"):
+    for reference in references(parse_prompts(value, str(path))):
+        if "://" not in reference.uri or reference.uri.startswith("file:"):
             raise ParameterError(
-                f"{path}: {one.owner}: '{one.uri}' is a file of this machine, which the cluster does not see.",
-                "Put it where the cluster reads, and give its whole URI (s3://bucket/…); or put the prompt file "
+                f"{path}: {reference.owner}: '{reference.uri}' is a file of this machine, which the cluster does "
+                "not see.",
+                "Put it where the cluster reads, and give its whole URI (s3://bucket/…). Or put the prompt file "
                 "beside it there, and give that file's URI as prompts_uri.",
+                code="file_not_on_cluster",
+                where=reference.uri,
             )
     if isinstance(value, dict):
         return [{key: entry for key, entry in value.items() if key != "$schema"}]

@@ -5,20 +5,22 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Annotated, Any
 
-from pydantic import Field, GetJsonSchemaHandler, field_validator, model_validator
-from pydantic_core import CoreSchema
+from pydantic import BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
 from clipseg_kfp.errors import ParameterError
 from clipseg_kfp.prompts.entries import (
     ONE_REGION,
+    REGIONS,
     Cleaning,
-    Engineering,
+    EngineeringEntry,
+    ImageEntry,
     StoredEmbedding,
     Strict,
-    SupportImage,
     Text,
     Threshold,
     Uri,
+    WrittenSupportImage,
+    mistake,
 )
 from clipseg_kfp.prompts.logic import Expression, check_names, logic_order, names_in, parse_logic
 from clipseg_kfp.prompts.templates import Templates
@@ -27,154 +29,136 @@ MAX_PROMPTS = 1000
 MAX_IMAGES = 100  # support images of one prompt
 MAX_ID = 65_535  # what a 16-bit label map can hold
 
-_ONE_IMAGE = ("mask", "box", "polygon", "polygons", "units")
-_KINDS = ("text", "texts", "image", "images", "images_in", "embedding", "mix", "logic")
-_TEXTS = {"type": "string", "minLength": 1, "maxLength": 1000}
+#: Fields of a support image that may stand beside ``image``.
+BESIDE_IMAGE = (*REGIONS, "units")
+_SOURCES = ("text", "texts", "image", "images", "images_in", "embedding")
+_KINDS = (*_SOURCES, "mix", "logic")
+
+
+_Texts = Annotated[tuple[Text, ...], Field(min_length=1, max_length=100)]
+_Images = Annotated[tuple[ImageEntry, ...], Field(min_length=1, max_length=MAX_IMAGES)]
+
+
+def _text_listed(value: Any) -> Any:
+    return [value] if isinstance(value, str) else value
+
+
+def _image_listed(value: Any) -> Any:
+    return [value] if isinstance(value, str | dict) else value
 
 
 class Source(Strict):
-    """One way to say what to look for; it comes to one conditional embedding.
+    """One way to say what to look for; it comes to one conditional embedding."""
 
-    Attributes:
-        texts: one or more wordings; their embeddings are averaged.
-        templates: sentences that the texts are put into.
-        images: one or more support images; their embeddings are averaged.
-        images_in: URI of a folder or prefix with support images.
-        engineering: how support images are prepared.
-        embedding: a vector from a file.
-    """
-
-    texts: Annotated[tuple[Text, ...], Field(min_length=1, max_length=100)] = Field(
+    texts: Annotated[_Texts, BeforeValidator(_text_listed, json_schema_input_type=_Texts | Text)] = Field(
         default=(), description="Wordings of one thing; their embeddings are averaged."
     )
     templates: Templates | None = Field(default=None, description="Sentences that the texts are put into.")
-    images: Annotated[tuple[SupportImage, ...], Field(min_length=1, max_length=MAX_IMAGES)] = Field(
-        default=(), description="Support images; their embeddings are averaged."
-    )
+    images: Annotated[
+        _Images, BeforeValidator(_image_listed, json_schema_input_type=_Images | ImageEntry)
+    ] = Field(default=(), description="Support images; their embeddings are averaged.")
     images_in: Uri | None = Field(
         default=None,
         description="URI of a folder of support images: images/x.jpg with masks/x.png, or images alone.",
     )
-    engineering: Engineering | None = Field(default=None, description="How support images are prepared.")
+    engineering: EngineeringEntry | None = Field(default=None, description="How support images are prepared.")
     embedding: StoredEmbedding | None = Field(default=None, description="A vector from a file.")
 
-    @model_validator(mode="before")
     @classmethod
-    def _accept_short_forms(cls, value: Any) -> Any:
+    def expanded(cls, value: Any) -> Any:
+        """Brings an entry from a short form to the full one."""
+        if isinstance(value, cls):
+            return value
         if isinstance(value, str):
             value = {"texts": [value]}
         if not isinstance(value, dict):
-            raise ValueError("a prompt is a text, or a mapping such as {name: cup, text: a cup}")
-        return cls._expanded(dict(value))
-
-    @classmethod
-    def _expanded(cls, value: dict[str, Any]) -> dict[str, Any]:
+            raise mistake("prompt_type", "a prompt is a text, or a mapping such as {name: cup, text: a cup}")
+        value = dict(value)
         known = {*cls.model_fields, "text", "image"}
         given = [kind for kind in _KINDS if kind in known and value.get(kind) not in (None, (), [])]
-        if len({kind.removesuffix("s") for kind in given}) > 1:  # said in the words that were written
-            raise ValueError(cls._choice(f"'{given[0]}' and '{given[-1]}' exclude each other"))
+        if len({kind.removesuffix("s") for kind in given}) > 1:  # in the words that were written
+            raise cls._choice("prompt_kind_twice", f"'{given[0]}' and '{given[-1]}' exclude each other")
+        for short in ("text", "image"):
+            if short in value and f"{short}s" in value:
+                raise mistake("prompt_kind_twice", f"give '{short}' or '{short}s', not both")
         if "text" in value:
-            if "texts" in value:
-                raise ValueError("give 'text' or 'texts', not both")
             value["texts"] = [value.pop("text")]
         if "image" in value:
-            if "images" in value:
-                raise ValueError("give 'image' or 'images', not both")
-            one = value.pop("image")
-            one = dict(one) if isinstance(one, dict) else {"image": one}
-            one.update({name: value.pop(name) for name in _ONE_IMAGE if name in value})
-            value["images"] = [one]
-        for name in _ONE_IMAGE:
-            if name in value:
-                beside = "each of 'images'" if "images" in value else "an 'image'"
-                raise ValueError(f"'{name}' belongs to {beside}")
-        for name in ("texts", "images"):
-            if isinstance(value.get(name), str | dict) and (name != "texts" or isinstance(value[name], str)):
-                value[name] = [value[name]]
+            image = value.pop("image")
+            image = dict(image) if isinstance(image, dict) else {"image": image}
+            value["images"] = [image | {name: value.pop(name) for name in BESIDE_IMAGE if name in value}]
+        if misplaced := next((name for name in BESIDE_IMAGE if name in value), None):
+            owner = "each of 'images'" if "images" in value else "an 'image'"
+            raise mistake("field_misplaced", f"'{misplaced}' belongs to {owner}")
         return value
 
     @model_validator(mode="after")
     def _one_source(self) -> Source:
-        kinds = ["texts", "images", "images_in", "embedding", "mix", "logic"]
-        given = [kind for kind in kinds if getattr(self, kind, None) not in (None, ())]
+        given = [kind for kind in _KINDS if getattr(self, kind, None)]
         if not given:
-            raise ValueError(self._choice("nothing to look for"))
+            raise self._choice("prompt_kind_missing", "there is nothing to look for")
         if self.templates is not None and given != ["texts"]:
-            raise ValueError("'templates' belong to texts")
+            raise mistake("field_misplaced", "'templates' belong to texts")
         if self.engineering is not None and given[0] not in ("images", "images_in"):
-            raise ValueError("'engineering' belongs to images")
+            raise mistake("field_misplaced", "'engineering' belongs to images")
         return self
 
     @classmethod
-    def _choice(cls, problem: str) -> str:
+    def _choice(cls, code: Any, problem: str) -> Exception:
         more = ", a mix or logic" if "mix" in cls.model_fields else ""
-        return f"{problem}; give a text, an image, images_in, an embedding{more}: one of them"
+        return mistake(code, f"{problem}; give one of a text, an image, images_in, an embedding{more}")
 
-    @classmethod
-    def __get_pydantic_json_schema__(
-        cls, schema: CoreSchema, handler: GetJsonSchemaHandler
-    ) -> dict[str, Any]:
-        """The full form and the short ones: a text alone, ``text``, ``image`` with its region beside it."""
-        reference = handler(schema)
-        definition = handler.resolve_ref_schema(reference)
-        fields = definition["properties"]
-        support = fields["images"]["items"]
-        fields["texts"] = {"anyOf": [fields["texts"], _TEXTS], "description": fields["texts"]["description"]}
-        fields["images"] = {
-            "anyOf": [{k: v for k, v in fields["images"].items() if k != "default"}, support],
-            "description": fields["images"]["description"],
+
+class _ShortForms(WrittenSupportImage):
+    """What an entry may have in place of a full field: a text, or an image with its region beside it."""
+
+    text: Text = Field(default="", description="What to look for, in words.")
+    image: ImageEntry = Field(
+        default="", description="One support image; mask, box or polygon may stand beside it."
+    )  # type: ignore[assignment]
+
+
+def _one_of(kinds: tuple[str, ...], **rules: Any) -> ConfigDict:
+    """The JSON Schema's rules between the fields of an entry."""
+    return ConfigDict(
+        json_schema_extra={
+            "oneOf": [{"required": [kind]} for kind in kinds],
+            "allOf": [*ONE_REGION],
+            "dependentRequired": {name: ["image"] for name in BESIDE_IMAGE},
+            **rules,
         }
-        fields["text"] = {**_TEXTS, "description": "What to look for, in words."}
-        fields["image"] = {**support, "description": "One support image; mask, box or polygon beside it."}
-        one = SupportImage.model_json_schema()["anyOf"][1]["properties"]
-        fields |= {name: one[name] for name in _ONE_IMAGE}
-        # Names of text prompts default to the text.
-        definition["required"] = [name for name in definition.get("required", []) if name != "name"]
-        definition["oneOf"] = [{"required": [kind]} for kind in _KINDS if kind in fields]
-        definition["allOf"] = ONE_REGION
-        definition["dependentRequired"] = {name: ["image"] for name in _ONE_IMAGE}
-        if "name" in fields:
-            definition["anyOf"] = [{"required": [source]} for source in ("text", "texts", "name")]
-        full = dict(definition)
-        definition.clear()
-        definition["anyOf"] = [_TEXTS, full]
-        return reference
+    )
 
 
 class MixPart(Source):
-    """A part of a mix.
+    """A part of a mix."""
 
-    Attributes:
-        weight: its share; the weights of a mix are scaled to a sum of 1.
-    """
+    weight: float = Field(
+        default=1.0, gt=0, allow_inf_nan=False, description="Its share of the mix; the sum is scaled to 1."
+    )
 
-    weight: float = Field(default=1.0, gt=0, allow_inf_nan=False, description="Its share of the mix.")
+
+class WrittenMixPart(_ShortForms, MixPart):
+    """A part of a mix."""
+
+    model_config = _one_of(_SOURCES)
+
+
+MixEntry = Annotated[MixPart, BeforeValidator(MixPart.expanded, json_schema_input_type=Text | WrittenMixPart)]
+_Name = Annotated[str, Field(min_length=1, max_length=100)]
 
 
 class Prompt(Source):
-    """One thing to look for.
+    """One thing to look for."""
 
-    Attributes:
-        name: what the results call it; unique in the set. Defaults to the first text.
-        id: category number in the results, from 1; defaults to the place in the set.
-        mix: a weighted mean of texts, images and embeddings.
-        logic: an expression over other prompts.
-        hidden: for use in logic only: it gets no masks of its own.
-        threshold: from which probability a pixel belongs to the mask; ``None`` takes the run's.
-        cleaning: what is done to the mask.
-        instances: connected parts count as instances of the thing.
-    """
-
-    name: Annotated[str, Field(min_length=1, max_length=100)] = Field(
-        description="What the results call it; the first text by default."
-    )
+    name: _Name = Field(description="What the results call it; unique in the set.")
     id: Annotated[int, Field(ge=1, le=MAX_ID)] | None = Field(
         default=None, description="Category number in the results; the place in the set by default."
     )
-    mix: Annotated[tuple[MixPart, ...], Field(min_length=2, max_length=20)] | None = Field(
+    mix: Annotated[tuple[MixEntry, ...], Field(min_length=2, max_length=20)] | None = Field(
         default=None, description="A weighted mean of texts, images and embeddings."
     )
-    logic: Annotated[str, Field(min_length=1, max_length=1000)] | None = Field(
+    logic: Text | None = Field(
         default=None, description='An expression over other prompts: cup and not "red handle".'
     )
     hidden: bool = Field(default=False, description="For use in logic only: no masks of its own.")
@@ -187,25 +171,28 @@ class Prompt(Source):
     )
 
     @classmethod
-    def _expanded(cls, value: dict[str, Any]) -> dict[str, Any]:
-        value = super()._expanded(value)
-        texts = value.get("texts")
-        if "name" not in value and isinstance(texts, list | tuple) and texts:
-            value["name"] = texts[0]
+    def expanded(cls, value: Any) -> Any:
+        """As for every source; the name defaults to the first text."""
+        value = super().expanded(value)
+        texts = value.get("texts") if isinstance(value, dict) else None
+        if texts and isinstance(texts, str | list | tuple):
+            value.setdefault("name", texts if isinstance(texts, str) else texts[0])
         return value
 
     @field_validator("name")
     @classmethod
     def _one_line(cls, value: str) -> str:
         if not value.isprintable():
-            raise ValueError("the name has control characters")
+            raise mistake("name_unprintable", "the name has control characters")
         return value
 
     @model_validator(mode="after")
     def _hidden_has_no_masks(self) -> Prompt:
         for name in ("threshold", "cleaning", "instances") if self.hidden else ():
             if getattr(self, name) is not None:
-                raise ValueError(f"a hidden prompt has no masks, so '{name}' has no effect on it")
+                raise mistake(
+                    "field_misplaced", f"a hidden prompt has no masks, so '{name}' has no effect on it"
+                )
         return self
 
     @property
@@ -218,11 +205,23 @@ class Prompt(Source):
         return "embedding" if self.embedding else "mix" if self.mix else "logic"
 
 
+class WrittenPrompt(_ShortForms, Prompt):
+    """One thing to look for."""
+
+    model_config = _one_of(_KINDS, anyOf=[{"required": [name]} for name in ("text", "texts", "name")])
+
+    name: _Name = Field(default="", description="What the results call it; the first text by default.")
+
+
+#: A prompt, or its text.
+PromptEntry = Annotated[Prompt, BeforeValidator(Prompt.expanded, json_schema_input_type=Text | WrittenPrompt)]
+
+
 class Defaults(Strict):
     """What holds for every prompt of the set that does not say otherwise."""
 
     templates: Templates | None = Field(default=None, description="For texts.")
-    engineering: Engineering | None = Field(default=None, description="For support images.")
+    engineering: EngineeringEntry | None = Field(default=None, description="For support images.")
     threshold: Threshold | None = Field(default=None, description="Before the run's.")
     cleaning: Cleaning | None = Field(default=None, description="Field by field.")
     instances: bool = Field(default=False, description="Connected parts count as instances.")
@@ -232,63 +231,55 @@ class PromptSet(Strict):
     """The prompts of a run, in order.
 
     Raises:
-        ParameterError: logic that cannot be read, names nothing, or goes in a circle.
+        ParameterError: logic that cannot be read, names an unknown prompt, or goes in a circle.
     """
 
+    schema_uri: str = Field(
+        default="", alias="$schema", exclude=True, description="Where editors find the JSON Schema."
+    )
     version: Annotated[int, Field(ge=1, le=1)] = Field(default=1, description="Of this format.")
     defaults: Defaults = Field(
         default=Defaults(), description="What holds for every prompt that does not say otherwise."
     )
-    prompts: Annotated[tuple[Prompt, ...], Field(min_length=1, max_length=MAX_PROMPTS)]
-
-    @model_validator(mode="before")
-    @classmethod
-    def _without_schema(cls, value: Any) -> Any:
-        """Editors find the JSON Schema by this key."""
-        return {k: v for k, v in value.items() if k != "$schema"} if isinstance(value, dict) else value
+    prompts: Annotated[tuple[PromptEntry, ...], Field(min_length=1, max_length=MAX_PROMPTS)]
 
     @model_validator(mode="after")
     def _names_and_ids_differ(self) -> PromptSet:
-        names: dict[str, int] = {}
-        ids: dict[int, int] = {}
-        for i, prompt in enumerate(self.prompts, start=1):
-            first = names.setdefault(prompt.name, i)
-            if first != i:
-                raise ValueError(f"prompts {first} and {i} have the same name '{prompt.name}'")
-            first = ids.setdefault(prompt.id or i, i)
-            if first != i:
-                raise ValueError(
-                    f"prompts {first} and {i} have the same id {prompt.id or i}; give each its own"
-                )
+        for field, code in (("name", "name_taken"), ("id", "id_taken")):
+            places: dict[Any, int] = {}
+            for i, prompt in enumerate(self.prompts, start=1):
+                value = getattr(prompt, field) or i
+                if (first := places.setdefault(value, i)) != i:
+                    message = f"prompts {first} and {i} have the same {field} '{value}'"
+                    raise mistake(code, message, f"prompts[{i - 1}].{field}")
         return self
 
     @model_validator(mode="after")
     def _logic_holds(self) -> PromptSet:
-        used = {name for expression in self.expressions().values() for name in names_in(expression)}
+        expressions = self.expressions()
+        used = {name for expression in expressions.values() for name in names_in(expression)}
         for i, prompt in enumerate(self.prompts, start=1):
             if prompt.hidden and prompt.name not in used:
-                raise ValueError(f"prompt {i} ('{prompt.name}'): it is hidden, and no logic uses it")
+                message = f"prompt {i} ('{prompt.name}') is hidden, and no logic uses it"
+                raise mistake("hidden_unused", message, f"prompts[{i - 1}].hidden")
         if all(prompt.hidden for prompt in self.prompts):
-            raise ValueError("all prompts are hidden: there would be no masks")
-        self.order()
+            raise mistake("all_hidden", "all prompts are hidden, so there would be no masks")
+        logic_order(expressions)
         return self
 
     def expressions(self) -> dict[str, Expression]:
         """The parsed expressions of the logic prompts, by name, in the order of the set."""
-        found = {}
-        for i, prompt in enumerate(self.prompts, start=1):
+        expressions = {}
+        names = [prompt.name for prompt in self.prompts]
+        for i, prompt in enumerate(self.prompts):
             if prompt.logic is not None:
                 try:
-                    found[prompt.name] = parse_logic(prompt.logic)
-                    check_names(found[prompt.name], (other.name for other in self.prompts))
+                    expressions[prompt.name] = parse_logic(prompt.logic)
+                    check_names(expressions[prompt.name], names)
                 except ParameterError as error:
-                    about = f"prompt {i} ('{prompt.name}'), field 'logic': {error.message}"
-                    raise ParameterError(about, error.remedy) from None
-        return found
-
-    def order(self) -> list[str]:
-        """Names of the logic prompts, each after those that it uses."""
-        return logic_order(self.expressions())
+                    place = f"prompt {i + 1} ('{prompt.name}'), logic"
+                    raise error.within(place, f"prompts[{i}].logic") from None
+        return expressions
 
     def numbered(self) -> Iterator[tuple[int, Prompt]]:
         """Yields every prompt with its category number."""

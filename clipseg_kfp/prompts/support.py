@@ -13,9 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from clipseg_kfp.errors import ParameterError
 from clipseg_kfp.images.decode import to_model_input
 from clipseg_kfp.prompts.entries import Engineering, SupportImage
+from clipseg_kfp.prompts.files import unusable
 
 _REACH = 7 / 3  # kernel radius in sigmas: 15 pixels at sigma 3
 
@@ -44,21 +44,16 @@ def region_of(support: SupportImage, width: int, height: int) -> NDArray[np.bool
     for outline in outlines:
         if (outline < -1).any() or (outline > size + 1).any():
             what = "box" if support.box is not None else "polygon"
-            raise ParameterError(
-                f"the {what} covers {_shown(outline)}; '{support.image}' has {width} x {height} pixels.",
-                "A box is x, y, width, height in pixels of the upright image.",
-            )
+            (left, top), (right, bottom) = outline.min(0), outline.max(0)
+            covered = f"x {left:g} to {right:g}, y {top:g} to {bottom:g}"
+            problem = f"has {width} x {height} pixels; its {what} covers {covered}."
+            remedy = "A box is x, y, width, height in pixels of the upright image."
+            raise unusable("region_outside_image", support.image, problem, remedy)
     region = _drawn(support, outlines, width, height)
     if not region.any():
-        raise ParameterError(
-            f"the box or polygon holds no pixel of '{support.image}'.", "For fractions, say units: fractions."
-        )
+        problem = "has no pixel inside the box or polygon."
+        raise unusable("region_empty", support.image, problem, "For fractions, write units: fractions.")
     return region
-
-
-def _shown(outline: NDArray[np.float64]) -> str:
-    low, high = outline.min(0), outline.max(0)
-    return f"x {low[0]:g} to {high[0]:g}, y {low[1]:g} to {high[1]:g}"
 
 
 def _drawn(
@@ -105,16 +100,15 @@ def engineer(
         pixels = np.asarray(image.resize(_fitting(image.size, size), Image.Resampling.BILINEAR), np.float32)
         return _padded(pixels, size, backdrop)
     if region.shape != (image.height, image.width) or not region.any():
-        raise ValueError(f"a region {region.shape} does not fit an image of {image.size}, or it is empty")
+        raise ValueError(f"region {region.shape} must fit an image of {image.size}, and must not be empty")
     box = _crop_box(region, settings.context) if settings.crop else (0, 0, image.width, image.height)
     cut = (box[2] - box[0], box[3] - box[1])
     pad = settings.pad is not False
     target = _fitting(cut, size) if pad else (size, size)
     pixels = np.asarray(image.crop(box).resize(target, Image.Resampling.BILINEAR), np.float32)
-    part = Image.fromarray(region[box[1] : box[3], box[0] : box[2]].astype(np.uint8) * np.uint8(255))
-    inside = np.asarray(part.resize(target, Image.Resampling.BILINEAR), np.float32)[..., None] / np.float32(
-        255
-    )
+    mask = Image.fromarray(region.astype(np.uint8) * np.uint8(255)).crop(box)
+    inside = np.asarray(mask.resize(target, Image.Resampling.BILINEAR), np.float32)[..., None]
+    inside = inside / np.float32(255)
     sigma = settings.blur * max(image.size) / size  # in pixels of the source
     rest = _blurred(pixels, sigma * target[0] / cut[0], sigma * target[1] / cut[1])
     rest = backdrop + np.float32(settings.background) * (rest - backdrop)

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from clipseg_kfp import records
-from clipseg_kfp.prompts.definitions import Gathered
 from clipseg_kfp.prompts.entries import Cleaning
 from clipseg_kfp.prompts.logic import Map, evaluate, logic_order, parse_logic
+
+if TYPE_CHECKING:
+    from clipseg_kfp.prompts.definitions import ResolvedPrompt
 
 
 @dataclass(frozen=True)
@@ -30,12 +32,12 @@ class Row:
         threshold: probability from which a pixel belongs to the mask; ``None`` for Otsu's method and hidden
             prompts.
         otsu: Otsu's method chooses the threshold of each map.
-        otsu_minimum: the least that it may choose.
         expression: of a logic prompt.
         hidden: no masks of its own.
         cleaning: what is done to its masks.
         instances: connected parts count as instances.
-        definition: what must be equal for equal masks.
+        definition: JSON value that is equal where the masks are; digests stand for the content of files.
+        otsu_minimum: the least threshold that Otsu's method may choose.
     """
 
     name: str
@@ -54,17 +56,8 @@ class Row:
 
     def to_json(self) -> dict[str, Any]:
         """For manifests and the configuration file: equal for equal configurations."""
-        return {
-            **{name: getattr(self, name) for name in ("name", "id", "kind", "description")},
-            "texts": list(self.texts),
-            **{
-                name: getattr(self, name)
-                for name in ("threshold", "otsu", "otsu_minimum", "expression", "hidden")
-            },
-            "cleaning": self.cleaning.model_dump(),
-            "instances": self.instances,
-            "definition": self.definition,
-        }
+        value = {field.name: getattr(self, field.name) for field in fields(Row)}
+        return {**value, "texts": list(self.texts), "cleaning": self.cleaning.model_dump()}
 
 
 class PromptTable(NamedTuple):
@@ -103,49 +96,39 @@ class PromptTable(NamedTuple):
 def complete(rows: Iterable[Row], maps: Mapping[str, NDArray[Map]]) -> dict[str, NDArray[Map]]:
     """``PromptTable.complete`` for rows alone."""
     expressions = {row.name: parse_logic(row.expression) for row in rows if row.expression is not None}
-    found = dict(maps)
+    all_maps = dict(maps)
     for name in logic_order(expressions):
-        found[name] = evaluate(expressions[name], found)
-    return found
+        all_maps[name] = evaluate(expressions[name], all_maps)
+    return all_maps
 
 
-def write_table(path: Path, prompts: Iterable[Gathered], embeddings: NDArray[np.float32]) -> None:
+def write_table(path: Path, prompts: Iterable[ResolvedPrompt], embeddings: NDArray[np.float32]) -> None:
     """Writes the prompt table (``records.PROMPTS``).
 
     Args:
         path: of the Parquet file.
-        prompts: gathered, in order.
-        embeddings: float32 (B, D) of those that are no logic, in order.
+        prompts: resolved, in order.
+        embeddings: float32 (B, D) of all but logic prompts, in order.
 
     Raises:
         ValueError: more or fewer embeddings than prompts that need one.
     """
     prompts = list(prompts)
     vectors = iter(embeddings.tolist())
-    if sum(one.expression is None for one in prompts) != len(embeddings):
+    if sum(prompt.expression is None for prompt in prompts) != len(embeddings):
         raise ValueError(f"{len(embeddings)} embeddings for {len(prompts)} prompts")
     records.write_parquet(
         path,
         records.PROMPTS,
         (
             {
-                "name": one.prompt.name,
-                "id": one.id,
-                "kind": one.prompt.kind,
-                "description": describe(one.definition),
-                "texts": list(one.prompt.texts),
-                "sources": list(one.sources),
-                "threshold": one.threshold,
-                "otsu": one.otsu,
-                "otsu_minimum": one.otsu_minimum,
-                "expression": one.expression,
-                "hidden": one.prompt.hidden,
-                "cleaning": json.dumps(one.cleaning.model_dump()),
-                "instances": one.instances,
-                "definition": json.dumps(one.definition, ensure_ascii=False),
-                "embedding": None if one.expression is not None else next(vectors),
+                **prompt.to_json(),
+                "sources": list(prompt.sources),
+                "cleaning": json.dumps(prompt.cleaning.model_dump()),
+                "definition": json.dumps(prompt.definition, ensure_ascii=False),
+                "embedding": None if prompt.expression is not None else next(vectors),
             }
-            for one in prompts
+            for prompt in prompts
         ),
     )
 

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, WithJsonSchema
+from pydantic import BeforeValidator, Field
 
-from clipseg_kfp.naming import spell_out
+from clipseg_kfp.prompts.entries import mistake
 
 _SHUFFLE = ("a photo of a {}.", "a photograph of a {}.", "an image of a {}.", "{}.")
 NAMED: dict[str, tuple[str, ...]] = {
@@ -32,40 +32,28 @@ def _checked(value: Any) -> Any:
     if isinstance(value, str) and "{}" in value:
         value = [value]
     if isinstance(value, str) and value not in NAMED:
-        raise ValueError(
-            f"'{spell_out(value[:100])}' is none of {', '.join(NAMED)}, and has no {{}} for the text to go"
+        raise mistake(
+            "template_unknown",
+            f"'{value[:100]}' is not one of {', '.join(NAMED)}, and has no {{}} for the text to go",
         )
     if not isinstance(value, str | list | tuple) or not value:
-        raise ValueError(f"give one of {', '.join(NAMED)}, or sentences with one {{}} each")
-    if isinstance(value, list | tuple):
-        for sentence in value:
-            if not isinstance(sentence, str) or sentence.count("{}") != 1:
-                raise ValueError(
-                    f"the template {str(sentence)[:100]!r} needs exactly one {{}} for the text to go"
-                )
+        raise mistake("template_type", f"give one of {', '.join(NAMED)}, or sentences with one {{}} each")
+    for sentence in () if isinstance(value, str) else value:
+        if not isinstance(sentence, str) or sentence.count("{}") != 1:
+            raise mistake(
+                "template_place",
+                f"the template {str(sentence)[:100]!r} needs exactly one {{}} for the text to go",
+            )
     return value
 
 
-_SENTENCE = {
-    "type": "string",
-    "maxLength": 1000,
-    "pattern": r"^(?:(?!\{\})[\s\S])*\{\}(?:(?!\{\})[\s\S])*$",  # exactly one {}
-}
-Sentence = Annotated[str, Field(min_length=2, max_length=1000, pattern=r"\{\}")]
+_REST = r"([^{]|\{+[^{}])*\{*"  # any text without {}
+Sentence = Annotated[str, Field(min_length=2, max_length=1000, pattern=rf"^{_REST}\{{\}}{_REST}$")]
+_Name = Literal["plain", "fixed", "shuffle", "shuffle+"]
+_Sentences = Annotated[tuple[Sentence, ...], Field(min_length=1, max_length=100)]
 #: A named set, or sentences with exactly one ``{}`` each.
 Templates = Annotated[
-    Literal["plain", "fixed", "shuffle", "shuffle+"]
-    | Annotated[tuple[Sentence, ...], Field(min_length=1, max_length=100)],
-    BeforeValidator(_checked),
-    WithJsonSchema(
-        {
-            "anyOf": [
-                {"enum": list(NAMED)},
-                _SENTENCE,
-                {"type": "array", "items": _SENTENCE, "minItems": 1, "maxItems": 100},
-            ]
-        }
-    ),
+    _Name | _Sentences, BeforeValidator(_checked, json_schema_input_type=_Name | Sentence | _Sentences)
 ]
 
 

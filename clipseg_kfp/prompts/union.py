@@ -6,51 +6,53 @@ from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
 from clipseg_kfp.errors import ParameterError
-from clipseg_kfp.prompts.definitions import Gathered
+from clipseg_kfp.prompts.definitions import ResolvedPrompt
 from clipseg_kfp.prompts.logic import And, Expression, Name, Not, Or, parse_logic
 from clipseg_kfp.prompts.sets import MAX_PROMPTS
+from clipseg_kfp.prompts.table import describe
 
 
-def combine(sets: Iterable[tuple[str, Iterable[Gathered]]]) -> Iterator[Gathered]:
+def combine(sets: Iterable[tuple[str, Iterable[ResolvedPrompt]]]) -> Iterator[ResolvedPrompt]:
     """Joins prompt sets; their prompts are called ``<set>/<name>`` and numbered anew.
 
     Args:
         sets: names, without a slash, and prompts of each.
 
-    Yields:
-        All prompts, as they are asked for.
-
     Raises:
         ParameterError: more prompts than a run takes.
     """
     count = 0
-    for place, gathered in sets:
-        for one in gathered:
+    for set_name, resolved_prompts in sets:
+        for resolved in resolved_prompts:
             count += 1
             if count > MAX_PROMPTS:
-                raise ParameterError(f"The prompt sets have more than {MAX_PROMPTS:,} prompts together.")
-            name = f"{place}/{one.prompt.name}"
-            definition = {key: value for key, value in one.definition.items() if key != "id"} | {"name": name}
-            expression = one.expression
+                raise ParameterError(
+                    f"The prompt sets have more than {MAX_PROMPTS:,} prompts together.",
+                    "Compare them in several runs.",
+                    code="prompts_too_many",
+                    where="prompt_sets",
+                )
+            name = f"{set_name}/{resolved.name}"
+            definition = {k: value for k, value in resolved.definition.items() if k != "id"} | {"name": name}
+            expression = resolved.expression
             if expression is not None:
-                expression = str(_renamed(parse_logic(expression), place))
+                expression = str(_renamed(parse_logic(expression), set_name))
                 definition["logic"] = expression
             yield replace(
-                one,
+                resolved,
                 id=count,
-                prompt=one.prompt.model_copy(update={"name": name, "id": None}),
+                name=name,
+                description=describe(definition),
                 definition=definition,
                 expression=expression,
             )
 
 
-def _renamed(expression: Expression, place: str) -> Expression:
+def _renamed(expression: Expression, set_name: str) -> Expression:
     match expression:
         case Name(name):
-            return Name(f"{place}/{name}")
+            return Name(f"{set_name}/{name}")
         case Not(part):
-            return Not(_renamed(part, place))
-        case And(parts):
-            return And(tuple(_renamed(part, place) for part in parts))
-        case Or(parts):
-            return Or(tuple(_renamed(part, place) for part in parts))
+            return Not(_renamed(part, set_name))
+        case And(parts) | Or(parts):
+            return type(expression)(tuple(_renamed(part, set_name) for part in parts))

@@ -11,9 +11,8 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from clipseg_kfp.errors import ParameterError
 from clipseg_kfp.prompts.entries import StoredEmbedding
-from clipseg_kfp.prompts.files import Files, choices, listed
+from clipseg_kfp.prompts.files import Files, choices, listed, missing, unusable
 
 MAX_TABLE_BYTES = 2 << 30  # of a Parquet file, which is not read whole
 
@@ -40,46 +39,48 @@ def read_vector(files: Files, stored: StoredEmbedding, width: int) -> NDArray[np
         else:
             values = _from_safetensors(files.read(stored.uri), stored)
     except (ValueError, EOFError, OSError, MemoryError, pa.ArrowException) as error:  # of other bytes
-        words = " ".join(str(error).split())[:200]
-        raise ParameterError(f"'{stored.uri}' is no usable .{stored.file_kind} file: {words}.") from error
+        problem = f"is not a usable .{stored.file_kind} file: {' '.join(str(error).split())[:200]}."
+        remedy = "Write the file again, without pickled objects."
+        raise unusable("vector_format", stored.uri, problem, remedy) from error
     values = _one_row(np.asarray(values), stored)
     if values.dtype.kind not in "fiu" or values.shape != (width,):
-        raise ParameterError(
-            f"'{stored.uri}' holds a vector of {values.dtype} {values.shape}; this model takes ({width},).",
-            "Take vectors of the same CLIP: the projections of its text or vision tower.",
-        )
+        problem = f"holds a vector of {values.dtype} {values.shape}; this model takes ({width},)."
+        remedy = "Take vectors of the same CLIP: the projections of its text or vision tower."
+        raise unusable("vector_shape", stored.uri, problem, remedy)
     vector = values.astype(np.float32)
     if not np.isfinite(vector).all() or not vector.any():
-        raise ParameterError(f"The vector in '{stored.uri}' is zero or has values that are not finite.")
+        problem = "holds a vector of zeros, or one that is not finite."
+        raise unusable("vector_values", stored.uri, problem, "Embed the thing again.")
     return vector
 
 
 def _from_parquet(files: Files, stored: StoredEmbedding) -> NDArray[Any]:
     import pyarrow.parquet as pq
 
-    column = stored.column or "embedding"
+    column, where = stored.column or "embedding", stored.where or {}
     with tempfile.TemporaryDirectory() as work:
         folder, key = files.open(stored.uri)
         entry = folder.stat(key)
         if entry is None:
-            raise ParameterError(f"{folder.locate(key)} does not exist.", "Check the URI.")
+            raise missing(folder, key)
         if entry.size > MAX_TABLE_BYTES:
-            raise ParameterError(f"'{stored.uri}' has {entry.size:,} bytes; {MAX_TABLE_BYTES:,} are allowed.")
+            problem = f"has {entry.size:,} bytes; {MAX_TABLE_BYTES:,} are allowed."
+            remedy = "Write the vectors that you need into a smaller file."
+            raise unusable("vector_file_too_large", stored.uri, problem, remedy)
         path = Path(work, "table.parquet")
         folder.download(key, path)
         names = pq.read_schema(path).names
-        for name in (column, *(stored.where or {})):
+        for name in (column, *where):
             if name not in names:
-                raise ParameterError(f"'{stored.uri}' has no column '{name}'.", choices(name, names))
-        filters = [(name, "==", value) for name, value in stored.where.items()] if stored.where else None
+                raise unusable(
+                    "vector_unknown_name", stored.uri, f"has no column '{name}'.", choices(name, names)
+                )
+        filters = [(name, "==", value) for name, value in where.items()] or None
         rows = pq.read_table(path, columns=[column], filters=filters, memory_map=True).column(column)
-        if stored.where and len(rows) != 1:
-            raise ParameterError(
-                f"'{stored.uri}' has {len(rows)} rows with {stored.where}; one is needed.",
-                "Let 'where' select a single row.",
-            )
-        row = stored.row if stored.row is not None else 0
-        _check_row(row, len(rows), stored)
+        if where and len(rows) != 1:
+            problem = f"has {len(rows)} rows with {where}; one is needed."
+            raise unusable("vector_row", stored.uri, problem, "Let 'where' select a single row.")
+        row = _row(len(rows), stored)
         return np.array(rows[row].as_py(), float) if rows[row].is_valid else np.empty(0)
 
 
@@ -94,28 +95,37 @@ def _from_safetensors(data: bytes, stored: StoredEmbedding) -> NDArray[Any]:
         raise ValueError(str(error)) from error
     name = stored.key or next(iter(tensors), "")
     if stored.key is None and len(tensors) != 1:
-        raise ParameterError(f"'{stored.uri}' has {len(tensors)} tensors.", f"Add 'key': {listed(tensors)}.")
+        raise unusable(
+            "vector_key_missing", stored.uri, f"has {len(tensors)} tensors.", f"Add 'key': {listed(tensors)}."
+        )
     if name not in tensors:
-        raise ParameterError(f"'{stored.uri}' has no tensor '{name}'.", choices(name, list(tensors)))
+        raise unusable(
+            "vector_unknown_name", stored.uri, f"has no tensor '{name}'.", choices(name, list(tensors))
+        )
     return np.asarray(tensors[name].to(torch.float32).numpy())
 
 
 def _one_row(values: NDArray[Any], stored: StoredEmbedding) -> NDArray[Any]:
-    if values.ndim != 2 or stored.file_kind == "parquet":
-        if stored.row not in (None, 0) and stored.file_kind != "parquet":
-            raise ParameterError(f"'{stored.uri}' holds one vector; there is no row {stored.row}.")
+    if stored.file_kind == "parquet":  # one row already
         return values
-    _check_row(stored.row or 0, len(values), stored)
-    row: NDArray[Any] = values[stored.row or 0]
-    return row
+    if values.ndim == 2:
+        row: NDArray[Any] = values[_row(len(values), stored)]
+        return row
+    if stored.row:
+        raise unusable(
+            "vector_row", stored.uri, f"holds one vector; there is no row {stored.row}.", "Remove 'row'."
+        )
+    return values
 
 
-def _check_row(row: int, count: int, stored: StoredEmbedding) -> None:
+def _row(count: int, stored: StoredEmbedding) -> int:
+    """Which of so many rows is meant."""
+    row = stored.row or 0
     if row >= count:
-        raise ParameterError(f"'{stored.uri}' has {count} rows; there is no row {row}.", "Rows count from 0.")
+        raise unusable(
+            "vector_row", stored.uri, f"has {count} rows; there is no row {row}.", "Rows count from 0."
+        )
     if stored.row is None and not stored.where and count != 1:
-        raise ParameterError(
-            f"'{stored.uri}' has {count} rows.", "Add 'row', from 0" + (
-                ", or 'where'." if stored.file_kind == "parquet" else "."
-            )
-        )  # fmt: skip
+        more = ", or 'where'" if stored.file_kind == "parquet" else ""
+        raise unusable("vector_row", stored.uri, f"has {count} rows.", f"Add 'row', from 0{more}.")
+    return row

@@ -1,4 +1,4 @@
-"""What a report says of all prompts together: a sentence, and the paper's table."""
+"""Agreement of all prompts together: a sentence, and the paper's table."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ _ROWS = (
     (
         "mean_iou",
         "mIoU",
-        "Mean over the prompts that the ground truth has of the foreground's intersection over union",
+        "Mean of the foreground's intersection over union, over prompts with foreground in the ground truth",
     ),
     ("iou_fg", "IoU FG", "Intersection over union of all prompts' foreground pixels together"),
     ("iou_bin", "IoU BIN", "Mean of the foreground's and the background's intersection over union"),
@@ -17,7 +17,7 @@ _ROWS = (
 
 
 def lead(report: Report) -> str:
-    """Which prompt is found best and which worst, and what thresholds of their own would change."""
+    """Tells the best and the weakest prompt, and what a threshold per prompt would change."""
     rows = []
     for prompt in report.prompts:
         figures = prompt.agreement.figures if prompt.agreement else {}
@@ -27,12 +27,12 @@ def lead(report: Report) -> str:
     if not rows:
         return ""
     rows.sort(key=lambda row: -row[0])
-    said = [f"{name}, {percent(best)} at {threshold:.2f}" for best, threshold, _, name in rows]
-    text = f"Best: {said[0]}; weakest: {said[-1]}." if len(rows) > 1 else f"{said[0]}."
+    texts = [f"{name}, {percent(best)} at {threshold:.2f}" for best, threshold, _, name in rows]
+    text = f"Best: {texts[0]}; weakest: {texts[-1]}." if len(rows) > 1 else f"{texts[0]}."
     gain = sum(best - written for best, _, written, _ in rows) / len(rows)
     if gain < 0.0005:
         return f"{text} Thresholds chosen on these images would add nothing."
-    own = "Thresholds of their own" if len(rows) > 1 else "That threshold"
+    own = "A threshold per prompt" if len(rows) > 1 else "That threshold"
     return f"{text} {own} would add {100 * gain:.1f} points to the {'mean ' if len(rows) > 1 else ''}IoU."
 
 
@@ -60,7 +60,7 @@ def sweep_rows(report: Report) -> list[tuple[str, str, list[str]]]:
 
 
 def totals(report: Report) -> list[tuple[str, str, str]]:
-    """Name, explanation and value of what has no threshold, or the run's own."""
+    """Name, explanation and value of figures without a threshold, or at the run's own."""
     if not report.sweep:
         return []
     return [

@@ -1,4 +1,4 @@
-"""Gathers what the report shows from a run's tables, as streams: memory does not grow with the run."""
+"""Builds the report from a run's tables, as streams: memory does not grow with the run."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ from clipseg_kfp.results import Counts
 
 QUARANTINE_ROWS = 200
 REASONS = 50
-NOTES = 20  # of a kind
+NOTES = 20  # of each kind
 _MARGIN = ["key", "version", "threshold", "max_probability"]
 _PRINTED = [*_MARGIN, "source", "prompt", "width", "height", "area", "coverage", "score"]
 
 
 @dataclass(frozen=True)
 class Tables:
-    """Files that the report is made of.
+    """Files that the report is made from.
 
     Attributes:
         masks: ``masks.parquet``, of the run or of its shards in order.
@@ -47,7 +47,7 @@ class Tables:
     truths: Path | None = None
 
     def choice(self) -> dict[Name, str]:
-        """Which pictures are shown, and why; see ``choosing.choose``."""
+        """Which pictures are shown, and why; see ``selection.choose``."""
         names = (
             row
             for path in self.galleries
@@ -62,25 +62,25 @@ class Tables:
         )
 
     def pictures(self, chosen: dict[Name, str]) -> dict[Name, dict[str, Any]]:
-        """The rows of ``records.GALLERY`` that were chosen."""
-        found = {}
+        """The chosen rows of ``records.GALLERY``."""
+        pictures = {}
         for path in self.galleries:
             for batch in records.read_arrow(path):
                 for row in batch.to_pylist():
                     if (row["key"], row["version"]) in chosen:
-                        found[row["key"], row["version"]] = row
-        return found
+                        pictures[row["key"], row["version"]] = row
+        return pictures
 
     def truth(self) -> dict[Name, bytes]:
-        """Pictures of ground truth; there are no more than pictures in a gallery."""
+        """Pictures of ground truth, at most one per picture of a gallery."""
         if self.truths is None:
             return {}
         batches = records.read_arrow(self.truths)
         return {(row["key"], row["version"]): row["png"] for batch in batches for row in batch.to_pylist()}
 
     def ious(self, chosen: dict[Name, str]) -> tuple[dict[tuple[str, str, str], float], set[Name]]:
-        """IoU of the chosen images by prompt, and those that have ground truth with something in it."""
-        ious, somewhere = {}, set()
+        """IoU of the chosen images by prompt, and the images with foreground in their ground truth."""
+        ious, present = {}, set()
         for row in records.read_parquet(
             self.per_image, columns=["key", "version", "prompt", "iou", "tp", "fn"]
         ):
@@ -88,11 +88,11 @@ class Tables:
             if name in chosen:
                 ious[*name, row["prompt"]] = row["iou"]
                 if row["tp"] + row["fn"]:
-                    somewhere.add(name)
-        return ious, somewhere
+                    present.add(name)
+        return ious, present
 
     def rows(self) -> Iterator[dict[str, Any]]:
-        """What the page prints of each mask."""
+        """The rows of all masks, with the columns that the page shows."""
         for path in self.masks:
             yield from records.read_parquet(path, columns=_PRINTED)
 
@@ -128,23 +128,23 @@ def build_report(
     reasons: dict[str, int],
     created: str = "",
 ) -> Report:
-    """Puts a report together.
+    """Builds the report of a run.
 
     Args:
         run: the run's ID.
         config: the configuration's digest.
-        counts: what became of the images.
+        counts: of images by outcome.
         metrics: content of ``metrics.json``.
         curves: content of ``curves.json``.
         body: the manifest's own fields (source, model, prompts).
         tables: the run's tables and pictures.
         quarantine: rows of ``records.QUARANTINE``; the first are shown.
-        reasons: how many images were set aside for each reason.
+        reasons: number of quarantined images by reason.
         created: when the run was committed, ISO 8601.
     """
     chosen = tables.choice()
     pictures, truths = tables.pictures(chosen), tables.truth()
-    ious, somewhere = tables.ious(chosen)
+    ious, present = tables.ious(chosen)
     sums: dict[str, _Sum] = {prompt["name"]: _Sum() for prompt in body["prompts"]}
     tiles: dict[Name, list[Tile]] = {}
     margins: dict[Name, list[float]] = {}
@@ -181,18 +181,15 @@ def build_report(
                 reason=reason,
                 heats=_heats(pictures[name]["heats"], reason, tiles[name], margins[name]),
                 truth=truths.get(name, b""),
-                nothing=name not in somewhere,
+                nothing=name not in present,
             )
             for name, reason in chosen.items()
         ),
         notes=(
-            *_first(
-                [
-                    f"Ground truth for '{name}' was left out: no prompt has that name."
-                    for name in metrics["unmatched_ground_truth"]
-                ]
+            *_notes(
+                "Ground truth left out, because no prompt has its name: {}", metrics["unmatched_ground_truth"]
             ),
-            *_first([f"Ground truth left out: {text}" for text in metrics["unusable_ground_truth"]]),
+            *_notes("Ground truth left out: {}", metrics["unusable_ground_truth"]),
         ),
         reasons=tuple(sorted(reasons.items(), key=lambda item: (-item[1], item[0]))[:REASONS]),
         deleted=body["deleted"],
@@ -207,7 +204,7 @@ def build_report(
 def _heats(
     heats: list[dict[str, Any]], reason: str, tiles: list[Tile], margins: list[float]
 ) -> tuple[Heat, ...]:
-    """Puts the prompt first that the image was chosen for."""
+    """Heat maps of an image; the prompt that it was chosen for comes first."""
     if not heats:
         return ()
     known = {
@@ -218,10 +215,11 @@ def _heats(
     return tuple(Heat(heat["prompt"], heat["jpeg"]) for heat in ordered)
 
 
-def _first(notes: list[str]) -> list[str]:
-    """Keeps the first: a file of ground truth may name ten thousand classes."""
-    rest = len(notes) - NOTES
-    return notes[:NOTES] + ([f"… and {rest:,} more of this kind: see metrics.json."] if rest > 0 else [])
+def _notes(form: str, texts: list[str]) -> list[str]:
+    """The first notes of a kind: a file of ground truth may have ten thousand classes."""
+    rest = len(texts) - NOTES
+    more = [f"… and {rest:,} more of this kind: see metrics.json."] if rest > 0 else []
+    return [form.format(text) for text in texts[:NOTES]] + more
 
 
 def _prompts(

@@ -1,12 +1,10 @@
-"""What a report says, as plain data."""
+"""The content of a report, as plain data."""
 
 from __future__ import annotations
 
 import re
 from dataclasses import dataclass
 from typing import Any
-
-from clipseg_kfp.errors import ParameterError
 
 BINS = 20  # of the distributions
 
@@ -15,10 +13,10 @@ _COLOR = re.compile(r"#[0-9a-fA-F]{6}")
 
 @dataclass(frozen=True)
 class Tile:
-    """What one prompt found in one image.
+    """The mask of one prompt in one image, in figures.
 
     Attributes:
-        prompt: name of the prompt.
+        prompt: its name.
         coverage: share of the image inside the mask, 0 to 1.
         score: mean probability inside the mask, 0 to 1.
         iou: intersection over union with the ground truth; None where there is none.
@@ -31,7 +29,7 @@ class Tile:
 
     @property
     def missed(self) -> bool:
-        """Says whether the ground truth has something here and the mask nothing."""
+        """Whether the ground truth has foreground here and the mask is empty."""
         return self.coverage <= 0 and self.iou == 0
 
 
@@ -41,7 +39,7 @@ class Heat:
 
     Attributes:
         prompt: name of the prompt.
-        jpeg: small and colored, to lay over the preview.
+        jpeg: a small colored map to lay over the preview.
     """
 
     prompt: str
@@ -54,16 +52,16 @@ class GalleryItem:
 
     Attributes:
         key: name below the data set's root.
-        source: what people see of the place, for example the URI.
+        source: where it lies, as people see it.
         width: of the source image, in pixels.
         height: of the source image, in pixels.
         preview: a small JPEG of the image.
         overlay: a JPEG or PNG of the same size with the masks drawn in.
-        tiles: one a prompt, in the order of the prompt set.
-        reason: why it was chosen, a few words; empty where it was not.
-        heats: probabilities of some prompts; the first is shown until another is asked for.
+        tiles: one per prompt, in the order of the prompt set.
+        reason: why it was chosen, in a few words; may be empty.
+        heats: probabilities of some prompts; the first is shown first.
         truth: a small PNG of the ground truth, transparent elsewhere; empty where there is none.
-        nothing: whether that ground truth says that no prompt has anything here.
+        nothing: whether the ground truth has no foreground of any prompt here.
     """
 
     key: str
@@ -78,15 +76,31 @@ class GalleryItem:
     truth: bytes = b""
     nothing: bool = False
 
+    @property
+    def lines(self) -> list[Tile]:
+        """The tiles with a mask, and the missed ones."""
+        return [tile for tile in self.tiles if tile.coverage > 0 or tile.missed]
+
+    @property
+    def absent(self) -> list[str]:
+        """The prompts of the other tiles."""
+        return [tile.prompt for tile in self.tiles if tile.coverage <= 0 and not tile.missed]
+
+    @property
+    def encoded_bytes(self) -> int:
+        """What the pictures take in the page, in base64."""
+        pictures = (self.preview, self.overlay, self.truth, *(heat.jpeg for heat in self.heats))
+        return 4 * sum(map(len, pictures)) // 3
+
 
 @dataclass(frozen=True)
 class Agreement:
     """Figures of one prompt against the ground truth; see ``records.EVALUATION``.
 
     Attributes:
-        images: with ground truth of it.
-        figures: values by the names of ``metrics.json``; None where there is none.
-        curve: points over the thresholds, of ``curves.json``; None where they are not at hand.
+        images: number of images with ground truth of it.
+        figures: values by their names in ``metrics.json``; ``None`` where there is none.
+        curve: points over the thresholds, of ``curves.json``; ``None`` without them.
     """
 
     images: int
@@ -100,15 +114,14 @@ class PromptRow:
 
     Attributes:
         name: of the prompt.
-        texts: the words it stands for; none for image and embedding prompts.
+        texts: its words; none for image and embedding prompts.
         color: ``#rrggbb``, as used in the overlays.
         threshold: probability from which a pixel counts; ``None`` where Otsu's method chooses it.
         images: number of images with a non-empty mask.
         mean_coverage: mean share of the image, 0 to 1.
         mean_score: mean probability inside the masks, 0 to 1.
-        coverages: how many masks have a share of the image in each of ``BINS`` equal bins from 0 to 1; empty
-            masks are left out.
-        scores: the same of the mean probability inside.
+        coverages: number of masks by share of the image, in ``BINS`` equal bins from 0 to 1; without empty masks.
+        scores: the same by mean probability inside.
         agreement: figures against the ground truth; None where there is none.
     """
 
@@ -125,19 +138,17 @@ class PromptRow:
 
     def __post_init__(self) -> None:
         if not _COLOR.fullmatch(self.color):
-            raise ParameterError(
-                f"The color {self.color!r} of the prompt {self.name!r} is not of the form #rrggbb."
-            )
+            raise ValueError(f"the color {self.color!r} of the prompt {self.name!r} is not #rrggbb")
 
 
 @dataclass(frozen=True)
 class QuarantineRow:
-    """One image that was set aside.
+    """One quarantined image.
 
     Attributes:
         key: name below the data set's root.
         reason: short code.
-        detail: the same for people.
+        detail: a sentence for people.
     """
 
     key: str
@@ -147,23 +158,23 @@ class QuarantineRow:
 
 @dataclass(frozen=True)
 class Report:
-    """All that the page shows.
+    """Everything that the page shows.
 
     Attributes:
         title: headline, for example the data set's name.
         run: identifier of the run.
         created: time in ISO 8601, UTC.
-        facts: what the run was made with (model, digest, parameters), as names and values.
+        facts: names and values of what the run was made with: model, digest, parameters.
         counts: images ``listed``, ``done``, ``skipped``, ``quarantined`` and ``left``, and ``masks`` written.
         mean_iou: over prompts; None without ground truth.
         prompts: the prompt set.
-        quarantine: images set aside, or the first of them.
-        quarantine_total: number of all images set aside.
-        gallery: a choice of images, the most telling first.
-        notes: remarks for the reader, one a paragraph.
-        reasons: how many images were set aside for each reason.
-        deleted: images of earlier runs that are no longer listed.
-        thresholds: that the curves are over.
+        quarantine: the first of the quarantined images.
+        quarantine_total: number of all quarantined images.
+        gallery: selected images, the most telling first.
+        notes: remarks for the reader, one per paragraph.
+        reasons: number of quarantined images by reason.
+        deleted: number of images of earlier runs that are no longer listed.
+        thresholds: of the curves.
         mean_interval: 95 % interval of ``mean_iou``.
         pooled: the curve of all prompts together.
         sweep: all prompts at each of the paper's thresholds, of ``metrics.json``.

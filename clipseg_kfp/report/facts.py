@@ -1,4 +1,4 @@
-"""What a run was made with, and how long it took, as names and values."""
+"""Names and values that tell what a run was made with, and how long it took."""
 
 from __future__ import annotations
 
@@ -6,12 +6,14 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
-CLEANED = 20  # prompts whose cleaning is told
+CLEANED = 20  # prompts whose cleaning is listed
 
 
 def facts_of(config: str, body: dict[str, Any]) -> tuple[tuple[str, str], ...]:
-    """Model, parameters and software, of the manifest's own fields."""
+    """Model, parameters and software, from the manifest's own fields."""
     model, settings = body["model"], body["settings"]
+    views, inference = (settings.get(name, {}) for name in ("views", "inference"))
+    tiling = {name.removeprefix("tile_"): value for name, value in views.items() if name.startswith("tile_")}
     return (
         ("Images", body["source_uri"]),
         ("Model", model["uri"]),
@@ -20,28 +22,28 @@ def facts_of(config: str, body: dict[str, Any]) -> tuple[tuple[str, str], ...]:
         ("Prompts", f"{len(body['prompts']):,}"),
         ("Thresholds", _thresholds(body["prompts"])),
         ("Cleaning", _cleaning(body["prompts"])),
-        ("Tiling", _said(settings.get("tiling", {})) or "off"),
+        ("Tiling", _join(tiling) or "off"),
         *(
-            (("Pixel on the ground", f"{settings['meters_per_pixel']} m"),)
-            if "meters_per_pixel" in settings
+            (("Pixel on the ground", f"{views['meters_per_pixel']} m"),)
+            if "meters_per_pixel" in views
             else ()
         ),
-        ("Average with the mirror image", "on" if settings.get("flip") else "off"),
-        ("Precision", settings.get("precision", "float32")),
+        ("Average with the mirror image", "on" if views.get("flip") else "off"),
+        ("Precision", inference.get("precision", "float32")),
         ("Configuration", config),
         ("Listing", body["dataset_digest"]),
-        *(_way(number, facts) for number, facts in enumerate(body["inference"][:4], 1)),
+        *(_inference(number, facts) for number, facts in enumerate(body["inference"][:4], 1)),
         ("Software", f"clipseg-kfp {body['software']['clipseg-kfp']}"),
     )
 
 
 def time_by_step(seconds: Mapping[str, float]) -> tuple[tuple[str, str], ...]:
-    """How long each step took; empty where no step said it."""
+    """The seconds of each step; empty without any."""
     if not seconds:
         return ()
-    said = ", ".join(f"{step} {_duration(taken)}" for step, taken in seconds.items())
-    note = "shards added up, cached ones as when they were computed; without fetch_model and publish_results"
-    return (("Time by step", f"{said} ({note})"),)
+    steps = ", ".join(f"{step} {_duration(taken)}" for step, taken in seconds.items())
+    note = "sums over shards; cached ones as when they were computed; without fetch_model and publish_results"
+    return (("Time by step", f"{steps} ({note})"),)
 
 
 def _duration(seconds: float) -> str:
@@ -52,20 +54,20 @@ def _duration(seconds: float) -> str:
 
 
 def _thresholds(prompts: list[dict[str, Any]]) -> str:
-    counts = Counter("Otsu" if one["otsu"] else f"{one['threshold']:.2f}" for one in prompts)
+    counts = Counter("Otsu" if prompt["otsu"] else f"{prompt['threshold']:.2f}" for prompt in prompts)
     if len(counts) == 1:
         return next(iter(counts))
     return ", ".join(f"{threshold} ({count:,})" for threshold, count in counts.most_common(10))
 
 
 def _cleaning(prompts: list[dict[str, Any]]) -> str:
-    found = [(one["name"], text) for one in prompts if (text := _said(one["cleaning"]))]
-    shown = "; ".join(f"{name}: {text}" for name, text in found[:CLEANED])
-    return shown + (f"; and {len(found) - CLEANED:,} more" if len(found) > CLEANED else "") or "none"
+    cleaned = [f"{prompt['name']}: {text}" for prompt in prompts if (text := _join(prompt["cleaning"]))]
+    more = [f"and {len(cleaned) - CLEANED:,} more"] if len(cleaned) > CLEANED else []
+    return "; ".join(cleaned[:CLEANED] + more) or "none"
 
 
-def _said(values: Mapping[str, Any]) -> str:
-    """What is not off."""
+def _join(values: Mapping[str, Any]) -> str:
+    """Lists options that are not off."""
     return ", ".join(
         name.replace("_", " ") if value is True else f"{name.replace('_', ' ')} {value}"
         for name, value in values.items()
@@ -73,7 +75,7 @@ def _said(values: Mapping[str, Any]) -> str:
     )
 
 
-def _way(number: int, facts: dict[str, Any]) -> tuple[str, str]:
-    """How shards were computed: parameters of segment_images, and what it chose."""
-    said = ", ".join(f"{name} {value}" for name, value in facts.items() if value not in ("", None))
-    return (f"Inference {number}" if number > 1 else "Inference", said)
+def _inference(number: int, facts: dict[str, Any]) -> tuple[str, str]:
+    """How shards were computed: parameters of segment_images, and its choices."""
+    text = ", ".join(f"{name} {value}" for name, value in facts.items() if value not in ("", None))
+    return (f"Inference {number}" if number > 1 else "Inference", text)

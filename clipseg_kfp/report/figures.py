@@ -1,4 +1,4 @@
-"""Which plots a report has, made of the curves that evaluate_masks leaves."""
+"""The plots of a report, from the curves of evaluate_masks."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from clipseg_kfp.report.content import PromptRow, Report
 from clipseg_kfp.report.plots import Line, bars, chart, key, span
 from clipseg_kfp.report.text import percent, stretch
 
-LINES = 8  # prompts in a plot; the table has all
+LINES = 8  # prompts in a plot; the table has all of them
 
 
 @dataclass(frozen=True)
@@ -24,17 +24,17 @@ class Figure:
 
 
 @dataclass(frozen=True)
-class Drawn:
-    """A prompt with lines, and how these look."""
+class LegendEntry:
+    """A prompt in the legend of the plots, with a sample of its line."""
 
     name: str
     key: Markup
 
 
-def drawn_prompts(report: Report) -> list[Drawn]:
+def drawn_prompts(report: Report) -> list[LegendEntry]:
     """The legend of the plots."""
     return [
-        Drawn(row.name, key(Line(row.color, (), style=style)))
+        LegendEntry(row.name, key(Line(row.color, (), style=style)))
         for style, row in enumerate(_drawn_rows(report))
     ]
 
@@ -42,7 +42,7 @@ def drawn_prompts(report: Report) -> list[Drawn]:
 def _drawn_rows(report: Report) -> list[PromptRow]:
     """The prompts with the highest IoU at their best threshold.
 
-    Those that the ground truth has nothing of have none: their curves show a convention and no measurement.
+    Prompts without foreground in the ground truth are left out: their curves would show a convention.
     """
     rows = [row for row in report.prompts if row.agreement and row.agreement.curve]
     rows = [row for row in rows if _figure(row, "best_iou") is not None]
@@ -51,36 +51,36 @@ def _drawn_rows(report: Report) -> list[PromptRow]:
 
 
 def figures_of(report: Report) -> list[Figure]:
-    """Draws IoU over thresholds, precision over recall, and how far probabilities can be trusted."""
+    """Draws IoU over thresholds, precision over recall, and reliability."""
     if not report.thresholds or not (rows := _drawn_rows(report)):
         return []
-    overs, pairs = [], []
+    iou_lines, precision_lines = [], []
     for style, row in enumerate(rows):
         curve: dict[str, Any] = row.agreement.curve if row.agreement else {}  # type: ignore[assignment]
         mark = _figure(row, "best_threshold") or 0.0, _figure(row, "best_iou") or 0.0
         points = list(zip(report.thresholds, curve["iou"], strict=True))
-        overs.append(Line(row.color, points, mark, style))
+        iou_lines.append(Line(row.color, points, mark, style))
         fine = curve["precision_recall"]
         if fine["recall"]:
             points = list(zip(fine["recall"], fine["precision"], strict=True))
-            pairs.append(Line(row.color, points, style=style))
+            precision_lines.append(Line(row.color, points, style=style))
     figures = [
         Figure(
             "IoU over the threshold",
             "The large marker is the best threshold of a prompt. Probabilities are compared before cleaning.",
-            chart(overs, "IoU over the threshold, a line a prompt", "threshold", "IoU"),
+            chart(iou_lines, "IoU over the threshold, one line per prompt", "threshold", "IoU"),
         )
     ]
-    if pairs:
-        label = "Precision over recall, a line a prompt"
+    if precision_lines:
+        label = "Precision over recall, one line per prompt"
         figures.append(
             Figure(
                 "Precision and recall",
                 "Each line runs over all probabilities; further up and right is better.",
-                chart(pairs, label, "recall", "precision"),
+                chart(precision_lines, label, "recall", "precision"),
             )
         )
-    if report.pooled and (trust := _reliability(report.pooled)):
+    if report.pooled and (line := _reliability(report.pooled)):
         label = "Observed share of foreground over the predicted probability"
         error = (report.sweep or {}).get("calibration_error")
         figures.append(
@@ -90,7 +90,7 @@ def figures_of(report: Report) -> list[Figure]:
                 "Bars: pixels, on a logarithmic scale"
                 + ("." if error is None else f"; expected calibration error {percent(error)}."),
                 chart(
-                    [trust],
+                    [line],
                     label,
                     "predicted probability",
                     "observed",
@@ -103,8 +103,8 @@ def figures_of(report: Report) -> list[Figure]:
 
 
 def _reliability(curve: dict[str, Any]) -> Line | None:
-    found = curve["reliability"]
-    bins = zip(found["pixels"], found["predicted"], found["observed"], strict=True)
+    values = curve["reliability"]
+    bins = zip(values["pixels"], values["predicted"], values["observed"], strict=True)
     points = [(p, o) for pixels, p, o in bins if pixels and p is not None and o is not None]
     return Line("", points, dots=True) if points else None
 
@@ -114,7 +114,7 @@ def _figure(row: PromptRow, name: str) -> float | None:
 
 
 def distribution(counts: tuple[int, ...], what: str) -> Markup:
-    """A small histogram with a text for those who do not see it; empty where nothing was found."""
+    """A small histogram with a text for screen readers; empty without counts."""
     if not sum(counts):
         return Markup("")
     middle, total = 0, 0
@@ -127,11 +127,11 @@ def distribution(counts: tuple[int, ...], what: str) -> Markup:
 
 
 def interval(row: PromptRow) -> Markup:
-    """The 95 % interval of a prompt's IoU, in numbers and drawn."""
+    """The 95 % interval of a prompt's IoU, as numbers and as a drawing."""
     value, low, high = (_figure(row, name) for name in ("iou", "iou_low", "iou_high"))
     if value is None:
         return Markup("")
-    said = Markup("")
+    text = Markup("")
     if low is not None and high is not None:
-        said = Markup('<span class="muted small"> {}</span>').format(stretch(low, high))
-    return said + span(value, low, high)
+        text = Markup('<span class="muted small"> {}</span>').format(stretch(low, high))
+    return text + span(value, low, high)

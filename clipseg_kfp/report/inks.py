@@ -1,15 +1,15 @@
-"""Colors of lines that stand out from the page, in its light and its dark scheme."""
+"""Line colors with enough contrast to the page, in its light and its dark scheme."""
 
 from __future__ import annotations
 
-#: The ground that is harder to stand out from, of theme.css.j2: --page where it is light, --card where it is dark.
+#: The backgrounds of theme.css.j2 with the least contrast: --page of the light scheme, --card of the dark one.
 GROUNDS = ("#f5f6f8", "#171b21")
-LEAST = 3.0  # WCAG 2.2, success criterion 1.4.11: graphics that are needed to understand the page
+LEAST = 3.0  # WCAG 2.2, success criterion 1.4.11: graphics needed to understand the page
 _STEPS = 50
 
 
 def inks(color: str) -> tuple[str, str]:
-    """The colors nearest to one that can be told from a light and from a dark ground.
+    """The nearest colors with enough contrast to a light and to a dark background.
 
     Args:
         color: ``#rrggbb``.
@@ -20,9 +20,9 @@ def inks(color: str) -> tuple[str, str]:
     return _away(color, GROUNDS[0], 0), _away(color, GROUNDS[1], 255)
 
 
-def contrast(one: str, other: str) -> float:
+def contrast(first: str, second: str) -> float:
     """The ratio of two colors' luminances, 1 to 21. Source: WCAG 2.2, "contrast ratio"."""
-    low, high = sorted(map(_luminance, (one, other)))
+    low, high = sorted(map(_luminance, (first, second)))
     return (high + 0.05) / (low + 0.05)
 
 
@@ -30,10 +30,10 @@ def _away(color: str, ground: str, end: int) -> str:
     parts = _parts(color)
     for step in range(_STEPS + 1):
         mixed = [round(part + (end - part) * step / _STEPS) for part in parts]
-        found = "#" + "".join(f"{part:02x}" for part in mixed)
-        if contrast(found, ground) >= LEAST:
-            return found
-    raise AssertionError(f"{end} is no way from {ground}")
+        candidate = "#" + "".join(f"{part:02x}" for part in mixed)
+        if contrast(candidate, ground) >= LEAST:
+            return candidate
+    raise AssertionError(f"no color between {color} and {end} stands out from {ground}")
 
 
 def _luminance(color: str) -> float:

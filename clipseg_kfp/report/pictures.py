@@ -1,4 +1,4 @@
-"""Small pictures that the page lays over a preview: a heat map, and the ground truth."""
+"""Small pictures to lay over a preview: a heat map, and the ground truth."""
 
 from __future__ import annotations
 
@@ -23,32 +23,32 @@ def fitting(width: int, height: int, side: int) -> tuple[int, int]:
 
 
 def heat_levels(maps: NDArray[np.uint8], boxes: Sequence[Box], width: int, height: int) -> NDArray[np.uint8]:
-    """The probabilities of one prompt, small: blended as for the mask, so that the picture shows what was cut.
+    """A small map of one prompt's probabilities, blended as for its mask.
 
     Args:
-        maps: uint8 (V, S, S), 255 times the probability, one a view.
+        maps: uint8 (V, S, S), 255 times the probability, one per view.
         boxes: of the views in the image.
-        width: of the image.
-        height: of the image.
+        width: of the image in pixels.
+        height: of the image in pixels.
 
     Returns:
-        255 times the probability, uint8 (h, w), the longer side ``HEAT_SIDE`` at most.
+        255 times the probability, uint8 (h, w), the longer side at most ``HEAT_SIDE``.
     """
     across, down = fitting(width, height, HEAT_SIDE)
-    found = np.empty((down, across), np.float32)
+    heat = np.empty((down, across), np.float32)
     small = _scaled(boxes, width, height, across, down)
     for columns, values in (small or Merger(boxes, width, height)).field(list(maps)):
         if small:
-            found[:, columns] = values
+            heat[:, columns] = values
         else:  # from full size, a strip at a time
             start, stop = columns.start * across // width, -(-columns.stop * across // width)
             size = (stop - start, down)
-            found[:, start:stop] = cv2.resize(values, size, interpolation=cv2.INTER_AREA)
-    return np.asarray((found.clip(0, 1) * 255).round(), np.uint8)
+            heat[:, start:stop] = cv2.resize(values, size, interpolation=cv2.INTER_AREA)
+    return np.asarray((heat.clip(0, 1) * 255).round(), np.uint8)
 
 
 def _scaled(boxes: Sequence[Box], width: int, height: int, across: int, down: int) -> Merger | None:
-    """Blends views at a small size; ``None`` where tiles would be too small for it."""
+    """Blends views at a small size; ``None`` where tiles would be too small for that."""
     scaled = [
         (
             round(left * across / width),
@@ -81,7 +81,7 @@ def truth_png(masks: Iterable[tuple[int, Mask]]) -> bytes:
         masks: category ids with their masks, bool (H, W), of one size; later ones lie above.
 
     Returns:
-        A PNG, its longer side ``TRUTH_SIDE`` at most; empty without masks.
+        A PNG, its longer side at most ``TRUTH_SIDE``; empty without masks.
     """
     canvas: NDArray[np.uint8] | None = None
     for category, mask in masks:

@@ -1,7 +1,7 @@
 """Plots as inline SVG: plain functions, numbers in, markup out.
 
-Nothing but numbers and the words of this file get into the markup, so there is nothing to escape. A line carries
-its colors for both schemes; plots.css.j2 does the rest. Lines differ by dash and marker as well as by color.
+Only numbers and the words of this file get into the markup, so there is nothing to escape. A line carries its colors
+for both schemes; plots.css.j2 does the rest. Lines differ by dash and marker as well as by color.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from clipseg_kfp.report.inks import inks
 WIDTH, HEIGHT = 360, 236
 _LEFT, _TOP, _RIGHT, _BOTTOM = 42, 10, 12, 38
 _TICKS = (0.0, 0.25, 0.5, 0.75, 1.0)
-_STRIP = 0.16  # of the height: bars of how many there are
+_STRIP = 0.16  # of the height: bars of counts
 _DASHES = ("", "8 4", "2 3", "10 3 2 3")
 #: Circle, square, triangle and diamond of about the same area, around 0 0.
 _MARKERS = (
@@ -28,7 +28,7 @@ _MARKERS = (
 )
 STYLES = len(_DASHES) * len(_MARKERS)
 _DOTS = 5  # markers along a line
-_BEST = 1.75  # the marker at a line's best point is so much larger
+_BEST = 1.75  # scale of the marker at a line's best point
 
 
 @dataclass(frozen=True)
@@ -38,9 +38,9 @@ class Line:
     Attributes:
         color: ``#rrggbb``; empty for the page's accent.
         points: x and y, each 0 to 1.
-        mark: a point to set a large marker at.
+        mark: a point for a large marker.
         style: number of its dash and marker, below ``STYLES``.
-        dots: set a marker at every point, not at some.
+        dots: a marker at every point, not only at some.
     """
 
     color: str
@@ -57,10 +57,10 @@ def chart(
 
     Args:
         lines: at least one point each.
-        label: for those who do not see it; HTML is not escaped.
+        label: for screen readers; HTML is not escaped.
         x: name of the axis.
         y: name of the axis.
-        diagonal: with the line on which both are equal.
+        diagonal: draw the line x = y, too.
         strip: counts along the x axis, drawn as low bars with a logarithmic height.
     """
     parts = []
@@ -88,7 +88,7 @@ def chart(
         parts.append(f'<path class="diagonal" d="{_path([(0, 0), (1, 1)])}"/>')
     for line in lines:
         step = 1 if line.dots else max(1, len(line.points) // _DOTS)
-        first = 0 if line.dots else line.style * step // STYLES  # those of other lines do not lie below
+        first = 0 if line.dots else line.style * step // STYLES  # not where other lines have theirs
         parts.append(f"<g{_ink(line.color)}>{_stroke(line.style, _path(line.points))}")
         parts += [_marker(line.style, _place(point)) for point in line.points[first::step]]
         if line.mark:
@@ -98,7 +98,7 @@ def chart(
 
 
 def key(line: Line) -> Markup:
-    """A piece of a line for the legend."""
+    """A sample of a line for the legend."""
     stroke = _stroke(line.style, "M1 7H37")
     parts = f"<g{_ink(line.color)}>{stroke}{_marker(line.style, (19.0, 7.0))}</g>"
     return _svg("key", 38, 14, 'aria-hidden="true"', parts)
@@ -120,7 +120,7 @@ def bars(counts: Sequence[int], label: str) -> Markup:
 
 
 def span(value: float, low: float | None, high: float | None) -> Markup:
-    """Draws a value between 0 and 1 with its interval, beside the words that say the same."""
+    """Draws a value between 0 and 1 with its interval."""
     width, height, pad = 120, 14, 4
     reach = width - 2 * pad
     parts = [f'<path class="base" d="M{pad} 7H{width - pad}"/>']
@@ -130,8 +130,8 @@ def span(value: float, low: float | None, high: float | None) -> Markup:
     return _svg("span", width, height, 'aria-hidden="true"', "".join(parts))
 
 
-def _svg(kind: str, width: int, height: int, said: str, content: str) -> Markup:
-    return Markup(f'<svg class="{kind}" viewBox="0 0 {width} {height}" {said}>{content}</svg>')
+def _svg(kind: str, width: int, height: int, attributes: str, content: str) -> Markup:
+    return Markup(f'<svg class="{kind}" viewBox="0 0 {width} {height}" {attributes}>{content}</svg>')
 
 
 def _ink(color: str) -> str:

@@ -1,4 +1,4 @@
-"""A ranking of prompts as Markdown and as a page that needs no network."""
+"""A ranking of prompts, as Markdown and as a page that needs no network."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _COLORS = (
     "#0f7b8a",
     "#bf3989",
     "#57606a",
-)  # CURVES of them
+)  # as many as CURVES
 
 
 @dataclass(frozen=True)
@@ -32,10 +32,10 @@ class SetRow:
     """A prompt set.
 
     Attributes:
-        name: empty where there is one set only.
-        prompts: with foreground to find.
-        mean_iou: mean over them of the IoU at the best threshold of each.
-        mean_average_precision: mean over them.
+        name: empty for a single set.
+        prompts: number of prompts with foreground in the ground truth.
+        mean_iou: mean over these prompts, each at its best threshold.
+        mean_average_precision: mean over these prompts.
     """
 
     name: str
@@ -50,7 +50,7 @@ class Ranking:
 
     Attributes:
         prompts: rows of ``records.EVALUATION`` with ``rank``, ``set`` and ``full_name``.
-        sets: those with a prompt that has foreground to find.
+        sets: those that have a prompt with foreground.
     """
 
     prompts: list[dict[str, Any]]
@@ -58,34 +58,33 @@ class Ranking:
 
 
 def render_markdown(ranking: Ranking, title: str) -> str:
-    """Two tables: sets, and prompts."""
+    """Tables of the sets and of the prompts."""
     lines = [f"# Prompts by agreement with ground truth: {_cell(title)}", ""]
     if not ranking.prompts:
-        return "\n".join([*lines, "There was no ground truth to compare with.", ""])
+        return "\n".join([*lines, "There is no ground truth to compare with.", ""])
     if len(ranking.sets) > 1:
         lines += ["| set | prompts | mean IoU | mean AP |", "| --- | ---: | ---: | ---: |"]
-        for one in ranking.sets:
+        for row in ranking.sets:
             lines.append(
-                f"| {_cell(one.name)} | {one.prompts} | {one.mean_iou:.3f} | {one.mean_average_precision:.3f} |"
+                f"| {_cell(row.name)} | {row.prompts} | {row.mean_iou:.3f} | {row.mean_average_precision:.3f} |"
             )
         lines += [
             "",
-            "Means over the prompts of a set: sets that look for different things do not compare.",
+            "Means over the prompts of a set: do not compare sets that look for different things.",
             "",
         ]
     lines += [
         f"| {' | '.join(COLUMNS)} |",
         "| ---: | --- | --- | ---: | ---: | ---: | ---: | ---: |",
     ]
-    for row in ranking.prompts[:ROWS]:
-        lines.append("| " + " | ".join(_cell(value) for value in _values(row)) + " |")
+    lines += [f"| {' | '.join(map(_cell, _values(row)))} |" for row in ranking.prompts[:ROWS]]
     if len(ranking.prompts) > ROWS:
         lines += ["", f"And {len(ranking.prompts) - ROWS:,} more: see ranking.csv."]
     return "\n".join(lines) + "\n"
 
 
 def render_html(ranking: Ranking, curves: dict[str, Any], title: str) -> str:
-    """The tables and the IoU over the thresholds of the first prompts that have foreground to find."""
+    """The tables, and a plot of IoU over thresholds of the first prompts with foreground."""
     lines = []
     known = [row for row in ranking.prompts if row["best_iou"] is not None][:CURVES]
     for style, row in enumerate(known):
@@ -104,9 +103,9 @@ def render_html(ranking: Ranking, curves: dict[str, Any], title: str) -> str:
 
 
 def _shown(row: dict[str, Any]) -> dict[str, Any]:
-    there = row["best_iou"] is not None
-    drawn = span(row["best_iou"], row["best_iou_low"], row["best_iou_high"]) if there else Markup("")
-    return {"span": drawn, "values": _values(row)}
+    value = row["best_iou"]
+    drawing = Markup("") if value is None else span(value, row["best_iou_low"], row["best_iou_high"])
+    return {"span": drawing, "values": _values(row)}
 
 
 def _values(row: dict[str, Any]) -> list[str]:
@@ -121,5 +120,5 @@ def _values(row: dict[str, Any]) -> list[str]:
 
 
 def _cell(text: str) -> str:
-    """Names are data: no tables, markup, links or turned text of their own."""
+    """Escapes a name: names are data and bring no tables, markup, links or reversed text."""
     return " ".join(visible(text).split()).translate(_MARKUP)

@@ -1,100 +1,53 @@
 """Renders the run report: plain data in, one self-contained HTML page out.
 
-The page has to work in the Kubeflow UI's ``iframe srcdoc sandbox="allow-scripts"``: no network, no
-storage, no origin of its own. Keys, prompts and messages are other people's data: Jinja escapes all of
-them, characters that would hide or reorder text are spelled out, none reaches the script, and a content
-security policy inside the page allows no script but the page's own.
+The page has to work in the Kubeflow UI's ``iframe srcdoc sandbox="allow-scripts"``: without network, storage or an
+origin of its own. Keys, prompts and messages are untrusted: Jinja escapes them, characters that hide or reorder text
+are spelled out, none reaches the script, and the page's content security policy allows only its own script.
 """
 
 from __future__ import annotations
 
-import base64
+from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, replace
-
-from markupsafe import Markup
+from dataclasses import replace
 
 from clipseg_kfp.errors import ParameterError
 from clipseg_kfp.report.agreement import lead, sweep_heads, sweep_rows, totals
-from clipseg_kfp.report.content import GalleryItem, Report, Tile
+from clipseg_kfp.report.content import GalleryItem, Report
 from clipseg_kfp.report.figures import drawn_prompts, figures_of
 from clipseg_kfp.report.templates import template
-from clipseg_kfp.report.text import percent
 
-ROWS_PER_CARD = 6  # rows of a gallery card before the rest folds away
-
-
-@dataclass(frozen=True)
-class _Line:
-    """A row of a card: a tile with the number of its prompt in the legend."""
-
-    tile: Tile
-    number: int
-
-
-@dataclass(frozen=True)
-class _Heat:
-    """A heat map of a card, with the number of its prompt in the legend."""
-
-    number: int
-    prompt: str
-    picture: Markup
-
-
-@dataclass(frozen=True)
-class _Card:
-    """A gallery item made ready for the template."""
-
-    item: GalleryItem
-    preview: Markup
-    overlay: Markup
-    heats: tuple[_Heat, ...]
-    truth: Markup
-    lines: tuple[_Line, ...]
-    folded: tuple[_Line, ...]
-    absent: tuple[str, ...]
-    summary: str
-
-
-@dataclass(frozen=True)
-class _Legend:
-    """A prompt of the legend: its place, its color, and the cards that show it."""
-
-    number: int
-    name: str
-    color: str
-    cards: int
+ROWS_PER_CARD = 6  # rows of a gallery card; the rest is folded
 
 
 def render_report(report: Report, limit_bytes: int = 4_500_000) -> str:
-    """Renders the page, leaving out what does not fit.
+    """Renders the page and leaves out what does not fit.
 
-    Heat maps beyond the first of an image go first, then gallery items, from the end; should the tables alone be
-    too long, quarantine rows and then prompt rows go too. The page says how many of how many it shows.
+    Heat maps after the first of an image are left out first, then gallery items from the end; then quarantine rows,
+    then prompt rows. The page tells how many of how many it shows.
 
     Args:
-        report: what to show.
-        limit_bytes: size of the page in UTF-8 that is never passed.
+        report: the content.
+        limit_bytes: the most bytes of the page, in UTF-8.
 
     Returns:
         The page.
 
     Raises:
-        ParameterError: if not even the headline and the facts fit.
+        ParameterError: not even the headline and the facts fit.
     """
-    numbers = _numbers(report)
-    cards: list[_Card] = []
+    cards: list[GalleryItem] = []
     room, gallery = limit_bytes, report.gallery
-    if sum(map(_size, gallery)) > 9 * limit_bytes // 10:  # the rest is for tables
+    if sum(item.encoded_bytes for item in gallery) > 9 * limit_bytes // 10:  # the rest is for tables
         gallery = tuple(replace(item, heats=item.heats[:1]) for item in gallery)
     for item in gallery:  # pictures that cannot fit are not even encoded
-        room -= _size(item)
+        room -= item.encoded_bytes
         if room < 0:
             break
-        cards.append(_card(item, numbers))
+        cards.append(item)
 
     def fits(shown: int, quarantine: int, prompts: int) -> str | None:
-        page = _page(report, cards[:shown], numbers, quarantine, prompts)
+        page = _page(report, cards[:shown], quarantine, prompts)
         return page if len(page.encode("utf-8")) <= limit_bytes else None
 
     rows, prompts = len(report.quarantine), len(report.prompts)
@@ -109,17 +62,12 @@ def render_report(report: Report, limit_bytes: int = 4_500_000) -> str:
     raise ParameterError(
         f"The report does not fit in {limit_bytes:,} bytes even without pictures and tables.",
         "Allow more bytes, or give fewer facts and notes.",
+        code="report_too_large",
     )
 
 
-def _size(item: GalleryItem) -> int:
-    """Bytes that an item's pictures take in the page."""
-    pictures = (item.preview, item.overlay, item.truth, *(heat.jpeg for heat in item.heats))
-    return 4 * sum(map(len, pictures)) // 3
-
-
 def _largest(most: int, attempt: Callable[[int], str | None]) -> str | None:
-    """Finds the page for the largest number, 0 to ``most``, that fits; None if none does."""
+    """The page for the largest number in 0 to ``most`` that fits; ``None`` if none does."""
     best = attempt(most)
     low, high = 0, most - 1 if best is None else -1
     while low <= high:
@@ -133,65 +81,28 @@ def _largest(most: int, attempt: Callable[[int], str | None]) -> str | None:
 
 
 def _numbers(report: Report) -> dict[str, int]:
-    """Numbers all prompts: those of the set in order, then any that only tiles name."""
+    """Numbers all prompts: those of the set in order, then others that tiles name."""
     names = [row.name for row in report.prompts]
     names += [tile.prompt for item in report.gallery for tile in item.tiles]
     return {name: number for number, name in enumerate(dict.fromkeys(names))}
 
 
-def _card(item: GalleryItem, numbers: dict[str, int]) -> _Card:
-    lines = tuple(
-        _Line(tile, numbers[tile.prompt]) for tile in item.tiles if tile.coverage > 0 or tile.missed
-    )
-    found = [f"{line.tile.prompt} {percent(line.tile.coverage)}" for line in lines]
-    return _Card(
-        item=item,
-        preview=_data_uri(item.preview),
-        overlay=_data_uri(item.overlay),
-        heats=tuple(_Heat(numbers[heat.prompt], heat.prompt, _data_uri(heat.jpeg)) for heat in item.heats),
-        truth=_data_uri(item.truth),
-        lines=lines[:ROWS_PER_CARD],
-        folded=lines[ROWS_PER_CARD:],
-        absent=tuple(t.prompt for t in item.tiles if t.coverage <= 0 and not t.missed),
-        summary=", ".join(found[:ROWS_PER_CARD]) or "nothing found",
-    )
-
-
-def _data_uri(picture: bytes) -> Markup:
-    """Encodes a picture for ``src``; Markup, since base64 needs no escaping and no cutting."""
-    if not picture:
-        return Markup("")
-    kind = "png" if picture.startswith(b"\x89PNG") else "jpeg"
-    return Markup(f"data:image/{kind};base64,{base64.b64encode(picture).decode('ascii')}")
-
-
-def _page(report: Report, cards: list[_Card], numbers: dict[str, int], quarantine: int, prompts: int) -> str:
-    colors = {row.name: row.color for row in report.prompts}
-    hits: dict[str, int] = {}
-    for card in cards:
-        for line in (*card.lines, *card.folded):
-            hits[line.tile.prompt] = hits.get(line.tile.prompt, 0) + 1
-    legend = [
-        _Legend(number, name, colors.get(name, ""), hits[name])
-        for name, number in numbers.items()
-        if name in hits
-    ]
+def _page(report: Report, cards: list[GalleryItem], quarantine: int, prompts: int) -> str:
+    numbers = _numbers(report)
+    hits = Counter(tile.prompt for item in cards for tile in item.lines)
     names = ("listed", "done", "skipped", "quarantined", "masks", "left")
     counts = {name: report.counts.get(name, 0) for name in names}
-    unaccounted = counts["listed"] - counts["done"] - counts["skipped"] - counts["quarantined"]
     return template("report.html.j2").render(
-        report=replace(
-            report,
-            quarantine=report.quarantine[:quarantine],
-            prompts=report.prompts[:prompts],
-        ),
+        report=replace(report, quarantine=report.quarantine[:quarantine], prompts=report.prompts[:prompts]),
         counts=counts,
-        unaccounted=unaccounted,
+        unaccounted=counts["listed"] - counts["done"] - counts["skipped"] - counts["quarantined"],
         cards=cards,
+        rows_per_card=ROWS_PER_CARD,
         gallery_total=len(report.gallery),
         prompts_total=len(report.prompts),
-        legend=legend,
-        colors={numbers[name]: color for name, color in colors.items()},
+        numbers=numbers,
+        legend=[(name, hits[name]) for name in numbers if name in hits],
+        colors={numbers[row.name]: row.color for row in report.prompts},
         figures=figures_of(report),
         drawn=drawn_prompts(report),
         lead=lead(report),
@@ -199,15 +110,10 @@ def _page(report: Report, cards: list[_Card], numbers: dict[str, int], quarantin
         sweep_rows=sweep_rows(report),
         totals=totals(report),
         views=[
-            name
-            for name, there in (
-                ("overlay", True),
-                ("image", True),
-                ("heat", any(card.heats for card in cards)),
-                ("truth", any(card.truth for card in cards)),
-            )
-            if there
+            *("overlay", "image"),
+            *(["heat"] if any(item.heats for item in cards) else []),
+            *(["truth"] if any(item.truth for item in cards) else []),
         ],
-        chosen_for=list(dict.fromkeys(card.item.reason for card in cards if card.item.reason)),
-        has_iou=any(line.tile.iou is not None for card in cards for line in (*card.lines, *card.folded)),
+        chosen_for=list(dict.fromkeys(item.reason for item in cards if item.reason)),
+        has_iou=any(tile.iou is not None for item in cards for tile in item.lines),
     )

@@ -1,10 +1,10 @@
-"""The pages' templates: whatever they print is escaped, and made visible."""
+"""The pages' templates: all that they print is escaped and made visible."""
 
 from __future__ import annotations
 
 import base64
 import hashlib
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template
@@ -30,15 +30,27 @@ def _environment() -> Environment:
         lstrip_blocks=True,
     )
     environment.filters.update(
-        percent=percent, thousands=thousands, moment=moment, visible=visible, csp_hash=_csp_hash
+        percent=percent,
+        thousands=thousands,
+        moment=moment,
+        visible=visible,
+        csp_hash=_csp_hash,
+        data_uri=_data_uri,
     )
     environment.globals.update(distribution=distribution, interval=interval)
     return environment
 
 
 def _finalize(value: Any) -> Any:
-    """Makes every printed string visible; Markup is the template's own and stays as it is."""
+    """Makes every printed string visible; Markup is the template's own and is not changed."""
     return visible(value) if isinstance(value, str) and not isinstance(value, Markup) else value
+
+
+@lru_cache(maxsize=256)  # a page is rendered several times until it fits
+def _data_uri(picture: bytes) -> Markup:
+    """Encodes a picture for ``src``; Markup, because base64 must not be escaped or shortened."""
+    kind = "png" if picture.startswith(b"\x89PNG") else "jpeg"
+    return Markup(f"data:image/{kind};base64,{base64.b64encode(picture).decode('ascii')}")
 
 
 def _csp_hash(script: str) -> Markup:

@@ -1,4 +1,4 @@
-"""How the report writes names, numbers and times."""
+"""Formats of names, numbers and times in the report."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ MAX_TEXT = 2_000  # characters shown of any one string; object keys stop at 1,02
 
 
 def visible(text: str) -> str:
-    r"""Spells out what would hide or reorder text (``\u202e``) and shortens what is very long."""
+    r"""Spells out characters that hide or reorder text (``\u202e``) and shortens very long texts."""
     if len(text) > MAX_TEXT:
         text = text[: MAX_TEXT - 1] + "…"
     return printable(text, keep="\t\n")
 
 
 def percent(value: float | None) -> str:
-    """Formats a share with one decimal; what is not quite nothing or all never reads as if it were."""
+    """Formats a share with one decimal; only exactly 0 and 1 read as 0.0% and 100.0%."""
     if value is None or not math.isfinite(value):
         return "\u2013"  # an en dash
     if 0 < value < 0.001:
@@ -29,7 +29,7 @@ def percent(value: float | None) -> str:
 
 
 def stretch(low: float, high: float) -> str:
-    """Formats an interval of shares, as short as still tells its ends apart: ``61-90%``."""
+    """Formats an interval of shares, with as few digits as tell its ends apart: ``61-90%``."""
     digits = 0 if high - low >= 0.02 else 1
     return f"{100 * low:.{digits}f}\N{EN DASH}{100 * high:.{digits}f}%"
 
@@ -40,7 +40,7 @@ def thousands(value: int) -> str:
 
 
 def moment(text: str) -> str:
-    """Formats an ISO 8601 time for people, in UTC; leaves what it cannot read as it is."""
+    """Formats an ISO 8601 time for people, in UTC; other text is returned unchanged."""
     try:
         time = datetime.fromisoformat(text)
     except ValueError:

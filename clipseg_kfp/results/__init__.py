@@ -1,8 +1,9 @@
-"""Results in the bucket: their layout, how runs become visible, what they remember, and how they are checked.
+"""Results in the bucket.
 
-``layout`` has the names, ``commit`` writes runs, ``accounting`` checks that nothing was lost, ``ledger``
-tells what earlier runs have done, ``inventory`` lists what a run consists of, ``verification`` and
-``collection`` use that to re-read results and to remove what nothing names.
+``layout`` has the names, ``commit`` writes runs, ``counts`` checks that nothing was lost, ``ledger`` tells what earlier
+runs have done, ``shard_tables`` keeps what uncommitted runs have done, ``plan`` tells the progress of a run,
+``inventory`` lists the objects of a run, ``verify`` checks them, ``garbage`` removes objects that no run names,
+``export`` and ``formats`` write annotation files, and ``summary`` shows a run in a terminal.
 """
 
 from clipseg_kfp.results.commit import Attempt, Results

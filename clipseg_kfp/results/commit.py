@@ -1,20 +1,18 @@
 """The one way a run becomes visible.
 
-All that belongs to a run is written first, under names of its own; the manifest, with the sha256 of every
-file, comes last, and only where there is none. What holds whoever else writes, and whenever a writer dies:
+All files of a run are written first, under names of their own; the manifest, with the sha256 of every file, comes
+last, and only where there is none. This holds whoever else writes, and whenever a writer dies:
 
-- The files of a run say when it was made (the report does), so two attempts of one run would write other
-  bytes under the same names. The first attempt to get there claims the run's folder (``attempt.json``) with a
-  digest of what it is about to write, and fixes the times. An attempt with the same content takes these
-  and writes the very same bytes. One with other content, after a killed attempt, say, goes to a folder of
-  its own inside the run's, and leaves what is there alone.
-- Claim and manifest are made by a PUT on the condition that there is no such object. Whether the store keeps
-  to that is tried first, by asking it to create the configuration's description, which exists, with the
-  bytes that it has: a store that keeps to conditions refuses, and the others change nothing. This needs no
-  right to delete.
-- Where conditions are ignored, every attempt takes a folder of its own, and the manifest's absence is checked
-  right before it is written. Of two manifests in the same instant the last one stays, and either is true.
-- Who finds a manifest that is not its own takes it for its own if it describes the same data.
+- The report tells when the run was made, so two attempts of one run would write other bytes under the same names.
+  The first attempt claims the run's folder (``attempt.json``) with a digest of what it will write, and fixes the
+  times. An attempt with the same content takes these times and writes the same bytes. An attempt with other content
+  (after a killed one, for example) writes to a folder of its own inside the run's.
+- Claim and manifest are created on the condition that there is no such object. Whether the store supports that is
+  tried first: it is asked to create the configuration's description, which exists, with the same bytes. A store that
+  supports conditions refuses, and others change nothing. This needs no right to delete.
+- Where conditions are ignored, every attempt takes a folder of its own, and looks for a manifest right before it
+  writes one. Of two manifests at the same time the last one stays, and both are true.
+- An attempt that finds another's manifest with the same data takes it as its own.
 """
 
 from __future__ import annotations
@@ -75,9 +73,9 @@ class Results:
         self.folder.upload(key, path, content_type(key))
 
     def describe(self, value: dict[str, Any]) -> None:
-        """Writes what the configuration's digest stands for; a description that is there stays as it is.
+        """Writes what the configuration's digest stands for, or the description that exists once more.
 
-        An output that cannot be written shows here, before any work.
+        So an output that cannot be written fails before any work.
         """
         try:
             data = self.folder.read(CONFIGURATION)
@@ -87,7 +85,7 @@ class Results:
 
     @cached_property
     def fenced(self) -> bool:
-        """Whether the store creates an object only where there is none, found out by trying.
+        """Whether the store can create an object on the condition that there is none, found out by trying.
 
         Raises:
             StorageError: the configuration's description is gone.
@@ -98,6 +96,8 @@ class Results:
             raise StorageError(
                 f"{self.folder.locate(CONFIGURATION)} is gone: the output was emptied since the run began.",
                 "Nothing was committed. Run again.",
+                code="output_emptied",
+                where=CONFIGURATION,
             ) from error
         try:
             return not self.folder.create(CONFIGURATION, data, content_type(CONFIGURATION))
@@ -109,8 +109,8 @@ class Results:
 
         Args:
             run: the run's ID.
-            content: JSON value that differs where any of the files will differ, times left aside.
-            seconds: that each step took; fixed with the time of the claim.
+            content: JSON value that differs where any of the files will differ, apart from times.
+            seconds: that each step took; the claim fixes them.
         """
         mark, took = digest(content), {"seconds": seconds} if seconds else {}
         if not self.fenced:
@@ -122,11 +122,11 @@ class Results:
             mine = self.folder.create(key, claim, content_type(key))
             if not mine:
                 claim = self.folder.read(key)
-            found = json.loads(claim)
-            if found["attempt"] == mark:
-                if not mine:  # the same bytes, but young: gc takes an old claim that no manifest names yet
+            claimed = json.loads(claim)
+            if claimed["attempt"] == mark:
+                if not mine:  # makes it young again: gc removes an old claim that no manifest names yet
                     self.write(key, claim)
-                attempt = Attempt(self, run, found["created"], place, seconds=found.get("seconds", {}))
+                attempt = Attempt(self, run, claimed["created"], place, seconds=claimed.get("seconds", {}))
                 attempt.remember(CLAIM, claim)
                 return attempt
         raise AssertionError(f"{run_key(run, mark)} is claimed by another content")
@@ -143,7 +143,7 @@ class Results:
 
         Raises:
             ObjectChangedError: there is none (any more).
-            StorageError: it is no manifest of a run.
+            StorageError: it is not a manifest of a run.
         """
         try:
             manifest = json.loads(self.folder.read(key))
@@ -152,12 +152,14 @@ class Results:
         except (ValueError, TypeError):
             pass
         raise StorageError(
-            f"{self.folder.locate(key)} is no manifest of a run: it is damaged, or something else's.",
-            "Bring it back from a copy, or remove it: the run does not exist then, and its images are done again.",
+            f"{self.folder.locate(key)} is not a manifest of a run, or it is damaged.",
+            "Restore it from a copy, or remove it: then the run does not exist, and its images are done again.",
+            code="manifest_damaged",
+            where=key,
         )
 
     def settle(self, run: str) -> None:
-        """Asks for a committed manifest once more: refused, it clears what a killed attempt left of it."""
+        """Creates a committed manifest once more: the store refuses, and removes what a killed attempt left of it."""
         key = run_key(run, MANIFEST)
         with suppress(ConditionUnsupportedError):
             if self.fenced:
@@ -166,33 +168,29 @@ class Results:
     def name_taken(self, run: str) -> ParameterError:
         """The error for a run whose name another committed run has."""
         return ParameterError(
-            f"The run '{run}' exists already under {self.folder.uri}.",
-            "Name another run_id, or leave it empty.",
+            f"There is already a run '{run}' under {self.folder.uri}.",
+            "Give another outputs.run_id, or leave it empty.",
+            code="run_exists",
+            where="outputs.run_id",
         )
 
     def point_to(self, run: str) -> str:
         """Names a committed run in ``latest.json``, unless a newer one is there; returns its manifest's URI."""
-        key = run_key(run, MANIFEST)
-        if self._created(self._latest()) <= self._created(key):  # an old run may be tried again
+        key, latest = run_key(run, MANIFEST), ""
+        with suppress(ObjectChangedError, ValueError, KeyError, TypeError):  # missing or damaged
+            latest = str(json.loads(self.folder.read(LATEST))["manifest"])
+        if self._created(latest) <= self._created(key):  # an old run may be tried again
             self.write(LATEST, json_bytes({"run": run, "manifest": key}))
         return self.folder.locate(key)
 
-    def _latest(self) -> str:
-        """Key of the manifest that ``latest.json`` names; empty where it is missing or damaged."""
-        try:
-            return str(json.loads(self.folder.read(LATEST))["manifest"])
-        except (ObjectChangedError, ValueError, KeyError, TypeError):
-            return ""
-
     def _created(self, key: str) -> str:
-        """When a run was made; empty where its manifest is not there, or damaged."""
-        try:
+        """When a run was made; empty where its manifest is missing or damaged."""
+        with suppress(ParameterError, StorageError):
             return str(self.read_manifest(key)["created"]) if key else ""
-        except (ParameterError, StorageError):
-            return ""
+        return ""
 
     def committed(self) -> Iterator[Entry]:
-        """Lists the manifests, and reads none; S3 lists a hundred runs and more in a request."""
+        """Lists the manifests without reading them; S3 lists a hundred runs and more per request."""
         for entry in self.folder.names(RUNS):
             if entry.key.count("/") == 2 and entry.key.endswith(f"/{MANIFEST}"):
                 yield entry
@@ -201,12 +199,12 @@ class Results:
         """Reads the manifests of all committed runs, several at once."""
 
         def read(key: str) -> dict[str, Any] | None:
-            with suppress(ObjectChangedError):  # tidied up since it was listed
+            with suppress(ObjectChangedError):  # removed since it was listed
                 return self.read_manifest(key)
             return None
 
         keys = (entry.key for entry in self.committed())
-        yield from (found for found in ordered_map(read, keys, READERS) if found is not None)
+        yield from filter(None, ordered_map(read, keys, READERS))
 
 
 @dataclass
@@ -235,21 +233,21 @@ class Attempt:
         self.files.append({"name": self.place + name, **facts_of(path)})
 
     def remember(self, name: str, data: bytes) -> None:
-        """Notes a file for the manifest that is written already."""
+        """Lists a file in the manifest that is already written."""
         self.files.append({"name": self.place + name, "bytes": len(data), "sha256": digest(data, 64)})
 
     def commit(self, counts: Counts, body: dict[str, Any]) -> dict[str, Any]:
-        """Writes the manifest, and with it makes the run exist.
+        """Writes the manifest: with it the run exists.
 
         Args:
             counts: must add up.
-            body: what else the manifest says.
+            body: further values of the manifest.
 
         Returns:
-            The manifest: this attempt's, or that of another one with the same data that was faster.
+            The manifest: this attempt's, or that of a faster one with the same data.
 
         Raises:
-            ParameterError: another run of this name was committed meanwhile; it stays as it is.
+            ParameterError: another run of this name was committed meanwhile.
             StorageError: the counts do not add up, or the store refused.
         """
         counts.check()
@@ -266,37 +264,37 @@ class Attempt:
             "files": sorted(self.files, key=lambda entry: str(entry["name"])),
         }
         data = json_bytes(manifest)
-        folder.settle()  # or a manifest might outlive a power cut, and masks that it names might not
+        folder.settle()  # or the manifest might survive a power cut, and masks that it names might not
         if self.results.fenced:
             folder.create(key, data, content_type(key))
         elif folder.stat(key) is None:
             self.results.write(key, data)
-            folder.settle()  # which creating does by itself
-        # Whatever the answers said (one may be lost, and the request be repeated): what is there counts.
-        there = folder.read(key)
-        if there != data:
-            winner: dict[str, Any] = json.loads(there)
-            if not same_data(winner, manifest):
-                raise self.results.name_taken(self.run)
-            manifest = winner
-        return manifest
+            folder.settle()  # which ``create`` does by itself
+        # An answer may be lost and the request repeated: only what is there counts.
+        written = folder.read(key)
+        if written == data:
+            return manifest
+        winner: dict[str, Any] = json.loads(written)
+        if not same_data(winner, manifest):
+            raise self.results.name_taken(self.run)
+        return winner
 
 
 def same_data(one: dict[str, Any], other: dict[str, Any]) -> bool:
-    """Says whether two manifests tell of the same images with the same masks."""
+    """Says whether two manifests name the same images with the same masks."""
     return all(one.get(name) == other.get(name) for name in ("dataset_digest", "parts"))
 
 
 def file_name(manifest: dict[str, Any], name: str) -> str:
-    """Where a file of a committed run lies in the run's folder; empty if the run has no such file."""
-    names = (str(file["name"]) for file in manifest["files"])
-    return next((found for found in names if found.rpartition("/")[2] == name), "")
+    """The path of a file of a committed run in the run's folder; empty if the run has no such file."""
+    paths = (str(file["name"]) for file in manifest["files"])
+    return next((path for path in paths if path.rpartition("/")[2] == name), "")
 
 
 def file_key(manifest: dict[str, Any], name: str) -> str:
     """The same below the configuration's folder."""
-    found = file_name(manifest, name)
-    return run_key(manifest["run"], found) if found else ""
+    path = file_name(manifest, name)
+    return run_key(manifest["run"], path) if path else ""
 
 
 def facts_of(path: Path) -> dict[str, Any]:
@@ -307,5 +305,5 @@ def facts_of(path: Path) -> dict[str, Any]:
 
 
 def configurations(output: Folder) -> list[str]:
-    """Digests of the configurations that an output has results of."""
+    """Digests of the configurations that have results in an output."""
     return [name for name in output.folders() if is_configuration(name)]

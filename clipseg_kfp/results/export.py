@@ -1,4 +1,4 @@
-"""Committed runs in other formats, read from the bucket's tables as streams."""
+"""Writes committed runs in other formats, from the bucket's tables as streams."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from clipseg_kfp.results.layout import IMAGES, MASKS, image_id
 
 @dataclass(frozen=True)
 class _Part:
-    """A run, and which of its done images are taken, in the table's order."""
+    """A run, and which of its done images are exported, in the table's order."""
 
     manifest: dict[str, Any]
     taken: bytearray
@@ -38,11 +38,11 @@ def export_runs(
 ) -> tuple[int, int]:
     """Writes runs of one configuration together.
 
-    An image that several of them did comes once: in the version of the latest run. No more than one run's
-    tables are on disk, and one image's masks in memory; names take about 100 bytes an image.
+    An image of several runs is written once: in the version of the latest run. The tables of one run are on disk at
+    a time, the masks of one image in memory; names take about 100 bytes per image.
 
     Args:
-        results: where they are.
+        results: where the runs are.
         manifests: of the runs, the latest first.
         format_name: one of ``FORMATS``.
         target: the file to write; of YOLO a folder, or a file ``*.zip``.
@@ -50,23 +50,13 @@ def export_runs(
         image_url_prefix: of Label Studio's images, before their keys; empty takes the images' URIs.
 
     Returns:
-        How many images were written, and how many older versions left out.
+        The number of images written, and of older versions left out.
 
     Raises:
-        ParameterError: the format is unknown or has no use for an option, or the target cannot be used.
+        ParameterError: the format is unknown or does not take an option, or the target is unusable.
         StorageError: a table cannot be read.
     """
-    if format_name not in FORMATS:
-        raise ParameterError(f"There is no format '{format_name}'.", f"Take one of {', '.join(FORMATS)}.")
-    polygons, studio = format_name.endswith("-polygons"), format_name.startswith("labelstudio")
-    if tolerance is not None and not polygons:
-        raise ParameterError(f"A tolerance is for polygons, and '{format_name}' has none.", "Leave it out.")
-    if tolerance is not None and not 0 <= tolerance < math.inf:
-        raise ParameterError(f"The tolerance is {tolerance}.", "Give pixels, 0 or more; 0 is exact.")
-    if image_url_prefix and not studio:
-        raise ParameterError(f"'{format_name}' names no URLs of images.", "Leave out the prefix.")
-    if target.is_dir() and format_name != "yolo":
-        raise ParameterError(f"{target} is a folder.", "Name a file: --out masks.json.")
+    _check(format_name, target, tolerance, image_url_prefix)
     parts, older = _take(results, manifests)
     images, masks = _images(results, parts), _masks(results, parts)
     prompts = {prompt["id"]: prompt for manifest in manifests for prompt in manifest["prompts"]}
@@ -81,6 +71,42 @@ def export_runs(
         format_name, target, images, masks, categories, instances=instances, tolerance=reach, url=url
     )
     return sum(sum(part.taken) for part in parts), older
+
+
+def _check(format_name: str, target: Path, tolerance: float | None, image_url_prefix: str) -> None:
+    if format_name not in FORMATS:
+        raise ParameterError(
+            f"There is no format '{format_name}'.",
+            f"Take one of {', '.join(FORMATS)}.",
+            code="format_unknown",
+            where="format",
+        )
+    unused = ""
+    if tolerance is not None and not format_name.endswith("-polygons"):
+        unused = "tolerance"
+    elif image_url_prefix and not format_name.startswith("labelstudio"):
+        unused = "image_url_prefix"
+    if unused:
+        raise ParameterError(
+            f"The format '{format_name}' does not take {unused}.",
+            "Leave it out.",
+            code="format_option",
+            where=unused,
+        )
+    if tolerance is not None and not 0 <= tolerance < math.inf:
+        raise ParameterError(
+            f"The tolerance is {tolerance}.",
+            "Give pixels, 0 or more; 0 is exact.",
+            code="tolerance_out_of_range",
+            where="tolerance",
+        )
+    if target.is_dir() and format_name != "yolo":
+        raise ParameterError(
+            f"{target} is a folder.",
+            "Name a file: --out masks.json.",
+            code="export_target_folder",
+            where=str(target),
+        )
 
 
 def _take(results: Results, manifests: Sequence[dict[str, Any]]) -> tuple[list[_Part], int]:
@@ -108,7 +134,7 @@ def _images(results: Results, parts: Sequence[_Part]) -> Iterator[dict[str, Any]
 
 
 def _masks(results: Results, parts: Sequence[_Part]) -> Iterator[dict[str, Any]]:
-    """Rows of masks; every done image has some, and they lie in the order of images."""
+    """Rows of masks; every done image has some, in the order of images."""
     for part in parts:
         groups = groupby(_rows(results, part.manifest, MASKS), lambda row: (row["key"], row["version"]))
         for (_, group), taken in zip(groups, part.taken, strict=True):

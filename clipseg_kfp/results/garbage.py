@@ -1,10 +1,10 @@
 """Finds and removes objects that no committed run names: what killed and losing attempts left behind.
 
-It is safe beside running pipelines. What is younger than a given age is left alone, since a run in progress
-may be about to name it. After the objects were listed, manifests that came meanwhile are read, too. And each
-object's age is looked up once more right before it goes, since a run may just have written it again. Stores delete
-on no condition, so an instant is left between the two; an age above the longest run's is what makes it safe, and a run
-that took long looks for its objects before it commits. Nothing outside of the suite's own layout is ever touched.
+It is safe beside running pipelines. Objects younger than a given age stay, since a run in progress may be about to
+name them. After the objects were listed, manifests that came meanwhile are read, too. And each object's age is looked
+up once more right before it is deleted, since a run may just have written it again. Stores cannot delete on a
+condition, so a short time is left between the two: the age has to be above that of the longest run, and a run that took
+long looks up its objects before it commits. Nothing outside of the suite's own layout is touched.
 """
 
 from __future__ import annotations
@@ -49,18 +49,16 @@ class Garbage:
 def find_garbage(
     output: Folder, *, older_than: float, configs: list[str], staging: bool = False
 ) -> Iterator[Garbage]:
-    """Lists what may go.
+    """Lists objects that may be removed.
 
     Args:
         output: the output prefix.
-        older_than: hours; what was written since is left alone.
+        older_than: hours; younger objects are left out.
         configs: configurations to look at.
-        staging: take members of archives as well. A run that lists such an archive lays them out anew; one
-            that is reading them must not be under way.
+        staging: also list members of archives. A later run lays them out anew; no run may be reading them now.
 
     Raises:
-        StorageError: a manifest or table of a committed run cannot be read. Nothing is known to be garbage
-            then, and nothing is told.
+        StorageError: a manifest or table of a committed run cannot be read.
     """
     before = time.time() - 3600 * older_than
 
@@ -71,14 +69,14 @@ def find_garbage(
         results = Results(output, config)
         seen: set[str] = set()
         named = _named(results, seen)
-        found: list[Entry] = []
+        unnamed: list[Entry] = []
         listing = (entry for entry in results.folder.names() if entry.key.startswith(FOLDERS) and old(entry))
         while batch := list(islice(listing, AT_ONCE)):
-            found += _without(batch, named)
-        found = _without(found, _named(results, seen))  # runs that were committed while objects were listed
-        snapshots = sorted((e for e in found if e.key.startswith(LEDGER)), key=lambda e: -e.size)
+            unnamed += _without(batch, named)
+        unnamed = _without(unnamed, _named(results, seen))  # by runs that were committed meanwhile
+        snapshots = sorted((e for e in unnamed if e.key.startswith(LEDGER)), key=lambda e: -e.size)
         kept = {entry.key for entry in snapshots[:SNAPSHOTS_KEPT]}
-        for entry in found:
+        for entry in unnamed:
             if entry.key not in kept:
                 yield Garbage(f"{config}/{entry.key}", entry.size, entry.modified)
     if staging:
@@ -93,7 +91,7 @@ def _without(entries: list[Entry], named: Ids) -> list[Entry]:
 
 
 def _named(results: Results, seen: set[str]) -> Ids:
-    """Digests of all keys that committed runs name, sorted; runs that were seen before are left out."""
+    """Sorted digests of all keys that committed runs name; skips the runs in ``seen`` and adds the others to it."""
     new = [entry.key for entry in results.committed() if entry.key not in seen]
     seen.update(new)
 
@@ -105,24 +103,23 @@ def _named(results: Results, seen: set[str]) -> Ids:
             return ids_of(image_id(key) for key in keys)
         except (StorageError, pa.ArrowException, ValueError, KeyError) as error:
             raise StorageError(
-                f"What the run of {results.folder.locate(key)} names cannot be told: {error}",
-                "Nothing was removed. 'clipseg-kfp results verify' says what is wrong with the run.",
+                f"The objects of the run {results.folder.locate(key)} cannot be listed: {error}",
+                "Nothing was removed. 'clipseg-kfp results verify' tells what is wrong with the run.",
+                code="run_unreadable",
+                where=key,
             ) from error
 
     return np.sort(np.concatenate([ids_of(()), *ordered_map(of, new, TABLES_AT_ONCE, 0)]))
 
 
 def remove(output: Folder, garbage: list[Garbage]) -> int:
-    """Removes objects, several at once; returns how many.
+    """Removes objects, except those that were written again since they were listed; returns how many."""
 
-    One that was written again since it was listed stays.
-    """
-
-    def one(item: Garbage) -> bool:
+    def delete(item: Garbage) -> bool:
         entry = output.stat(item.key)
-        if entry is None or entry.modified > item.modified + 1:  # some stores tell whole seconds in places
+        if entry is None or entry.modified > item.modified + 1:  # some stores round to whole seconds
             return False
         output.delete(item.key)
         return True
 
-    return sum(ordered_map(one, garbage, READERS))
+    return sum(ordered_map(delete, garbage, READERS))

@@ -24,7 +24,7 @@ class Named:
 
     Attributes:
         key: below the configuration's folder.
-        sha256: of its bytes; empty where only its name is told.
+        sha256: of its bytes; empty where that is not known.
         bytes: its size.
     """
 
@@ -69,21 +69,13 @@ def _named_by(path: Path, table: str) -> Iterator[Named]:
 
 
 def check_present(results: Results, shards: Sequence[Path]) -> None:
-    """Looks up every object that a run is about to name.
-
-    Args:
-        results: of the run's configuration.
-        shards: folders with the shards' tables.
-
-    Raises:
-        StorageError: one is gone; nothing is committed.
-    """
+    """Raises ``StorageError`` where an object is gone that a run is about to name; arguments as ``missing``."""
     if key := missing(results, shards):
         raise gone(results, key)
 
 
 def missing(results: Results, shards: Sequence[Path]) -> str:
-    """The key of an object that tables name and that is not there; empty where all are.
+    """The key of an object that tables name and that does not exist; empty where all do.
 
     Args:
         results: of the configuration.
@@ -98,16 +90,18 @@ def missing(results: Results, shards: Sequence[Path]) -> str:
 
 
 def gone(results: Results, key: str) -> StorageError:
-    """The error for an object that a run was about to name, and that is not there any more."""
+    """The error for an object that a run is about to name and that does not exist any more."""
     return StorageError(
-        f"{results.folder.locate(key)} is gone: the output was emptied, or tidied up, since it was written.",
-        "Nothing was committed. Run again, and let 'results gc' leave alone what is younger than your longest run.",
+        f"{results.folder.locate(key)} is gone: somebody emptied the output, or 'results gc' removed the object.",
+        "Nothing was committed. Run again. Give 'results gc' an age above that of your longest run.",
+        code="result_gone",
+        where=key,
     )
 
 
 @contextmanager
 def local_copy(results: Results, key: str) -> Iterator[Path]:
-    """A table on the local disk: a run's may be larger than memory."""
+    """Downloads a file, which may be larger than memory, for as long as the context is open."""
     with tempfile.TemporaryDirectory(prefix="clipseg-kfp-") as folder:
         path = Path(folder, "object")
         results.folder.download(key, path)

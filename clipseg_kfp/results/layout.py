@@ -67,27 +67,20 @@ def configuration_digest(*, model: str, prompts: list[dict[str, Any]], settings:
     Returns:
         16 hex digits.
     """
-    return digest(
-        {
-            "algorithm": ALGORITHM,
-            "model": model,
-            "prompts": prompts,
-            "settings": settings,
-        }
-    )
+    return digest({"algorithm": ALGORITHM, "model": model, "prompts": prompts, "settings": settings})
 
 
 @dataclass(frozen=True)
 class Counts:
-    """What became of the images of a run.
+    """The images of a run, by outcome.
 
     Attributes:
-        listed: images that the run answers for: ``done`` + ``skipped`` + ``quarantined``.
-        done: have masks of this run.
-        skipped: an earlier committed run has dealt with them.
-        quarantined: set aside by this run.
+        listed: ``done`` + ``skipped`` + ``quarantined``.
+        done: with masks of this run.
+        skipped: done or quarantined by an earlier committed run.
+        quarantined: by this run.
         masks: of the images that were done.
-        left: images beyond ``listed``, which no run has dealt with: more than fit into this one, or than ``limit``.
+        left: further images, which no run has seen: more than fit into this run, or than ``limit``.
     """
 
     listed: int = 0
@@ -103,7 +96,8 @@ class Counts:
             raise StorageError(
                 f"The counts do not add up: {self.listed} listed, but {self.done} done, "
                 f"{self.skipped} skipped and {self.quarantined} quarantined.",
-                "Nothing was committed. Run again; if it stays, a shard's output is missing.",
+                "Nothing was committed. Run again. If that does not help, a shard's output is missing.",
+                code="counts_do_not_add_up",
             )
 
 
@@ -145,11 +139,14 @@ def now() -> str:
     (https://reproducible-builds.org/specs/source-date-epoch/).
 
     Raises:
-        ParameterError: the variable is set, and no number.
+        ParameterError: the variable is set, but not to a number of seconds.
     """
-    said = os.environ.get("SOURCE_DATE_EPOCH", "")
+    name = "SOURCE_DATE_EPOCH"
+    epoch = os.environ.get(name, "")
     try:
-        time = dt.datetime.fromtimestamp(int(said), dt.UTC) if said else dt.datetime.now(dt.UTC)
+        time = dt.datetime.fromtimestamp(int(epoch), dt.UTC) if epoch else dt.datetime.now(dt.UTC)
     except (ValueError, OverflowError, OSError) as error:
-        raise ParameterError(f"SOURCE_DATE_EPOCH is {said!r}.", "Give seconds since 1970.") from error
+        raise ParameterError(
+            f"{name} is {epoch!r}.", "Give seconds since 1970.", code="not_a_time", where=name
+        ) from error
     return time.isoformat(timespec="seconds").replace("+00:00", "Z")

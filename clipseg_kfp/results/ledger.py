@@ -1,11 +1,11 @@
 """What committed runs have done, read from their manifests and tables.
 
 The truth is each run's ``images.parquet``. As runs add up, publish_results gathers them into one table, a
-**snapshot**, which names the manifests that it covers and what version each had. A reader lists the
-manifests, takes the rows of the largest snapshot for runs that are still there as they were, and reads the
-rest from the runs. Without a snapshot, or with a damaged one, it reads all runs: slower, and just as right.
+**snapshot**, which names the manifests that it covers and the version of each. A reader lists the manifests, takes
+the rows of the largest snapshot for runs that are unchanged, and reads the other runs one by one. Without a sound
+snapshot it reads all runs: slower, with the same result.
 
-In memory an image is 16 bytes of digest in a sorted array.
+In memory an image version is two digests of 16 bytes, the number of its run and a flag.
 """
 
 from __future__ import annotations
@@ -34,13 +34,15 @@ from clipseg_kfp.runtime.concurrency import ordered_map
 from clipseg_kfp.runtime.progress import say
 
 STEP = "ledger"
-#: A snapshot is due when more than so many runs, or images, are in none.
+#: A snapshot is due when more runs or images than these are in none.
 UNCOVERED_RUNS, UNCOVERED_IMAGES = 32, 100_000
 NEW, DONE, QUARANTINED = 0, 1, 2
 _METADATA = b"clipseg-kfp"
-_READERS_OF_TABLES = 4  # each may hold a table of a whole run
+_READERS_OF_TABLES = 4  # each may hold the table of a whole run
 
-Ids = NDArray[np.bytes_]
+Ids = NDArray[np.bytes_]  # of ``image_id``
+_ROW = np.dtype([("image", "S16"), ("name", "S16"), ("run", np.int32), ("done", np.bool_)])
+_Rows = NDArray[np.void]  # of ``_ROW``; ``run`` is a place in the list of runs
 
 
 @dataclass(frozen=True)
@@ -70,37 +72,13 @@ class Run:
     parts: Sequence[str] = ()
 
 
-@dataclass(frozen=True)
-class _Rows:
-    """Images of runs; ``run`` is a row in the list of runs."""
-
-    image: Ids
-    name: Ids
-    run: NDArray[np.int32]
-    done: NDArray[np.bool_]
-
-    def of(self, run: int) -> _Rows:
-        return _Rows(self.image, self.name, np.full(len(self.image), run, np.int32), self.done)
-
-    def __getitem__(self, chosen: Any) -> _Rows:
-        return _Rows(self.image[chosen], self.name[chosen], self.run[chosen], self.done[chosen])
-
-    @classmethod
-    def joined(cls, parts: Sequence[_Rows]) -> _Rows:
-        return cls(*(np.concatenate([getattr(part, name) for part in parts]) for name in _COLUMNS))
-
-
-_COLUMNS = ("image", "name", "run", "done")
-_EMPTY = _Rows(np.empty(0, "S16"), np.empty(0, "S16"), np.empty(0, np.int32), np.empty(0, np.bool_))
-
-
 class Ledger:
-    """What was known when it was read.
+    """What committed runs had done when it was read.
 
     Attributes:
         runs: committed runs.
         uncovered: runs that no snapshot covers.
-        overdue: whether a snapshot would spare later readers much.
+        overdue: whether a new snapshot is due.
     """
 
     def __init__(self, results: Results, runs: list[Run], rows: _Rows, uncovered: int, loose: int) -> None:
@@ -110,13 +88,8 @@ class Ledger:
         self._results, self._rows = results, rows
 
     @classmethod
-    def empty(cls, results: Results) -> Ledger:
-        """One that knows nothing."""
-        return cls(results, [], _EMPTY, 0, 0)
-
-    @classmethod
     def read(cls, results: Results) -> Ledger:
-        """Reads what committed runs say.
+        """Reads snapshot, manifests and tables.
 
         Raises:
             StorageError: a manifest or a table of a committed run cannot be read.
@@ -127,21 +100,20 @@ class Ledger:
         loose = [(key, version) for key, version in versions.items() if key not in covered]
         found = ordered_map(lambda item: _run(results, *item), loose, READERS)
         new = [run for run in found if run is not None]
-        parts = [rows]
-        tables = ordered_map(lambda run: _table(results, run), new, _READERS_OF_TABLES, 0)
-        parts += (part.of(len(runs) + i) for i, part in enumerate(tables))
-        whole = _Rows.joined(parts)
-        return cls(results, runs + new, whole, len(new), len(whole.image) - len(rows.image))
+        numbered = enumerate(new, start=len(runs))
+        tables = ordered_map(lambda item: _table(results, *item), numbered, _READERS_OF_TABLES, 0)
+        whole = np.concatenate([rows, *tables])
+        return cls(results, runs + new, whole, len(new), len(whole) - len(rows))
 
     @cached_property
     def done(self) -> Ids:
         """Digests of the image versions that are done, sorted."""
-        return np.sort(self._rows.image[self._rows.done])
+        return np.sort(self._rows["image"][self._rows["done"]])
 
     @cached_property
     def quarantined(self) -> Ids:
         """Digests of the image versions that were set aside; some of them may be done since."""
-        return np.sort(self._rows.image[~self._rows.done])
+        return np.sort(self._rows["image"][~self._rows["done"]])
 
     @cached_property
     def parts(self) -> frozenset[str]:
@@ -151,20 +123,18 @@ class Ledger:
     @cached_property
     def _ranks(self) -> NDArray[np.intp]:
         """Each run's place among all, the earliest first."""
-        return np.argsort([f"{run.created} {run.run}" for run in self.runs]).argsort()
+        return np.argsort(np.array([f"{run.created} {run.run}" for run in self.runs], np.str_)).argsort()
 
     @cached_property
     def _latest(self) -> tuple[Ids, NDArray[np.intp]]:
-        """Digests of the image versions that a run has seen, sorted, and the rank of the latest run of each."""
-        if not len(self._rows.image):
-            return self._rows.image, np.empty(0, np.intp)
-        ranks = self._ranks[self._rows.run]
-        order = np.lexsort((-ranks, self._rows.image))
-        images, first = np.unique(self._rows.image[order], return_index=True)
-        return images, ranks[order][first]
+        """Digests of all image versions, sorted, and the rank of the latest run of each."""
+        ranks, images = self._ranks[self._rows["run"]], self._rows["image"]
+        order = np.lexsort((-ranks, images))
+        known, first = np.unique(images[order], return_index=True)
+        return known, ranks[order][first]
 
     def turns(self, images: Iterable[tuple[str, str]]) -> list[int]:
-        """Orders images for another look: 0 for those that no run has seen, then those that were seen longest ago."""
+        """The turn of each (key, version): 0 where no run has seen it, else lower the longer ago that was."""
         ids, (known, ranks) = ids_of(image_id(*image) for image in images), self._latest
         if not len(known):
             return [0] * len(ids)
@@ -190,37 +160,36 @@ class Ledger:
             A row of ``records.DELETED`` for each key, with its latest version.
         """
         same = np.array([run.source == source_uri.rstrip("/") for run in self.runs], np.bool_)
-        mine = np.flatnonzero(self._rows.done & same[self._rows.run]) if len(self.runs) else np.empty(0, int)
-        missing = mine[~among(self._rows.name[mine], np.sort(listed))]
-        ranks = self._ranks[self._rows.run[missing]] if len(missing) else np.empty(0, int)
-        missing = missing[np.argsort(ranks, kind="stable")[::-1]]  # the latest first
-        _, first = np.unique(self._rows.name[missing], return_index=True)
-        latest = missing[first]
-        for index in np.unique(self._rows.run[latest]):
-            run = self.runs[index]
-            wanted = _bytes(self._rows.image[latest[self._rows.run[latest] == index]])
-            for columns in _columns_of(self._results, run, ["source", "key", "version"]):
-                for source, key, version in zip(*columns, strict=True):
-                    if image_id(key, version) in wanted:
-                        yield {"source": source, "key": key, "version": version, "run": run.run}
+        rows = self._rows[self._rows["done"] & same[self._rows["run"]]]
+        rows = rows[~among(rows["name"], np.sort(listed))]
+        rows = rows[np.argsort(self._ranks[rows["run"]], kind="stable")[::-1]]  # the latest first
+        rows = rows[np.unique(rows["name"], return_index=True)[1]]
+        for number in np.unique(rows["run"]):
+            run, images = self.runs[number], np.sort(rows["image"][rows["run"] == number])
+            for sources, keys, versions in _columns_of(self._results, run, ["source", "key", "version"]):
+                for i in np.flatnonzero(among(ids_of(map(image_id, keys, versions)), images)):
+                    yield {"source": sources[i], "key": keys[i], "version": versions[i], "run": run.run}
 
     def compact(self) -> str:
         """Writes a snapshot that covers all runs of this ledger; returns its key.
 
-        Snapshots that it makes needless go, but for the largest: somebody may be reading that. Where this
-        identity may not delete, they stay.
+        It removes older snapshots, but not the largest: somebody may be reading that. Where deleting is not allowed,
+        they stay.
         """
         places = sorted(range(len(self.runs)), key=lambda i: self.runs[i].manifest)  # equal in, equal out
         runs = [self.runs[i] for i in places]
-        rank = np.argsort(places).astype(np.int32) if runs else np.empty(0, np.int32)
-        rows = _Rows(self._rows.image, self._rows.name, rank[self._rows.run], self._rows.done)
-        rows = rows[np.lexsort((rows.run, rows.image))]
+        rows = self._rows.copy()
+        rows["run"] = np.argsort(np.array(places, np.intp))[rows["run"]]
+        rows = rows[np.lexsort((rows["run"], rows["image"]))]
         columns = [
-            pa.FixedSizeBinaryArray.from_buffers(pa.binary(16), len(ids), [None, pa.py_buffer(ids.tobytes())])
-            for ids in (rows.image, rows.name)
+            pa.FixedSizeBinaryArray.from_buffers(
+                pa.binary(16), len(rows), [None, pa.py_buffer(ids.tobytes())]
+            )
+            for ids in (rows["image"], rows["name"])
         ]
+        columns += (pa.array(np.ascontiguousarray(rows[name])) for name in ("run", "done"))
         metadata = {_METADATA: json.dumps({"runs": [vars(run) for run in runs]}).encode()}
-        table = pa.table([*columns, rows.run, rows.done], schema=records.LEDGER.with_metadata(metadata))
+        table = pa.table(columns, schema=records.LEDGER.with_metadata(metadata))
         folder = self._results.folder
         before = sorted(folder.names(LEDGER), key=lambda entry: entry.size, reverse=True)
         with tempfile.TemporaryDirectory() as work:
@@ -240,18 +209,13 @@ class Ledger:
 def ids_of(values: Iterable[bytes]) -> Ids:
     """Puts ``image_id`` values into an array.
 
-    NumPy takes trailing zeros of its text type for padding. All values have 16 bytes, so equal means equal.
+    NumPy ignores trailing zeros of this type. All values have 16 bytes, so comparing stays right.
     """
     return np.frombuffer(b"".join(values), "S16")
 
 
-def _bytes(ids: Ids) -> set[bytes]:
-    data = ids.tobytes()
-    return {data[i : i + 16] for i in range(0, len(data), 16)}
-
-
 def among(ids: Ids, known: Ids) -> NDArray[np.bool_]:
-    """Whether each one is in a sorted array."""
+    """Tells of each whether it is in a sorted array."""
     if not len(known):
         return np.zeros(len(ids), np.bool_)
     places = np.minimum(np.searchsorted(known, ids), len(known) - 1)
@@ -272,42 +236,41 @@ def _versions(results: Results) -> Iterator[tuple[str, str]]:
 
 
 def _snapshot(results: Results, versions: dict[str, str]) -> tuple[list[Run], _Rows]:
-    """The runs that the largest sound snapshot covers, as far as they are still there, and their rows."""
+    """The runs that the largest sound snapshot covers and that still exist, and their rows."""
     for entry in sorted(results.folder.names(LEDGER), key=lambda entry: entry.size, reverse=True):
         try:
             runs, rows = _read_snapshot(results.folder.read(entry.key), entry.key)
         except (StorageError, ValueError, KeyError, TypeError, pa.ArrowException) as error:
-            say(STEP, f"{results.folder.locate(entry.key)} is left out, and runs are read instead: {error}")
+            say(STEP, f"{results.folder.locate(entry.key)} cannot be used, so all runs are read: {error}")
             continue
         valid = np.array([versions.get(run.manifest) == run.version for run in runs], np.bool_)
-        number = np.cumsum(valid, dtype=np.int32) - np.int32(1)
-        rows = rows if valid.all() else rows[valid[rows.run]]
-        return [run for run, good in zip(runs, valid, strict=True) if good], _Rows(
-            rows.image, rows.name, number[rows.run], rows.done
-        )
-    return [], _EMPTY
+        if not valid.all():
+            rows = rows[valid[rows["run"]]]
+            rows["run"] = (np.cumsum(valid) - 1)[rows["run"]]
+        return [run for run, good in zip(runs, valid, strict=True) if good], rows
+    return [], np.empty(0, _ROW)
 
 
 def _read_snapshot(data: bytes, key: str) -> tuple[list[Run], _Rows]:
     if key != f"{LEDGER}{digest(data, 32)}.parquet":
-        raise ValueError("its content is not what its name says")
+        raise ValueError("its content does not fit its name")
     table = parse_parquet(data)
     if table.schema.names != records.LEDGER.names:
-        raise ValueError("it is of another version")
+        raise ValueError("another version wrote it")
     runs = [Run(**run) for run in json.loads(table.schema.metadata[_METADATA])["runs"]]
-    image, name = (_fixed(table[column].combine_chunks()) for column in ("image", "name"))
-    return runs, _Rows(image, name, table["run"].to_numpy(), table["done"].to_numpy())
-
-
-def _fixed(column: pa.FixedSizeBinaryArray) -> Ids:
-    values = np.frombuffer(column.buffers()[1], "S16", len(column), 16 * column.offset)
-    return values.copy()  # or the whole file stays in memory
+    rows = np.empty(len(table), _ROW)
+    for name in ("image", "name"):
+        column = table[name].combine_chunks()
+        rows[name] = np.frombuffer(column.buffers()[1], "S16", len(column), 16 * column.offset)
+    for name in ("run", "done"):
+        rows[name] = table[name].to_numpy()
+    return runs, rows
 
 
 def _run(results: Results, key: str, version: str) -> Run | None:
     try:
         manifest = results.read_manifest(key)
-    except ObjectChangedError:  # tidied up since it was listed
+    except ObjectChangedError:  # removed since it was listed
         return None
     images = file_key(manifest, IMAGES)
     facts = {named.key: named for named in files_of(manifest)}.get(images, Named(""))
@@ -317,40 +280,42 @@ def _run(results: Results, key: str, version: str) -> Run | None:
     return Run(key, version, run, created, source, images, facts.bytes, facts.sha256, parts)
 
 
-def _table(results: Results, run: Run) -> _Rows:
-    """The digests of a run's images; nothing where its table is gone, so that they are done again."""
-    images: list[bytes] = []
-    names: list[bytes] = []
-    done: list[bool] = []
+def _table(results: Results, number: int, run: Run) -> _Rows:
+    """The rows of a run; none where its table is gone, so that its images are done again."""
+    parts = [np.empty(0, _ROW)]
     for keys, versions, states in _columns_of(results, run, ["key", "version", "status"]):
-        images += map(image_id, keys, versions)
-        names += map(image_id, keys)
-        done += [state == "done" for state in states]
-    return _Rows(ids_of(images), ids_of(names), np.zeros(len(done), np.int32), np.array(done, np.bool_))
+        rows = np.empty(len(keys), _ROW)
+        rows["image"], rows["name"] = ids_of(map(image_id, keys, versions)), ids_of(map(image_id, keys))
+        rows["run"], rows["done"] = number, [state == "done" for state in states]
+        parts.append(rows)
+    return np.concatenate(parts)
 
 
 def _columns_of(results: Results, run: Run, columns: list[str]) -> Iterator[list[list[str]]]:
-    """Some columns of a run's table of images, a batch at a time.
+    """Some columns of a run's table of images, batch by batch.
 
     Raises:
-        StorageError: it is not the table that the manifest tells of.
+        StorageError: it is not the table that the manifest names.
     """
     try:
         with local_copy(results, run.images) as path:
             if facts_of(path) != {"bytes": run.bytes, "sha256": run.sha256}:
-                raise _damaged(results, run, "its bytes are not those that the manifest tells of")
+                raise _damaged(results, run, "its content is not what the manifest names")
             with pq.ParquetFile(path) as table:
                 for batch in table.iter_batches(batch_size=records.ROWS_AT_ONCE, columns=columns):
                     yield [batch.column(name).to_pylist() for name in columns]
     except ObjectChangedError:
-        say(STEP, f"the run '{run.run}' has no table of images: what it did counts as not done")
+        say(STEP, f"the run '{run.run}' has no table of images: its images count as not done")
     except (pa.ArrowException, KeyError) as error:
         raise _damaged(results, run, str(error)) from error
 
 
 def _damaged(results: Results, run: Run, why: str) -> StorageError:
+    uri = results.folder.locate(run.images)
     return StorageError(
-        f"{results.folder.locate(run.images)} is damaged: {why}.",
-        "'clipseg-kfp results verify' says what else is. Bring it back from a copy, or remove the run's "
-        f"manifest, {results.folder.locate(run.manifest)}: the run does not exist then, and its images are done again.",
+        f"{uri} is damaged: {why}.",
+        "'clipseg-kfp results verify' lists all that is damaged. Restore the file from a copy, or remove the run's "
+        f"manifest, {results.folder.locate(run.manifest)}: then the run does not exist, and its images are done again.",
+        code="run_table_damaged",
+        where=run.images,
     )

@@ -1,21 +1,21 @@
-"""How far a run is, told in the bucket while it goes on: who reaches the results can follow it there.
+"""The progress of a run, written to the bucket while it goes on: who can read the results can follow it there.
 
     runs/<run>/plan.<content>.json               from fetch_dataset: what there is to do, shard by shard
-    runs/<run>/shards/<shard>.<content>.json     from postprocess_masks, behind the shard's part: it is done
+    runs/<run>/shards/<shard>.<content>.json     from postprocess_masks, after the shard's part: it is done
 
-With the content in their names no object is ever overwritten with other bytes. They hold no times but the
-plan's own: when a shard was done is when the store got its record. Of several plans (an attempt that was killed and
-started again) the newest counts, and only with what was done since. No manifest names them and no step reads them:
-where they are missing, nothing is known, and nothing else is lost.
+With the content in their names no object is overwritten with other bytes. The only time in them is the plan's own: a
+shard was done when the store got its record. Of several plans (an attempt was killed and started again) the newest
+counts, with the shards that were done since. No manifest names these files and no step reads them.
 """
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass
-from typing import Any
+from contextlib import suppress
+from dataclasses import asdict, dataclass, replace
+from typing import TypeVar
+
+from pydantic import TypeAdapter, ValidationError
 
 from clipseg_kfp.errors import ObjectChangedError
 from clipseg_kfp.naming import safe_segment
@@ -26,6 +26,7 @@ from clipseg_kfp.storage import Entry, Folder
 
 _PLAN = re.compile(r"plan\.[0-9a-f]{12}\.json")
 _SHARD = re.compile(r"shards/(?P<shard>[^/]+)\.[0-9a-f]{12}\.json")
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -88,7 +89,7 @@ class FinishedShard:
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a run is.
+    """The progress of a run.
 
     Attributes:
         config: digest of the configuration that the run belongs to.
@@ -111,13 +112,13 @@ class Progress:
 
 
 def write_plan(results: Results, plan: Plan) -> None:
-    """Tells what a run is about to do; ``created`` is filled in."""
+    """Writes what a run is about to do; sets ``created``."""
     data = json_bytes({**asdict(plan), "created": now()})
     results.write(content_key(run_key(plan.run, "plan"), data, ".json"), data)
 
 
 def write_finished(results: Results, run: str, shard: FinishedShard) -> None:
-    """Tells that a shard is done; a repeated attempt writes the same bytes."""
+    """Writes that a shard is done; a repeated attempt writes the same bytes."""
     record = asdict(shard)
     del record["at"]
     data = json_bytes(record)
@@ -131,11 +132,11 @@ def is_progress(run: str, key: str) -> bool:
 
 
 def read_progress(output: Folder, run: str) -> Progress | None:
-    """Looks up how far a run is.
+    """Looks up the progress of a run.
 
     Args:
         output: the output prefix; the configuration that has the run is found there.
-        run: its name in the results: its parameter ``run_id``, or else the ID that the backend gave it.
+        run: its name in the results: its option ``outputs.run_id``, or else the ID that the backend gave it.
 
     Returns:
         ``None`` where no plan of the run is (still) there. Where several configurations have a run of this name, the
@@ -144,8 +145,8 @@ def read_progress(output: Folder, run: str) -> Progress | None:
     Raises:
         StorageError: the output cannot be read.
     """
-    found = (_progress(Results(output, config), run) for config in configurations(output))
-    return max((one for one in found if one), key=lambda one: one.planned_at, default=None)
+    runs = (_progress(Results(output, config), run) for config in configurations(output))
+    return max((run for run in runs if run), key=lambda run: run.planned_at, default=None)
 
 
 def _progress(results: Results, run: str) -> Progress | None:
@@ -153,42 +154,32 @@ def _progress(results: Results, run: str) -> Progress | None:
     entries = {entry.key.removeprefix(place): entry for entry in results.folder.names(place)}
     plans = sorted((entry for name, entry in entries.items() if _PLAN.fullmatch(name)), key=_age)
     for entry in plans:
-        value = _read(results, entry)
-        try:
-            shards = tuple(PlannedShard(**shard) for shard in value.pop("shards"))
-            plan = Plan(**value, shards=shards)
-        except (KeyError, TypeError):  # gone since, or of another version
+        plan = _read(results, entry, Plan)
+        if plan is None:
             continue
         newest: dict[str, Entry] = {}
         for name, other in sorted(entries.items(), key=lambda item: _age(item[1]), reverse=True):
             if (match := _SHARD.fullmatch(name)) and other.modified >= entry.modified:
                 newest[match["shard"]] = other
-        chosen = (newest[name] for shard in shards if (name := safe_segment(shard.name)) in newest)
-        finished = tuple(_finished(results, chosen))
+        chosen = (newest[name] for shard in plan.shards if (name := safe_segment(shard.name)) in newest)
+        read = ordered_map(lambda entry: _finished(results, entry), chosen, READERS)
+        finished = tuple(shard for shard in read if shard is not None)
         return Progress(results.config, plan, entry.modified, finished, MANIFEST in entries)
     return None
 
 
 def _age(entry: Entry) -> tuple[float, str]:
-    """For sorting, the newest first; the key decides between two of one instant, so that all readers agree."""
+    """Sorts the newest first; the key decides between two of the same time, so that all readers agree."""
     return -entry.modified, entry.key
 
 
-def _finished(results: Results, entries: Iterable[Entry]) -> Iterable[FinishedShard]:
-    def read(entry: Entry) -> tuple[dict[str, Any], float]:
-        return _read(results, entry), entry.modified
-
-    for value, at in ordered_map(read, entries, READERS):
-        try:
-            yield FinishedShard(**value, at=at)
-        except TypeError:
-            continue
+def _finished(results: Results, entry: Entry) -> FinishedShard | None:
+    shard = _read(results, entry, FinishedShard)
+    return replace(shard, at=entry.modified) if shard else None
 
 
-def _read(results: Results, entry: Entry) -> dict[str, Any]:
-    """The object's JSON; empty where it is gone, or no JSON object."""
-    try:
-        value = json.loads(results.folder.read(entry.key))
-    except (ObjectChangedError, ValueError):
-        return {}
-    return value if isinstance(value, dict) else {}
+def _read(results: Results, entry: Entry, kind: type[T]) -> T | None:
+    """What an object holds; ``None`` where it is gone, damaged or of another version."""
+    with suppress(ObjectChangedError, ValidationError):
+        return TypeAdapter(kind).validate_json(results.folder.read(entry.key))
+    return None

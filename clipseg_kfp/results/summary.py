@@ -60,7 +60,7 @@ def read_run(manifest_uri: str, endpoint: str = "") -> RunSummary:
 
 
 def show(run: RunSummary, console: Console) -> None:
-    """Prints counts, agreement with ground truth, the quarantine, and where everything lies."""
+    """Prints counts, agreement with ground truth, the quarantine, and the URIs of masks and tables."""
     counts = run.manifest["counts"]
     table = Table(show_header=False)
     table.add_column(style="bold")
@@ -71,7 +71,7 @@ def show(run: RunSummary, console: Console) -> None:
         table.add_row("mean IoU", f"{run.metrics['mean_iou']:.3f}")
 
     def titled(title: str, table: Table) -> None:  # a table's own title wraps at the table's width
-        console.print(printable(title), style="italic", soft_wrap=True, highlight=False, markup=False)
+        _line(console, title, style="italic")
         console.print(table)
 
     console.print()
@@ -81,44 +81,43 @@ def show(run: RunSummary, console: Console) -> None:
         for name, row in run.metrics["per_prompt"].items():
             if row.get("iou") is None:
                 alarms = f"false alarms in {row.get('false_alarm_images', 0):,} of {row['images']:,} images"
-                text = f"{printable(name)}: not in the ground truth; {alarms}"
-                console.print(text, soft_wrap=True, highlight=False, markup=False)
+                _line(console, f"{name}: not in the ground truth; {alarms}")
     if run.quarantine:
-        titled("Quarantined", _set_aside(run.quarantine))
+        titled("Quarantined", _quarantined(run.quarantine))
     if counts.get("left"):
-        console.print(
-            f"{counts['left']:,} images are left for the next run.", soft_wrap=True, highlight=False
-        )
+        _line(console, f"{counts['left']:,} images are left for the next run.")
     if not counts["listed"]:
         console.print("There were no images.")
     elif not counts["done"] and counts["skipped"]:
         left = f" {counts['quarantined']:,} still cannot be used." if counts["quarantined"] else ""
-        console.print(
-            f"Nothing new: {counts['skipped']:,} images were done before under this configuration.{left}",
-            soft_wrap=True,
-            highlight=False,
+        _line(
+            console,
+            f"Nothing new: {counts['skipped']:,} images were done before with this configuration.{left}",
         )
-    place = run.uri.rpartition("/runs/")[0]
-    for label, uri in (("masks", f"{place}/masks/"), ("tables and report", run.uri.rpartition("/")[0] + "/")):
-        console.print(f"{label}: {printable(uri)}", soft_wrap=True, highlight=False, markup=False)
+    _line(console, f"masks: {run.uri.rpartition('/runs/')[0]}/masks/")
+    _line(console, f"tables and report: {run.uri.rpartition('/')[0]}/")
+
+
+def _line(console: Console, text: str, **style: Any) -> None:
+    """Prints a line that holds names from anywhere."""
+    console.print(printable(text), soft_wrap=True, highlight=False, markup=False, **style)
 
 
 def show_in_full(run: RunSummary, console: Console) -> None:
-    """The same, with intervals and best thresholds; first what the run is."""
+    """Prints what the run is, and then the same."""
     for label, value in (
         ("source", run.manifest["source_uri"]),
         ("model", run.manifest["model"]["uri"]),
         ("configuration", run.manifest["config"]),
         ("committed", run.manifest["created"]),
     ):
-        console.print(f"{label}: {printable(str(value))}", soft_wrap=True, highlight=False, markup=False)
+        _line(console, f"{label}: {value}")
     show(run, console)
 
 
 def _agreement(prompts: dict[str, Any]) -> Table:
     table = Table()
-    heads = ("prompt", "IoU", "95%", "precision", "recall", "best", "images")  # 80 columns hold them
-    for name in heads:
+    for name in ("prompt", "IoU", "95%", "precision", "recall", "best", "images"):  # they fit into 80 columns
         table.add_column(name, justify="left" if name == "prompt" else "right")
 
     def number(row: dict[str, Any], key: str, digits: int = 3) -> str:
@@ -136,7 +135,7 @@ def _agreement(prompts: dict[str, Any]) -> Table:
     return table
 
 
-def _set_aside(rows: list[dict[str, Any]], most: int = 20) -> Table:
+def _quarantined(rows: list[dict[str, Any]], most: int = 20) -> Table:
     table = Table()
     for name in ("image", "reason", "what is wrong"):
         table.add_column(name, overflow="fold")
@@ -148,5 +147,5 @@ def _set_aside(rows: list[dict[str, Any]], most: int = 20) -> Table:
 
 
 def _plain(text: str) -> str:
-    """Keys and prompts are data: no terminal codes, no markup."""
+    """Keys and prompts may hold terminal codes or markup, which are not followed."""
     return escape(printable(text))

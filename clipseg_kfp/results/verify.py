@@ -1,22 +1,22 @@
-"""Re-reads committed runs and compares every object with what manifest and tables say of it."""
+"""Reads committed runs again and compares every object with its size and sha256 in the manifest and tables."""
 
 from __future__ import annotations
 
-import hashlib
 import json
-from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import groupby
+from operator import attrgetter
 from typing import Any
 
 import pyarrow as pa
 
 from clipseg_kfp.errors import ObjectChangedError, StorageError
 from clipseg_kfp.naming import digest
-from clipseg_kfp.results.commit import READERS, Results
+from clipseg_kfp.results.commit import READERS, Results, facts_of
 from clipseg_kfp.results.inventory import Named, files_of, local_copy, objects_of
 from clipseg_kfp.results.layout import run_key
-from clipseg_kfp.results.parts import part_key
 from clipseg_kfp.results.plan import is_progress
+from clipseg_kfp.results.shard_tables import part_key
 from clipseg_kfp.runtime.concurrency import ordered_map
 from clipseg_kfp.runtime.progress import track
 
@@ -26,12 +26,11 @@ MISSING, CHANGED, EXTRA = "missing", "changed", "extra"
 
 @dataclass(frozen=True)
 class Finding:
-    """An object that is not as a run says.
+    """An object that is not as its run says.
 
     Attributes:
-        uri: where it lies.
-        problem: ``missing`` or ``changed``; or ``extra``, which harms nobody: no reader of manifests ever
-            sees it.
+        uri: of the object.
+        problem: ``missing``, ``changed`` or ``extra``. An extra file is harmless: no reader of manifests sees it.
         run: the run that names it.
     """
 
@@ -42,11 +41,11 @@ class Finding:
 
 @dataclass(frozen=True)
 class Verified:
-    """What came out.
+    """The outcome.
 
     Attributes:
         objects: how many were read.
-        bytes: theirs.
+        bytes: their size.
         findings: what is wrong.
     """
 
@@ -56,14 +55,14 @@ class Verified:
 
     @property
     def sound(self) -> bool:
-        """Whether everything that a run names is there, with the bytes that it had."""
+        """Whether everything that the run names is there, unchanged."""
         return all(finding.problem == EXTRA for finding in self.findings)
 
 
 def verify_run(results: Results, manifest: dict[str, Any], *, quiet: bool = False) -> Verified:
     """Reads a run's files, parts, and every object that its tables name.
 
-    Memory holds one object a thread; tables are read from a local copy as a stream.
+    Memory holds one object per thread; tables are read from a local copy as a stream.
 
     Args:
         results: of the run's configuration.
@@ -71,7 +70,7 @@ def verify_run(results: Results, manifest: dict[str, Any], *, quiet: bool = Fals
         quiet: show no progress.
 
     Raises:
-        StorageError: the store as a whole cannot be read.
+        StorageError: the store or the run's tables cannot be read.
     """
     run, folder = manifest["run"], results.folder
     findings: list[Finding] = []
@@ -80,51 +79,38 @@ def verify_run(results: Results, manifest: dict[str, Any], *, quiet: bool = Fals
     def note(key: str, problem: str) -> None:
         findings.append(Finding(folder.locate(key), problem, run))
 
-    def check(named: Named) -> tuple[Named, str, int]:
-        return named, *_compare(results, named)
-
     files = list(files_of(manifest))
     for named in files:
-        problem, found = _compare_file(results, named)
-        objects, size = objects + 1, size + found
+        problem, read = _compare_file(results, named)
+        objects, size = objects + 1, size + read
         if problem:
             note(named.key, problem)
     if not any(finding.problem != EXTRA for finding in findings):
         # Only sound tables are followed: what a damaged one names means nothing.
         try:
-            checked = ordered_map(check, _once(objects_of(results, manifest)), READERS)
-            shown = checked if quiet else track(STEP, checked, _expected(manifest), unit="objects")
-            for named, problem, found in shown:
-                objects, size = objects + 1, size + found
+            unique = (next(group) for _, group in groupby(objects_of(results, manifest), attrgetter("key")))
+            checked = ordered_map(lambda named: (named.key, *_compare(results, named)), unique, READERS)
+            at_most = manifest["counts"]["masks"] + 2 * manifest["counts"]["done"]  # label map and overlay
+            for key, problem, read in checked if quiet else track(STEP, checked, at_most, unit="objects"):
+                objects, size = objects + 1, size + read
                 if problem:
-                    note(named.key, problem)
+                    note(key, problem)
         except (pa.ArrowException, KeyError) as error:
             raise StorageError(
                 f"The tables of the run '{run}' under {folder.uri} cannot be read: {error}.",
-                "They are as they were written: read them with the version of clipseg-kfp that wrote them.",
+                "They are unchanged: read them with the version of clipseg-kfp that wrote them.",
+                code="run_tables_unreadable",
+                where=run_key(run, ""),
             ) from error
     for part in manifest["parts"]:
         objects += 1
-        if problem := _part_problem(results, part):
+        if problem := _compare_part(results, part):
             note(part, problem)
     known = {named.key for named in files}
     for entry in folder.names(run_key(run, "")):
         if entry.key not in known and not is_progress(run, entry.key):
             note(entry.key, EXTRA)
     return Verified(objects, size, tuple(findings))
-
-
-def _expected(manifest: dict[str, Any]) -> int:
-    """How many objects the tables will name: masks, a label map and an overlay an image, at most."""
-    return int(manifest["counts"]["masks"]) + 2 * int(manifest["counts"]["done"])
-
-
-def _once(objects: Iterator[Named]) -> Iterator[Named]:
-    last = ""
-    for named in objects:
-        if named.key != last:
-            yield named
-        last = named.key
 
 
 def _compare(results: Results, named: Named) -> tuple[str, int]:
@@ -140,25 +126,23 @@ def _compare(results: Results, named: Named) -> tuple[str, int]:
 def _compare_file(results: Results, named: Named) -> tuple[str, int]:
     """The same for a run's file, which may be larger than memory; a manifest must be JSON."""
     try:
-        with local_copy(results, named.key) as path, path.open("rb") as stream:
-            if not named.sha256:
-                return _json_problem(stream.read()), path.stat().st_size
-            same = hashlib.file_digest(stream, "sha256").hexdigest() == named.sha256
+        with local_copy(results, named.key) as path:
+            same = facts_of(path)["sha256"] == named.sha256 if named.sha256 else _is_json(path.read_bytes())
             return "" if same else CHANGED, path.stat().st_size
     except ObjectChangedError:
         return MISSING, 0
 
 
-def _json_problem(data: bytes) -> str:
+def _is_json(data: bytes) -> bool:
     try:
         json.loads(data)
     except ValueError:
-        return CHANGED
-    return ""
+        return False
+    return True
 
 
-def _part_problem(results: Results, part: str) -> str:
-    """A part's name is the digest of its bytes."""
+def _compare_part(results: Results, part: str) -> str:
+    """What is wrong with a part; its name is the digest of its bytes."""
     try:
         with local_copy(results, part) as path:
             return "" if part_key(path) == part else CHANGED

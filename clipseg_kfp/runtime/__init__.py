@@ -1,1 +1,1 @@
-"""Processes, threads, progress, caches: what every room stands on."""
+"""Processes, threads, progress, caches: what all other folders build on."""

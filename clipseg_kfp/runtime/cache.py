@@ -1,4 +1,4 @@
-"""Where things are kept that can be made again."""
+"""Folders for what can be made again."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from pathlib import Path
 
 
 def configured_folder(name: str) -> Path:
-    """Where a kind of thing belongs: it need not exist, and may be filled and read-only, as in an image.
+    """The cache folder of this name. It may not exist, and may be read-only, as in a container image.
 
-    ``CLIPSEG_KFP_CACHE`` names its parent, else ``clipseg-kfp`` in the user's cache folder is.
+    Its parent is ``CLIPSEG_KFP_CACHE``, or else ``clipseg-kfp`` in the user's cache folder.
     """
     if chosen := os.environ.get("CLIPSEG_KFP_CACHE"):
         return Path(chosen) / name
@@ -25,10 +25,10 @@ def configured_folder(name: str) -> Path:
 
 
 def cache_folder(name: str) -> Path:
-    """Returns a folder that exists and can be written.
+    """Returns a cache folder that exists and can be written.
 
-    It is the configured one; where that cannot be written, as in a pod with a read-only root, it is a
-    temporary one that goes with the process.
+    It is the configured one or, where that cannot be written (as in a pod with a read-only root), a temporary
+    one that is removed when the process ends.
     """
     folder = configured_folder(name)
     try:

@@ -1,7 +1,7 @@
-"""Becomes a program that ends with the process which started it, however that ends.
+"""Becomes a program that ends with the process that started it, even if that is killed.
 
-Run as a script, ``python tethered.py <process ID of the parent> <program> <arguments>``; it imports nothing of the
-package, so that it is quick. Where the system cannot do this (it is not Linux), the program starts all the same.
+Run as a script: ``python child_main.py <process ID of the parent> <program> <arguments>``. It imports nothing of
+the package, so that it starts quickly. Systems other than Linux cannot do this; the program starts there, too.
 """
 
 import ctypes
@@ -13,10 +13,10 @@ _SIGNAL_ON_PARENTS_DEATH = 1  # PR_SET_PDEATHSIG of <linux/prctl.h>; it outlives
 
 
 def main(parent: str, program: str, *arguments: str) -> None:
-    """Asks for the signal, makes sure that the parent is still there, and becomes the program."""
+    """Asks for the signal, checks that the parent is still there, and becomes the program."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_SIGNAL_ON_PARENTS_DEATH, signal.SIGKILL)
-        if os.getppid() != int(parent):  # it ended before that
+        if os.getppid() != int(parent):  # it has ended already
             sys.exit(1)
     os.execv(program, [program, *arguments])
 

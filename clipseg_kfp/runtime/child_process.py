@@ -1,4 +1,4 @@
-"""Starts a program that does not outlive this process, even if this one is killed."""
+"""Starts a program that ends with this process, even if this one is killed."""
 
 from __future__ import annotations
 
@@ -10,23 +10,23 @@ from collections.abc import Sequence
 from concurrent.futures import Future
 from typing import Any
 
-from clipseg_kfp.runtime import child_main as tethered
+from clipseg_kfp.runtime import child_main
 
 
-def start_tethered(command: Sequence[str], **options: Any) -> tuple[subprocess.Popen[bytes], threading.Event]:
-    """Starts a program through ``tethered``.
+def start_child(command: Sequence[str], **options: Any) -> tuple[subprocess.Popen[bytes], threading.Event]:
+    """Starts a program through ``child_main``.
 
-    The system ends such a process with the very thread that started it, so that is one which lives on: a daemon,
-    so that this process can still end the program in an orderly way at its own end.
+    Linux ends such a process with the thread that started it, so a thread is kept for it. It is a daemon, so that
+    this process can still end the program in an orderly way at its own end.
 
     Args:
         command: the program's path and its arguments.
         options: of ``subprocess.Popen``.
 
     Returns:
-        The process, and what ends the thread; to be set when the process has ended.
+        The process, and an event that ends the thread; set it when the process has ended.
     """
-    shim = [sys.executable, "-I", "-S", tethered.__file__, str(os.getpid())]
+    shim = [sys.executable, "-I", "-S", child_main.__file__, str(os.getpid())]
     result: Future[subprocess.Popen[bytes]] = Future()
     ended = threading.Event()
 
@@ -38,5 +38,5 @@ def start_tethered(command: Sequence[str], **options: Any) -> tuple[subprocess.P
         else:
             ended.wait()
 
-    threading.Thread(target=body, name="tethered", daemon=True).start()
+    threading.Thread(target=body, name="child", daemon=True).start()
     return result.result(), ended

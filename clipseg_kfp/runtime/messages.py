@@ -1,4 +1,4 @@
-"""Reads what workers answer without running anything that they choose: pickles could."""
+"""Reads the messages of workers as data: an ordinary pickle could run code."""
 
 from __future__ import annotations
 
@@ -7,41 +7,41 @@ import pickle
 import sys
 from typing import Any
 
-#: What answers may hold besides plain values and exceptions. NumPy's arrays are not safe to unpickle.
+#: What messages may hold besides plain values and exceptions. NumPy's arrays are not safe to unpickle.
 _ALLOWED = ("clipseg_kfp.views.prepare", "Prepared")
 
 
-class BadAnswerError(Exception):
-    """An answer that no decoder gives."""
+class BadMessageError(Exception):
+    """A message that no sound worker sends."""
 
 
 class _Reader(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
-        found = getattr(sys.modules.get(module), name, None)  # nothing is imported because an answer says so
-        if (module, name) == _ALLOWED or (isinstance(found, type) and issubclass(found, Exception)):
-            return found
-        raise BadAnswerError(f"it wants {module}.{name}")
+        known = getattr(sys.modules.get(module), name, None)  # nothing is imported because a message says so
+        if (module, name) == _ALLOWED or (isinstance(known, type) and issubclass(known, Exception)):
+            return known
+        raise BadMessageError(f"it wants {module}.{name}")
 
 
-def parse_answer(data: bytes) -> tuple[bool, Any]:
-    """Reads whether a task ended well, and its value or exception: plain values or ``views.prepare.Prepared``.
+def parse_result(data: bytes) -> tuple[bool, Any]:
+    """Reads whether a task succeeded, and its value or exception: plain values or ``views.prepare.Prepared``.
 
     Raises:
-        BadAnswerError: it is something else, or no pickle.
+        BadMessageError: it is something else, or not a pickle.
     """
-    answer = parse_word(data)
-    if isinstance(answer, tuple) and len(answer) == 2:
-        done, value = answer
+    result = parse_message(data)
+    if isinstance(result, tuple) and len(result) == 2:
+        done, value = result
         if done is True or (done is False and isinstance(value, Exception)):
             return done, value
-    raise BadAnswerError("it tells neither a value nor an error")
+    raise BadMessageError("it has neither a value nor an error")
 
 
-def parse_word(data: bytes) -> Any:
-    """Reads what is no answer yet; raises as ``parse_answer`` does."""
+def parse_message(data: bytes) -> Any:
+    """Reads any message; raises as ``parse_result`` does."""
     try:
         return _Reader(io.BytesIO(data)).load()
-    except BadAnswerError:
+    except BadMessageError:
         raise
-    except Exception as error:  # pickle raises whatever its input makes it stumble over
-        raise BadAnswerError(f"it cannot be read: {error}") from error
+    except Exception as error:  # damaged pickles raise all kinds of errors
+        raise BadMessageError(f"it cannot be read: {error}") from error

@@ -1,14 +1,10 @@
 """Progress of long work: a bar on a terminal, plain lines with rate and time left in a pod's log.
 
-A step that the local runner starts writes to a pipe. With ``CLIPSEG_KFP_PROGRESS=events`` in its
-environment it writes one JSON line a change instead, from which the parent draws the bars
-(``clipseg_kfp.local.runner``).
+A step of a local run also tells its parent, which draws the bars (``clipseg_kfp.runtime.events``).
 """
 
 from __future__ import annotations
 
-import json
-import os
 import sys
 import time
 from collections.abc import Iterable, Iterator
@@ -18,22 +14,26 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from clipseg_kfp.naming import printable
+from clipseg_kfp.runtime.events import tell
 
 T = TypeVar("T")
 
 LINE_SECONDS = 5.0  # plain lines come no faster than this
 EVENT_SECONDS = 0.2
-EVENT_PREFIX = "::progress "
-EVENT_VARIABLE = "CLIPSEG_KFP_PROGRESS"
 
 
 def say(step: str, text: str) -> None:
-    """Prints one plain line of a step's log at once; what is not printable is spelled out."""
+    """Prints one plain line of a step's log at once; characters that are not printable are spelled out."""
+    _print(step, text)
+    tell("line", step=step, text=text, progress=False)
+
+
+def _print(step: str, text: str) -> None:
     print(f"[{step}] {printable(text)}", flush=True)
 
 
 def track(step: str, items: Iterable[T], total: int, unit: str = "images") -> Iterator[T]:
-    """Passes items through and reports on them.
+    """Passes items through and reports progress.
 
     Args:
         step: what is running.
@@ -41,12 +41,10 @@ def track(step: str, items: Iterable[T], total: int, unit: str = "images") -> It
         total: how many there are.
         unit: what is counted.
     """
-    if os.environ.get(EVENT_VARIABLE) == "events":
-        yield from _events(step, items, total, unit)
-    elif sys.stdout.isatty():
+    if sys.stdout.isatty():
         yield from _bar(step, items, total, unit)
     else:
-        yield from _lines(step, items, total, unit)
+        yield from _lines(step, _reported(step, items, total, unit), total, unit)
 
 
 def _bar(step: str, items: Iterable[T], total: int, unit: str) -> Iterator[T]:
@@ -66,23 +64,28 @@ def _bar(step: str, items: Iterable[T], total: int, unit: str) -> Iterator[T]:
             progress.update(task, advance=1, rate=f"{rate:.1f} {unit}/s")
 
 
-def _events(step: str, items: Iterable[T], total: int, unit: str) -> Iterator[T]:
-    def tell(done: int) -> None:
-        event = {"step": step, "process": os.getpid(), "done": done, "total": total, "unit": unit}
-        print(EVENT_PREFIX + json.dumps(event), flush=True)
+def _reported(step: str, items: Iterable[T], total: int, unit: str) -> Iterator[T]:
+    """Tells the parent how far the work is, a few times per second."""
 
-    tell(0)
-    done, told = 0, 0.0
+    def report(done: int) -> None:
+        tell("progress", step=step, done=done, total=total, unit=unit)
+
+    report(0)
+    done, reported = 0, 0.0
     for item in items:
         yield item
         done += 1
-        if time.monotonic() - told >= EVENT_SECONDS:
-            told = time.monotonic()
-            tell(done)
-    tell(done)
+        if time.monotonic() - reported >= EVENT_SECONDS:
+            reported = time.monotonic()
+            report(done)
+    report(done)
 
 
 def _lines(step: str, items: Iterable[T], total: int, unit: str) -> Iterator[T]:
+    def line(text: str) -> None:
+        _print(step, text)
+        tell("line", step=step, text=text, progress=True)  # a parent that draws bars leaves it out
+
     start = last = time.monotonic()
     done = 0
     for done, item in enumerate(items, start=1):
@@ -92,10 +95,10 @@ def _lines(step: str, items: Iterable[T], total: int, unit: str) -> Iterator[T]:
             last = now
             rate = done / (now - start)
             left = (total - done) / rate
-            say(step, f"{done:,}/{total:,} {unit}, {rate:.1f} {unit}/s, {_duration(left)} left")
+            line(f"{done:,}/{total:,} {unit}, {rate:.1f} {unit}/s, {_duration(left)} left")
     if done:
         seconds = max(time.monotonic() - start, 1e-9)
-        say(step, f"{done:,}/{total:,} {unit} in {_duration(seconds)} ({done / seconds:.1f} {unit}/s)")
+        line(f"{done:,}/{total:,} {unit} in {_duration(seconds)} ({done / seconds:.1f} {unit}/s)")
 
 
 def _duration(seconds: float) -> str:

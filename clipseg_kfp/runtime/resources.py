@@ -13,8 +13,8 @@ _CPUINFO = Path("/proc/cpuinfo")
 def cpu_limit(cgroup: Path = _CGROUP) -> int:
     """Returns the number of CPUs that the process may keep busy, at least 1.
 
-    The smaller one of the scheduler's affinity mask and the cgroup quota (v2 ``cpu.max``, v1
-    ``cpu.cfs_quota_us``), rounded up: a pod limited to 1.5 CPUs works best with two threads.
+    The smaller of the scheduler's affinity mask and the cgroup quota (v2 ``cpu.max``, v1 ``cpu.cfs_quota_us``),
+    rounded up: a pod limited to 1.5 CPUs works best with two threads.
     """
     # macOS has no affinity masks
     cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -22,7 +22,7 @@ def cpu_limit(cgroup: Path = _CGROUP) -> int:
 
 
 def has_bfloat16(cpuinfo: Path = _CPUINFO) -> bool:
-    """Whether the CPU has instructions for bfloat16 (AVX-512 BF16, AMX, or ARM's), as Linux tells it."""
+    """Whether the CPU has instructions for bfloat16 (AVX-512 BF16, AMX or ARM's), according to Linux."""
     try:
         words = set(cpuinfo.read_text().split())
     except OSError:
@@ -31,7 +31,7 @@ def has_bfloat16(cpuinfo: Path = _CPUINFO) -> bool:
 
 
 def _quota(cgroup: Path) -> float | None:
-    """CPUs that the cgroup grants; ``None`` where it sets no limit, or tells it in an unknown way."""
+    """CPUs that the cgroup allows; ``None`` without a limit, or with one in an unknown form."""
     v1 = cgroup / "cpu"
     for files in ([cgroup / "cpu.max"], [v1 / "cpu.cfs_quota_us", v1 / "cpu.cfs_period_us"]):
         try:

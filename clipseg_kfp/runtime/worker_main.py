@@ -1,4 +1,4 @@
-"""The process that ``workers`` starts: runs functions for its parent, one after the other, until it is gone.
+"""The process that ``workers`` starts: runs functions for its parent, one after the other, until that ends.
 
 It is started as ``python -m clipseg_kfp.runtime.worker_main <file descriptor>`` and imports nothing heavy by itself.
 """
@@ -22,7 +22,7 @@ _SIGNAL_ON_PARENTS_DEATH = 1  # PR_SET_PDEATHSIG of <linux/prctl.h>
 def serve(connection: Connection) -> None:
     """Answers ``(function, arguments)`` with ``(True, value)`` or ``(False, exception)`` until the end.
 
-    Before that it says ``TAKEN``: what the function needs is imported then, and its time begins.
+    It first says ``TAKEN``: the function's modules are imported by then, and its time begins.
     """
     connection.send(READY)
     while True:
@@ -31,21 +31,20 @@ def serve(connection: Connection) -> None:
         except EOFError:  # the parent has ended
             return
         connection.send(TAKEN)
-        answer: tuple[bool, Any]
+        result: tuple[bool, Any]
         try:
-            answer = (True, function(*arguments))
+            result = (True, function(*arguments))
         except Exception as error:
-            answer = (False, error)
-        connection.send(answer)
-        del function, arguments, answer  # before the next message takes their place
+            result = (False, error)
+        connection.send(result)
+        del function, arguments, result  # free the memory before the next message
 
 
 @contextlib.contextmanager
 def memory_limited(size: int) -> Iterator[None]:
-    """Lets this process take only so many more bytes, and some to spare; beyond, it gets ``MemoryError``.
+    """Limits how many more bytes this process may take, with some to spare; beyond it gets ``MemoryError``.
 
-    The limit is on address space, the one that most systems enforce. Where a system tells too little (it is not
-    Linux), there is none.
+    The limit is on address space, which most systems enforce. Systems other than Linux have none.
 
     Args:
         size: bytes.
@@ -68,10 +67,10 @@ def memory_limited(size: int) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_AS, before)
 
 
-def _settle() -> None:
-    """Makes sure that this process never outlives its parent, and goes before it when memory is short."""
+def _set_up() -> None:
+    """Makes this process end with its parent, and be the first to end when memory is short."""
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # and is not ignored
-        signal.signal(signal.SIGINT, signal.SIG_DFL)  # ends it in native code, too, so that Ctrl-C is quick
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # also ends native code, so that Ctrl-C is quick
     if sys.platform == "linux":
         import ctypes
 
@@ -85,7 +84,7 @@ def _settle() -> None:
 
 
 if __name__ == "__main__":
-    _settle()
+    _set_up()
     with contextlib.suppress(BrokenPipeError, ConnectionResetError):
         serve(Connection(int(sys.argv[1])))
     os._exit(0)

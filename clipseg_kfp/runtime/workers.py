@@ -1,10 +1,9 @@
 """Processes for work on hostile input: one that crashes or hangs costs its task and nothing else.
 
-A worker is a fresh interpreter, not a fork: its parent has threads. It does not see the caller's main module,
-nor the credentials in the environment. What it answers is taken apart as data (``answers``): whoever takes over a
-decoder gains no more than that process. Each has a pipe of its own, so a task is lost with the very worker that
-runs it, and no lock is shared that a dying process could keep. Libraries were tried before: in pebble's and in
-the standard library's pool, a worker that dies at the wrong moment breaks the pool for its neighbors' tasks.
+A worker is a new interpreter, not a fork, because its parent has threads. It sees neither the caller's main module
+nor the credentials in the environment. Its results are read as data (``messages``), so an exploited decoder gains
+no more than its own process. Each worker has its own pipe, so no lock is shared that a dying process could keep.
+In the pools of pebble and of the standard library, a worker that dies at the wrong moment breaks its neighbors' tasks.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ from multiprocessing import Pipe
 from typing import Any, TypeVar
 
 from clipseg_kfp.errors import ClipsegKfpError
-from clipseg_kfp.runtime.messages import BadAnswerError, parse_answer, parse_word
+from clipseg_kfp.runtime.messages import BadMessageError, parse_message, parse_result
 from clipseg_kfp.runtime.resources import cpu_limit
 from clipseg_kfp.runtime.worker_main import READY, TAKEN
 
@@ -31,23 +30,14 @@ R = TypeVar("R")
 
 _SET_DUMPABLE = 4  # PR_SET_DUMPABLE of <linux/prctl.h>
 _START_SECONDS = 120.0  # for an interpreter and its imports, on a machine that is busy
-#: What a worker gets of the environment; credentials are not among it.
+#: Beginnings of the environment variables that a worker gets; none is a credential.
 _PASSED_ON = (
-    "PATH",
-    "HOME",
-    "LANG",
-    "LC_",
-    "LD_",
-    "DYLD_",
-    "PYTHON",
-    "TMP",
-    "TEMP",
-    "SYSTEMROOT",
-    "VIRTUAL_ENV",
+    *("PATH", "HOME", "LANG", "LC_", "LD_", "DYLD_", "PYTHON"),
+    *("TMP", "TEMP", "SYSTEMROOT", "VIRTUAL_ENV"),
 )
 
-#: No threads for arrays. And glibc gives the blocks of large images back to the system, 16 MB each, where it
-#: would learn to keep them; those of small ones it keeps.
+#: No threads for arrays. And glibc returns the blocks of large images (16 MB each) to the system instead of keeping
+#: them; small blocks it keeps.
 _SETTINGS = {
     **{"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"},
     **{"MALLOC_MMAP_THRESHOLD_": "12000000", "MALLOC_TRIM_THRESHOLD_": "64000000"},
@@ -55,10 +45,10 @@ _SETTINGS = {
 
 
 class WorkerEndedError(Exception):
-    """A worker ended within a task.
+    """A worker ended during a task.
 
     Attributes:
-        signal_name: what ended it, such as ``SIGSEGV``; empty where it left by itself.
+        signal_name: what ended it, such as ``SIGSEGV``; empty if it exited.
     """
 
     def __init__(self, status: int) -> None:
@@ -76,16 +66,9 @@ class _Worker:
     def __init__(self) -> None:
         self._pipe, theirs = Pipe()
         with theirs:
+            command = [sys.executable, "-P", "-W", "ignore", "-m", "clipseg_kfp.runtime.worker_main"]
             self._process = subprocess.Popen(
-                [
-                    sys.executable,
-                    "-P",
-                    "-W",
-                    "ignore",
-                    "-m",
-                    "clipseg_kfp.runtime.worker_main",
-                    str(theirs.fileno()),
-                ],
+                [*command, str(theirs.fileno())],
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
                 env=_environment(),
@@ -99,9 +82,9 @@ class _Worker:
     def run(
         self, function: Callable[..., Any], arguments: tuple[Any, ...], seconds: float
     ) -> tuple[bool, Any]:
-        """Returns whether the function ended well, and its value or exception."""
+        """Returns whether the function succeeded, and its value or exception."""
         if not self._ready:
-            with contextlib.suppress(EOFError, ConnectionResetError, BadAnswerError):
+            with contextlib.suppress(EOFError, ConnectionResetError, BadMessageError):
                 self._ready = self._says(READY)
             if not self._ready:
                 raise _not_started()
@@ -111,15 +94,15 @@ class _Worker:
                 raise _not_started()
             if not self._pipe.poll(seconds):
                 raise WorkerTimeoutError(f"took longer than {seconds:g} s")
-            return parse_answer(self._pipe.recv_bytes())
+            return parse_result(self._pipe.recv_bytes())
         except (EOFError, BrokenPipeError, ConnectionResetError):
             raise WorkerEndedError(self._process.wait()) from None
-        except BadAnswerError as error:
+        except BadMessageError as error:
             raise WorkerEndedError(0) from error
 
     def _says(self, word: str) -> bool:
-        """Whether it says a word, after its imports."""
-        return self._pipe.poll(_START_SECONDS) and parse_word(self._pipe.recv_bytes()) == word
+        """Whether the worker sends this word, after its imports."""
+        return self._pipe.poll(_START_SECONDS) and parse_message(self._pipe.recv_bytes()) == word
 
     def end(self) -> None:
         """Ends the process at once, whatever it is doing."""
@@ -132,6 +115,7 @@ def _not_started() -> ClipsegKfpError:
     return ClipsegKfpError(
         "A process for decoding images could not be started.",
         "See the messages above; the pod may be short of memory or of processes.",
+        code="workers_not_started",
     )
 
 
@@ -156,24 +140,24 @@ class Workers:
         Args:
             function: a module's; travels as its name.
             arguments: travel pickled.
-            seconds: how long it may take.
+            seconds: the longest that it may take.
 
         Returns:
             What the function returned.
 
         Raises:
-            WorkerEndedError: the worker ended within it.
+            WorkerEndedError: the worker ended during the task.
             WorkerTimeoutError: it took too long, and the worker was ended.
             ClipsegKfpError: workers cannot be started.
-            KeyboardInterrupt: the worker was interrupted, by Ctrl-C, and with it the caller.
-            Exception: whatever the function raised.
+            KeyboardInterrupt: Ctrl-C interrupted the worker, and with it the caller.
+            Exception: what the function raised.
         """
         worker = self._free.get()
         try:
-            if not worker.alive:  # something else has ended it while it was idle
+            if not worker.alive:  # something ended it while it was idle
                 worker = self._restart(worker)
             done, value = worker.run(function, arguments, seconds)
-        except BaseException as error:  # an interrupt, too, leaves it in the middle of its task
+        except BaseException as error:  # also an interrupt, which leaves it in the middle of its task
             worker = self._restart(worker)
             if isinstance(error, WorkerEndedError) and error.signal_name == "SIGINT":
                 raise KeyboardInterrupt from error
@@ -186,7 +170,7 @@ class Workers:
         return result
 
     def close(self) -> None:
-        """Ends the processes; to be called when no call is running."""
+        """Ends the processes. No call may be running."""
         with contextlib.suppress(queue.Empty):
             while True:
                 self._free.get_nowait().end()
@@ -201,17 +185,14 @@ class Workers:
 
 
 def _environment() -> dict[str, str]:
-    """The caller's environment without secrets, and with the places where it finds modules."""
+    """The caller's environment without secrets, and with its module search path."""
     kept = {name: value for name, value in os.environ.items() if name.upper().startswith(_PASSED_ON)}
     path = os.pathsep.join(os.path.abspath(entry) for entry in sys.path)  # noqa: PTH100
     return {**kept, **_SETTINGS, "PYTHONPATH": path}
 
 
 def shared() -> Workers:
-    """The workers that all threads of this process share, started when first asked for.
-
-    They end with the process.
-    """
+    """The workers that all threads of this process share, started by the first call; they end with the process."""
     with _lock:
         if not _shared:
             _hide()
@@ -220,16 +201,13 @@ def shared() -> Workers:
 
 
 def _hide() -> None:
-    """Keeps other processes of this user out of this one's memory and environment, where Linux can do that.
-
-    Against root it does not help.
-    """
+    """Keeps this user's other processes (but not root's) out of this one's memory and environment, on Linux."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_SET_DUMPABLE, 0)
 
 
 def _forget() -> None:
-    """After a fork: a child has none of its parent's threads and may not talk to its workers."""
+    """After a fork: a child has none of its parent's threads and must not use its workers."""
     global _lock  # noqa: PLW0603
     _lock = threading.Lock()
     _shared.clear()

@@ -8,17 +8,40 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import unquote
 
-from clipseg_kfp.errors import ParameterError, StorageError
+from clipseg_kfp.errors import ObjectChangedError, ParameterError, StorageError
 
-SCHEMES = "s3://bucket/prefix, file:///folder or a plain path"
+_FORMS = "Use s3://bucket/prefix, file:///folder or a plain path."
 
 
 class ObjectTooLargeError(StorageError):
     """An object has more bytes than its reader accepts."""
 
+    code = "object_too_large"
+
 
 class ConditionUnsupportedError(StorageError):
-    """The store knows no way to write an object only where there is none."""
+    """The store cannot write an object only where there is none."""
+
+    code = "condition_unsupported"
+
+
+def missing(where: str) -> ObjectChangedError:
+    """The error for an object that does not exist, or does not exist any more."""
+    return ObjectChangedError(
+        f"{where} does not exist.", "Check the name.", code="object_missing", where=where
+    )
+
+
+def replaced(where: str) -> ObjectChangedError:
+    """The error for an object that has another version than the listing gave."""
+    return ObjectChangedError(f"{where} was replaced after it had been listed.", "Run again.", where=where)
+
+
+def too_large(where: str, limit: int) -> ObjectTooLargeError:
+    """The error for an object of more than ``limit`` bytes."""
+    return ObjectTooLargeError(
+        f"{where} is larger than the limit of {limit:,} bytes.", "Make it smaller, or split it.", where=where
+    )
 
 
 @dataclass(frozen=True)
@@ -49,7 +72,7 @@ class Folder(ABC):
 
     @abstractmethod
     def entries(self, prefix: str = "") -> Iterator[Entry]:
-        """Streams all objects whose keys start with ``prefix``, recursively, in no promised order.
+        """Streams all objects whose keys start with ``prefix``, recursively, in any order.
 
         A missing bucket or folder is an error; a prefix without objects is not.
         """
@@ -57,13 +80,13 @@ class Folder(ABC):
     def names(self, prefix: str = "") -> Iterator[Entry]:
         """Streams what ``entries`` does, but without versions where these would cost reading every object.
 
-        Files that a killed write has left behind are among them.
+        This includes files that a killed write left behind.
         """
         return self.entries(prefix)
 
     @abstractmethod
     def folders(self) -> list[str]:
-        """Names of the folders right below this one, in order; what lies in them is not looked at."""
+        """Names of the folders right below this one, in order."""
 
     @abstractmethod
     def stat(self, key: str) -> Entry | None:
@@ -75,7 +98,7 @@ class Folder(ABC):
 
         Args:
             key: name below the folder.
-            version: the version that the listing gave; another one there now is an error.
+            version: the version that the listing gave; it is an error if the object has another one now.
             limit: the most bytes accepted.
 
         Raises:
@@ -90,7 +113,7 @@ class Folder(ABC):
 
     @abstractmethod
     def write(self, key: str, data: bytes, content_type: str = "application/octet-stream") -> None:
-        """Writes an object in one piece: readers see the old state or the new one, never a part."""
+        """Writes an object in one piece: readers see the old state or the new one, never half."""
 
     @abstractmethod
     def upload(self, key: str, path: Path, content_type: str = "application/octet-stream") -> None:
@@ -100,24 +123,24 @@ class Folder(ABC):
     def create(self, key: str, data: bytes, content_type: str = "application/octet-stream") -> bool:
         """Writes an object in one piece if there is none of that name; of several at once, one succeeds.
 
-        A store may accept the condition and ignore it: the object is replaced then. Creating an object that
-        is there, with the bytes that it has, shows it and changes nothing. It outlives a power cut at once.
+        A store may accept the condition and ignore it; then the object is replaced. To find out, create an
+        object that is there, with the same bytes. What is created outlives a power cut at once.
 
         Returns:
-            Whether it was written. After a lost answer, the object may be this call's own and the result
-            false: compare the bytes.
+            Whether it was written. After a lost answer the result may be false although this call wrote the
+            object: compare the bytes.
 
         Raises:
             ConditionUnsupportedError: the store refuses conditions.
         """
 
     def settle(self) -> None:
-        """Returns when all that was written would outlive a power cut: object stores promise so by answering."""
+        """Returns when all that was written would outlive a power cut; object stores answer only then."""
         return
 
     @abstractmethod
     def delete(self, key: str) -> None:
-        """Removes an object; one that is gone already is no error."""
+        """Removes an object; it is not an error if it is gone already."""
 
     @abstractmethod
     def child(self, key: str) -> Folder:
@@ -140,68 +163,84 @@ def split_object_uri(uri: str) -> tuple[str, str]:
     scheme, slashes, rest = uri.rpartition("://")
     head, slash, name = rest.rpartition("/")
     if not name or (slashes and not slash):
-        raise ParameterError(f"'{uri}' names a folder where an object is needed.")
+        raise _no_object(uri)
     if not slash:
         return ".", name
     return f"{scheme}{slashes}{head}" if head else f"{scheme}{slashes}/", name
 
 
 def open_folder(uri: str, endpoint: str = "") -> Folder:
-    """Opens a folder by URI; nothing is contacted before the first call.
+    """Opens a folder by URI. Nothing is contacted before the first call.
 
     Args:
         uri: ``s3://bucket/prefix``, ``file:///folder`` or a plain path.
         endpoint: URL of the S3 endpoint; empty takes ``S3_ENDPOINT`` or AWS itself.
 
     Raises:
-        ParameterError: an unknown scheme, no bucket in the URI, or an unusable endpoint.
+        ParameterError: an unknown scheme, a URI without a bucket, or an unusable endpoint.
     """
     from clipseg_kfp.storage.files import FileFolder
 
-    head, slashes, rest = uri.partition("://")
-    scheme = head.lower() if slashes else ""
+    scheme, rest = _split_scheme(uri)
     if scheme == "s3":
         from clipseg_kfp.storage.s3 import S3Folder, connect
 
         bucket, _, prefix = rest.partition("/")
         if not bucket:
-            raise ParameterError(f"'{uri}' names no bucket.", "Write it as s3://bucket/prefix.")
+            remedy = "Write it as s3://bucket/prefix."
+            raise ParameterError(f"'{uri}' names no bucket.", remedy, code="uri_bucket_missing", where=uri)
         if "@" in bucket or ":" in bucket:  # not repeated: it may hold a secret
             raise ParameterError(
                 "An s3:// URI has a login or a port before its bucket.",
                 "Write it as s3://bucket/prefix; credentials and endpoint are given apart.",
+                code="uri_has_login",
             )
         return S3Folder(connect(endpoint), bucket, prefix)
     if scheme == "file":
         host, slash, path = rest.partition("/")
         if host not in ("", "localhost"):
-            raise ParameterError(f"'{uri}' names a host.", f"Write it with three slashes: file:///{host}/…")
+            remedy = f"Write it with three slashes: file:///{host}/…"
+            raise ParameterError(f"'{uri}' names a host.", remedy, code="uri_has_host", where=uri)
         return FileFolder(Path(_unquoted(slash + path) or "/"))
-    if slashes:
-        raise ParameterError(f"'{uri}' has the unknown scheme '{scheme}'.", f"Use {SCHEMES}.")
+    if scheme or "://" in uri:
+        message = f"'{uri}' has the unknown scheme '{scheme}'."
+        raise ParameterError(message, _FORMS, code="uri_scheme_unknown", where=uri)
     if not uri:
-        raise ParameterError("A folder or bucket is needed, and the value is empty.", f"Use {SCHEMES}.")
+        raise ParameterError("The URI of a folder or bucket is empty.", _FORMS, code="uri_empty")
     return FileFolder(Path(uri).expanduser())
 
 
 def open_object(uri: str, endpoint: str = "") -> tuple[Folder, str]:
-    """Opens the folder of an object; returns it with the object's key.
+    """Opens the folder of an object. Returns it with the object's key.
 
     Raises:
-        ParameterError: as ``open_folder``, or the URI names no object.
+        ParameterError: as for ``open_folder``, or the URI names no object.
     """
-    head, slashes, rest = uri.partition("://")
-    scheme = head.lower() if slashes else ""
+    scheme, rest = _split_scheme(uri)
     if scheme == "s3":
         bucket, _, key = rest.partition("/")
         folder = open_folder(f"s3://{bucket}", endpoint)
         if not key or key.endswith("/"):
-            raise ParameterError(f"'{uri}' names a bucket or prefix where an object is needed.")
+            raise _no_object(uri)
         return folder, key
     parent, name = split_object_uri(uri)
     return open_folder(parent, endpoint), _unquoted(name) if scheme == "file" else name
 
 
+def _no_object(uri: str) -> ParameterError:
+    return ParameterError(
+        f"'{uri}' names a folder or bucket where an object is needed.",
+        "Give the URI of one file or object.",
+        code="uri_names_no_object",
+        where=uri,
+    )
+
+
+def _split_scheme(uri: str) -> tuple[str, str]:
+    scheme, slashes, rest = uri.partition("://")
+    return (scheme.lower(), rest) if slashes else ("", uri)
+
+
 def _unquoted(path: str) -> str:
-    """A ``file://`` URI's path; bytes that are no UTF-8 come back as the file system gave them."""
+    """The path of a ``file://`` URI; bytes that are not UTF-8 come back as the file system gave them."""
     return unquote(path, errors="surrogateescape")

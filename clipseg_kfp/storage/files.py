@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ctypes
 import errno
-import fcntl
 import hashlib
 import os
 import shutil
@@ -15,12 +14,20 @@ from io import BytesIO
 from pathlib import Path
 from typing import BinaryIO
 
+from filelock import lock_descriptor
+
 from clipseg_kfp.errors import ObjectChangedError, ObjectUnreadableError, ParameterError, StorageError
 from clipseg_kfp.naming import digest
-from clipseg_kfp.storage.base import ConditionUnsupportedError, Entry, Folder, ObjectTooLargeError
+from clipseg_kfp.storage.base import ConditionUnsupportedError, Entry, Folder, missing, replaced, too_large
 
 _PART = ".part-"
-_NO_STORE = (errno.ENOTCONN, errno.ESTALE, errno.ETIMEDOUT, errno.EMFILE, errno.ENFILE)  # no file's own fault
+_NO_STORE = (
+    errno.ENOTCONN,
+    errno.ESTALE,
+    errno.ETIMEDOUT,
+    errno.EMFILE,
+    errno.ENFILE,
+)  # not the file's fault
 _NO_LOCKS = (errno.ENOTSUP, errno.ENOSYS, errno.ENOLCK, errno.EINVAL, errno.EBADF)
 _NO_FLUSH = (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS)  # of folders, on some mounted stores
 _NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK)  # some mounted stores and FAT
@@ -32,7 +39,7 @@ def _replace(temporary: Path, path: Path) -> bool:
 
 
 def _link(temporary: Path, path: Path) -> bool:
-    """Whether the name was free. What is created counts for good, so it is on the disk before it has the name."""
+    """Whether the name was free. A created file counts for good, so it is on the disk before it has the name."""
     try:
         _flush(temporary)
         path.hardlink_to(temporary)  # fails where the name is taken, unlike a rename
@@ -41,7 +48,9 @@ def _link(temporary: Path, path: Path) -> bool:
     except OSError as error:
         if error.errno not in _NO_LINKS:
             raise
-        raise ConditionUnsupportedError(f"{path}: this file system has no hard links.") from error
+        raise ConditionUnsupportedError(
+            f"{path}: this file system has no hard links.", "Use another file system.", where=str(path)
+        ) from error
     _flush(path.parent)
     return True
 
@@ -58,7 +67,7 @@ def _flush(path: Path) -> None:
 
 
 def _flush_all(path: Path) -> None:
-    """Flushes the file system of a path; where that cannot be asked for (it is not Linux), all of them."""
+    """Flushes the file system of a path; where the system cannot do that (it is not Linux), all of them."""
     flush = getattr(ctypes.CDLL(None, use_errno=True), "syncfs", None)
     if flush is None:
         os.sync()
@@ -75,28 +84,28 @@ def _flush_all(path: Path) -> None:
 
 
 @contextmanager
-def _part_of(path: Path) -> Iterator[tuple[BinaryIO, Path]]:
-    """A temporary file in the same folder, to be renamed: no reader ever sees half a file.
+def _temporary_file(path: Path) -> Iterator[tuple[BinaryIO, Path]]:
+    """A temporary file in the same folder, to be renamed: readers never see half a file.
 
-    Its name derives from the file's, so that the next write of that name clears away what a killed one left.
-    A lock, which ends with its process, tells the two from a write that is under way. NFS gives an exclusive
-    one for files only that are open for writing.
+    Its name derives from the file's name, so the next write of that name removes what a killed write left.
+    A lock tells leftovers from a write in progress; it ends with its process. NFS gives exclusive locks only
+    for files that are open for writing.
     """
     part = path.with_name(_PART + digest(path.name))
     while True:
         try:
             stream = os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb")
         except FileExistsError:
-            with suppress(FileNotFoundError), part.open("r+b") as left:
-                if not _locked(left):
+            with suppress(FileNotFoundError), part.open("r+b") as leftover:
+                if not _lock(leftover):
                     break
-                _remove(left, part)
+                _remove(leftover, part)
             continue
-        if not _locked(stream):
+        if not _lock(stream):
             _remove(stream, part)
             stream.close()
             break
-        if _is(stream, part):  # and not taken for a remainder before it was locked
+        if _is_at(stream, part):  # nobody took it for a leftover before it was locked
             with stream:
                 try:
                     yield stream, part
@@ -113,19 +122,18 @@ def _part_of(path: Path) -> Iterator[tuple[BinaryIO, Path]]:
             Path(name).unlink(missing_ok=True)
 
 
-def _locked(stream: BinaryIO) -> bool:
+def _lock(stream: BinaryIO) -> bool:
     """Waits for an exclusive lock; ``False`` where the file system has none."""
     try:
-        fcntl.flock(stream, fcntl.LOCK_EX)
+        return lock_descriptor(stream.fileno(), poll_interval=0.01)
     except OSError as error:
         if error.errno not in _NO_LOCKS:
             raise
         return False
-    return True
 
 
-def _is(stream: BinaryIO, path: Path) -> bool:
-    """Whether a path still names an open file."""
+def _is_at(stream: BinaryIO, path: Path) -> bool:
+    """Whether the path still names the open file."""
     try:
         return os.path.samestat(os.fstat(stream.fileno()), path.stat())
     except FileNotFoundError:
@@ -133,12 +141,12 @@ def _is(stream: BinaryIO, path: Path) -> bool:
 
 
 def _remove(stream: BinaryIO, path: Path) -> None:
-    if _is(stream, path):
+    if _is_at(stream, path):
         path.unlink(missing_ok=True)
 
 
 class FileFolder(Folder):
-    """A folder of the local file system (a mounted volume included)."""
+    """A folder of the local file system, which includes mounted volumes."""
 
     def __init__(self, root: Path) -> None:
         self.root = root.absolute()
@@ -150,32 +158,46 @@ class FileFolder(Folder):
 
     def _path(self, key: str) -> Path:
         if Path(key).is_absolute() or ".." in Path(key).parts or "\0" in key:
-            raise ParameterError(f"{key!r} leaves the folder {self.root}.", "Use a name below it.")
+            raise ParameterError(
+                f"{key!r} leaves the folder {self.root}.",
+                "Use a name below it.",
+                code="key_outside_folder",
+                where=key,
+            )
         return self.root / key
 
     def entries(self, prefix: str = "") -> Iterator[Entry]:
         """Streams the files, folder by folder in order of their names.
 
-        Linked files count, linked folders do not: a link may point back up and never end.
+        Links to files count. Links to folders do not: a link may point back up and never end.
         """
         for path in self._walk(prefix):
-            if not path.name.startswith(_PART) and (found := self._found(path)) is not None:
-                yield found
+            if not path.name.startswith(_PART) and (entry := self._entry(path)) is not None:
+                yield entry
 
     def names(self, prefix: str = "") -> Iterator[Entry]:
-        """Streams the files without reading them; see ``Folder.names``."""
         for path in self._walk(prefix):
-            if (found := self._found(path, read=False)) is not None:
-                yield found
+            if (entry := self._entry(path, read=False)) is not None:
+                yield entry
 
     def _walk(self, prefix: str) -> Iterator[Path]:
         above, _, beginning = prefix.rpartition("/")
         start = self._path(above)
         with _reported(start):
             if not self.root.exists():
-                raise StorageError(f"The folder {self.root} does not exist.", "Check the path.")
+                raise StorageError(
+                    f"The folder {self.root} does not exist.",
+                    "Check the path.",
+                    code="folder_missing",
+                    where=str(self.root),
+                )
             if not self.root.is_dir():
-                raise StorageError(f"{self.root} is a file.", "Name the folder that holds it.")
+                raise StorageError(
+                    f"{self.root} is a file.",
+                    "Name the folder that holds it.",
+                    code="folder_is_file",
+                    where=str(self.root),
+                )
             if not start.is_dir():
                 return
         for folder, folders, names in os.walk(start, onerror=_unreadable):
@@ -183,14 +205,8 @@ class FileFolder(Folder):
             folders[:] = sorted(name for name in folders if name.startswith(expected))
             yield from (Path(folder, name) for name in sorted(names) if name.startswith(expected))
 
-    def _found(self, path: Path, read: bool = True) -> Entry | None:
-        try:
-            return self._entry(path, read)
-        except ObjectChangedError:  # removed since the folder was listed
-            return None
-
     def _entry(self, path: Path, read: bool = True) -> Entry | None:
-        with _reported(path):
+        with suppress(ObjectChangedError), _reported(path):  # it may be removed after the folder was listed
             if not path.is_file():  # sockets, pipes and broken links have no content
                 return None
             name = path.relative_to(self.root).as_posix()
@@ -200,31 +216,29 @@ class FileFolder(Folder):
             with path.open("rb") as stream:
                 version = hashlib.file_digest(stream, "sha256").hexdigest()[:32]
                 return Entry(name, stream.tell(), version, os.fstat(stream.fileno()).st_mtime)
+        return None
 
     def folders(self) -> list[str]:
-        """Names of the folders right below this one; links do not count, as in listings."""
+        """Names of the folders right below this one. Links do not count, as in listings."""
         with _reported(self.root):
             return sorted(
                 path.name for path in self.root.iterdir() if path.is_dir() and not path.is_symlink()
             )
 
     def stat(self, key: str) -> Entry | None:
-        """Describes one file; ``None`` where there is none."""
-        return self._found(self._path(key))
+        return self._entry(self._path(key))
 
     def read(self, key: str, version: str | None = None, limit: int | None = None) -> bytes:
-        """Reads a file whole; see ``Folder.read``."""
         path = self._path(key)
         with _reported(path, ObjectUnreadableError), path.open("rb") as stream:
             data = stream.read() if limit is None else stream.read(limit + 1)
         if limit is not None and len(data) > limit:
-            raise ObjectTooLargeError(f"{path} is larger than the limit of {limit:,} bytes.")
+            raise too_large(str(path), limit)
         if version is not None and hashlib.sha256(data).hexdigest()[:32] != version:
-            raise ObjectChangedError(f"{path} was replaced after it had been listed.", "Run again.")
+            raise replaced(str(path))
         return data
 
     def download(self, key: str, path: Path) -> None:
-        """Copies a file as a stream."""
         source = self._path(key)
         with _reported(source):
             content = source.open("rb")
@@ -232,25 +246,22 @@ class FileFolder(Folder):
             shutil.copyfileobj(content, target)
 
     def write(self, key: str, data: bytes, content_type: str = "") -> None:
-        """Writes a file in one piece, and the folders above it."""
         self._put(key, BytesIO(data))
 
     def upload(self, key: str, path: Path, content_type: str = "") -> None:
-        """Copies a file as a stream, and makes the folders above it."""
         with _reported(path):
             content = path.open("rb")
         with content:
             self._put(key, content)
 
     def create(self, key: str, data: bytes, content_type: str = "") -> bool:
-        """Writes a file in one piece if there is none of that name; see ``Folder.create``."""
         return self._put(key, BytesIO(data), _link)
 
     def _put(self, key: str, content: BinaryIO, place: Callable[[Path, Path], bool] = _replace) -> bool:
         path = self._path(key)
         with _reported(path):
             path.parent.mkdir(parents=True, exist_ok=True)
-            with _part_of(path) as (stream, part):
+            with _temporary_file(path) as (stream, part):
                 shutil.copyfileobj(content, stream)
                 stream.flush()
                 part.chmod(0o644)
@@ -268,14 +279,13 @@ class FileFolder(Folder):
             path.unlink(missing_ok=True)
 
     def child(self, key: str) -> FileFolder:
-        """A folder below this one."""
         return FileFolder(self._path(key))
 
 
 def _unreadable(error: OSError) -> None:
-    """``os.walk`` would pass over a folder that it may not read, and its images would be missing silently."""
+    """``os.walk`` would silently skip a folder that it may not read, and the images in it."""
     if not isinstance(error, FileNotFoundError):
-        raise _explain(Path(error.filename), error) from error
+        raise _explain(Path(error.filename), error, StorageError) from error
 
 
 @contextmanager
@@ -287,7 +297,9 @@ def _reported(path: Path, kind: type[StorageError] = StorageError) -> Iterator[N
         raise _explain(path, error, StorageError if error.errno in _NO_STORE else kind) from error
 
 
-def _explain(path: Path, error: OSError, kind: type[StorageError] = StorageError) -> StorageError:
+def _explain(path: Path, error: OSError, kind: type[StorageError]) -> StorageError:
+    where = str(path)
     if isinstance(error, FileNotFoundError):
-        return ObjectChangedError(f"{path} does not exist.", "Check the path.")
-    return kind(f"{path}: {error.strerror or error}.", "Check the path, permissions and free space.")
+        return missing(where)
+    remedy = "Check the path, permissions and free space."
+    return kind(f"{path}: {error.strerror or error}.", remedy, code="file_error", where=where)

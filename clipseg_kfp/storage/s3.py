@@ -6,20 +6,19 @@ import hashlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from functools import partial
+from datetime import datetime
 from io import BytesIO
 from pathlib import Path
 from typing import TypeVar
 
 import urllib3
-from minio.error import S3Error
+from minio.error import MinioException, S3Error, ServerError
 
 from clipseg_kfp.errors import ObjectChangedError, StorageError
-from clipseg_kfp.storage.base import Entry, Folder, ObjectTooLargeError
-from clipseg_kfp.storage.checking import acknowledged, etag_of
-from clipseg_kfp.storage.conditional import put_if_absent
-from clipseg_kfp.storage.connecting import Client, connect
-from clipseg_kfp.storage.retrying import TransportError
+from clipseg_kfp.storage.base import ConditionUnsupportedError, Entry, Folder, missing, replaced, too_large
+from clipseg_kfp.storage.checksums import acknowledged, etag_of
+from clipseg_kfp.storage.connection import Client, connect
+from clipseg_kfp.storage.retries import TransportError, status
 
 __all__ = ["S3Folder", "connect"]
 
@@ -32,7 +31,7 @@ T = TypeVar("T")
 class S3Folder(Folder):
     """A prefix of a bucket.
 
-    Keys are passed as they are: the store, not a file system, decides what ``..`` or ``//`` mean.
+    Keys are passed on unchanged: the store, not a file system, decides what ``..`` or ``//`` mean.
     """
 
     def __init__(self, client: Client, bucket: str, prefix: str = "") -> None:
@@ -42,7 +41,6 @@ class S3Folder(Folder):
         self.uri = f"s3://{bucket}/{self.prefix}".rstrip("/")
 
     def locate(self, key: str) -> str:
-        """The ``s3://`` URI of a key."""
         return f"s3://{self.bucket}/{self.prefix}{key}"
 
     def entries(self, prefix: str = "") -> Iterator[Entry]:
@@ -51,17 +49,18 @@ class S3Folder(Folder):
         last: str | None = None
 
         def page() -> list[Entry]:
-            # A page at a time, so that a fault in the middle repeats a page and not the listing.
-            found: list[Entry] = []
+            # One page per call, so that a fault repeats a page and not the whole listing.
+            entries: list[Entry] = []
             listing = self.client.list_objects(self.bucket, start or None, recursive=True, start_after=last)
             for item in listing:
                 if item.object_name and not item.is_dir and not item.object_name.endswith("/"):
-                    version, written = (item.etag or "").strip('"'), item.last_modified
-                    modified = written.timestamp() if written else 0.0
-                    found.append(Entry(item.object_name, item.size or 0, version, modified))
-                if len(found) == PAGE:
+                    version = (item.etag or "").strip('"')
+                    entries.append(
+                        Entry(item.object_name, item.size or 0, version, _seconds(item.last_modified))
+                    )
+                if len(entries) == PAGE:
                     break
-            return found
+            return entries
 
         while batch := self._attempts(page, prefix):
             for entry in batch:
@@ -71,50 +70,45 @@ class S3Folder(Folder):
             last = batch[-1].key
 
     def stat(self, key: str) -> Entry | None:
-        """Describes one object; ``None`` where there is none."""
-
         def call() -> Entry | None:
             try:
-                found = self.client.stat_object(self.bucket, self.prefix + key)
+                info = self.client.stat_object(self.bucket, self.prefix + key)
             except S3Error as error:
                 if error.code in ("NoSuchKey", "NoSuchObject"):
                     return None
-                # AWS and MinIO answer so for what is missing, too, where the right to list has a prefix.
+                # AWS and MinIO deny access to missing objects where the right to list is limited to a prefix.
                 if error.code == "AccessDenied" and self._is_missing(key):
                     return None
                 raise
-            written = found.last_modified.timestamp() if found.last_modified else 0.0
-            return Entry(key, found.size or 0, acknowledged(found.etag).strip('"'), written)
+            version = acknowledged(info.etag).strip('"')
+            return Entry(key, info.size or 0, version, _seconds(info.last_modified))
 
         return self._attempts(call, key)
 
     def _is_missing(self, key: str) -> bool:
-        """Asks by a listing whether there is no such object; false where that is refused, too."""
+        """Whether a listing shows that the object is missing; false where listing is refused, too."""
         name = self.prefix + key
         try:
-            found = self.client.list_objects(self.bucket, name, recursive=True)
-            first = next(iter(found), None)  # the name itself comes before those that it begins
+            listing = self.client.list_objects(self.bucket, name, recursive=True)
+            first = next(iter(listing), None)  # the name itself comes before names that begin with it
             return first is None or first.object_name != name
         except S3Error:
             return False
 
     def read(self, key: str, version: str | None = None, limit: int | None = None) -> bytes:
-        """Reads an object whole; see ``Folder.read``."""
         digests: list[str] = []
 
         def call() -> bytes:
             with self._opened(key, version) as response:
                 length = int(response.headers.get("Content-Length", 0))
                 if limit is not None and length > limit:
-                    raise ObjectTooLargeError(
-                        f"{self.locate(key)} has {length:,} bytes, more than the limit of {limit:,}."
-                    )
-                # As stored, whatever Content-Encoding says: sizes and digests then mean the same bytes.
+                    raise too_large(self.locate(key), limit)
+                # As stored, whatever Content-Encoding says: sizes and digests are about the same bytes then.
                 data = response.read(None if limit is None else limit + 1, decode_content=False)
-            if len(data) < length:  # urllib3 notices only what it was not told to stop at
+            if len(data) < length:  # urllib3 does not notice when it was told where to stop
                 raise TransportError(f"{len(data):,} of {length:,} bytes")
-            if limit is not None and len(data) > limit:  # a store that did not tell the length
-                raise ObjectTooLargeError(f"{self.locate(key)} is larger than the limit of {limit:,} bytes.")
+            if limit is not None and len(data) > limit:  # the store did not tell the length
+                raise too_large(self.locate(key), limit)
             digest = hashlib.md5(data, usedforsecurity=False).hexdigest()
             self.client.checksums.check(self.locate(key), response.headers, digest, digests)
             return data
@@ -123,13 +117,10 @@ class S3Folder(Folder):
             return self._attempts(call, key)
         except ObjectChangedError as error:
             if version and self.stat(key) is not None:
-                raise ObjectChangedError(
-                    f"{self.locate(key)} was replaced after it had been listed.", "Run again."
-                ) from error
+                raise replaced(self.locate(key)) from error
             raise
 
     def download(self, key: str, path: Path) -> None:
-        """Copies an object to a local file, as a stream."""
         digests: list[str] = []
 
         def call() -> None:
@@ -153,20 +144,17 @@ class S3Folder(Folder):
             response = self.client.get_object(self.bucket, self.prefix + key, request_headers=headers or None)
         except S3Error as error:
             if error.code == "AccessDenied" and self._is_missing(key):  # see stat
-                raise ObjectChangedError(
-                    f"{self.locate(key)} does not exist (any more).", "Check the key."
-                ) from error
+                raise missing(self.locate(key)) from error
             raise
         try:
             if version and etag_of(response.headers) != version:  # some stores ignore If-Match
-                raise ObjectChangedError(f"{self.locate(key)} has another version now.", "Run again.")
+                raise replaced(self.locate(key))
             yield response
         finally:
             response.close()  # keeps the connection where the body was read to its end
             response.release_conn()
 
     def write(self, key: str, data: bytes, content_type: str = "application/octet-stream") -> None:
-        """Writes an object in one piece."""
         part = min(max(len(data), 5 << 20), _ONE_PUT)
 
         def call() -> None:
@@ -177,20 +165,20 @@ class S3Folder(Folder):
         self._attempts(call, key)
 
     def upload(self, key: str, path: Path, content_type: str = "application/octet-stream") -> None:
-        """Copies a file; a large one in parts, which nobody sees before the last is there."""
+        """Copies a file; a large one in parts, which nobody sees before the last one is there."""
 
         def call() -> None:
             written = self.client.fput_object(self.bucket, self.prefix + key, str(path), content_type)
-            if "-" in acknowledged(written.etag):  # in parts, which the store put together
+            if "-" in acknowledged(written.etag):  # the store joined parts
                 size = self.client.stat_object(self.bucket, self.prefix + key).size or 0
                 if size != path.stat().st_size:
-                    raise TransportError(f"{size:,} of {path.stat().st_size:,} bytes were put together")
+                    raise TransportError(f"{size:,} of {path.stat().st_size:,} bytes were joined")
 
         with _disk_errors(path, f"while it was copied to {self.locate(key)}"):
             self._attempts(call, key)
 
     def folders(self) -> list[str]:
-        """Names below this prefix up to the next slash: a request for each thousand of them."""
+        """Names below this prefix up to the next slash: one request per thousand of them."""
 
         def call() -> list[str]:
             listing = self.client.list_objects(self.bucket, self.prefix or None)
@@ -199,29 +187,53 @@ class S3Folder(Folder):
         return sorted(filter(None, self._attempts(call, "")))
 
     def create(self, key: str, data: bytes, content_type: str = "application/octet-stream") -> bool:
-        """Writes an object if there is none of that name; see ``Folder.create``."""
-        put = partial(put_if_absent, self.client, self.bucket, self.prefix + key, data, content_type)
-        return self._attempts(put, key)
+        # put_object of minio-py would turn If-None-Match into metadata of the object.
+        headers = {"If-None-Match": "*", "Content-Type": content_type}
+
+        def call() -> bool:
+            try:
+                self.client._put_object(self.bucket, self.prefix + key, data, headers)
+            except MinioException as error:
+                code = error.code if isinstance(error, S3Error) else ""
+                if status(error) == 412 or code == "PreconditionFailed":
+                    return False
+                if status(error) == 501 or code == "NotImplemented":
+                    raise ConditionUnsupportedError(
+                        f"The store does not support conditional writes of {self.locate(key)}.",
+                        "Use a store that does.",
+                        where=self.locate(key),
+                    ) from error
+                if status(error) == 409:  # another conditional PUT is in progress: try again
+                    raise ServerError("another conditional request is in progress", 503) from error
+                raise
+            return True
+
+        return self._attempts(call, key)
 
     def delete(self, key: str) -> None:
-        """Removes an object."""
         self._attempts(lambda: self.client.remove_object(self.bucket, self.prefix + key), key)
 
     def child(self, key: str) -> S3Folder:
-        """A longer prefix of the same bucket."""
         return S3Folder(self.client, self.bucket, self.prefix + key)
 
     def _attempts(self, call: Callable[[], T], key: str) -> T:
-        """Runs a call; repeats it on faults that pass, as the client's policy says."""
+        """Makes a call and repeats it on temporary faults, as the client's policy says."""
         return self.client.retried(call, self.locate(key) if key else self.uri, self.bucket)
+
+
+def _seconds(time: datetime | None) -> float:
+    return time.timestamp() if time else 0.0
 
 
 @contextmanager
 def _disk_errors(path: Path, doing: str) -> Iterator[None]:
-    """Names the local file; the network's errors come as StorageError."""
+    """Turns errors of the local disk into a StorageError; those of the network are StorageErrors already."""
     try:
         yield
     except OSError as error:
         raise StorageError(
-            f"{path}: {error.strerror or error}, {doing}.", "Check the path, permissions and free space."
+            f"{path}: {error.strerror or error}, {doing}.",
+            "Check the path, permissions and free space.",
+            code="file_error",
+            where=str(path),
         ) from error

@@ -1,8 +1,8 @@
 """Ground truth: where things really are, in the formats that people keep it in."""
 
 from clipseg_kfp.dataset.ground_truth import GroundTruth
-from clipseg_kfp.truth.locate import FORMATS, TruthIndex, open_truth
-from clipseg_kfp.truth.match import Classes
+from clipseg_kfp.truth.locate import FORMATS, open_truth
+from clipseg_kfp.truth.match import Classes, TruthIndex
 from clipseg_kfp.truth.read import Reader, Truth, UnusableTruthError
 
 __all__ = [

@@ -1,57 +1,20 @@
-"""From a URI to ground truth: what kind it is, and where it lies."""
+"""From a URI to ground truth: what format it has, and where it lies."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
-from typing import Any, Protocol
+from typing import get_args
 
-from clipseg_kfp.dataset.ground_truth import GroundTruth
 from clipseg_kfp.errors import ParameterError
+from clipseg_kfp.options import GroundTruth as Options
 from clipseg_kfp.storage import Folder, open_folder, open_object
 from clipseg_kfp.truth.annotations import Coco, PhraseCut
-from clipseg_kfp.truth.match import ByImage
+from clipseg_kfp.truth.match import TruthIndex
 from clipseg_kfp.truth.pictures import TABLES, MaskFolders, voc, with_table
 
-FORMATS = ("auto", "masks", "labels", "voc", "coco", "phrasecut")
+FORMATS: tuple[str, ...] = get_args(Options.model_fields["format"].annotation)
 MAX_FILE_BYTES = 128 << 20  # JSON takes several times its size in memory
 _VOC = "SegmentationClass"
-
-
-class TruthIndex(Protocol):
-    """Ground truth of a data set, by image."""
-
-    @property
-    def images(self) -> ByImage[Any]:
-        """What it knows of, by name."""
-        ...
-
-    @property
-    def classes(self) -> list[str]:
-        """Names of all classes."""
-        ...
-
-    @property
-    def place(self) -> str:
-        """Where its pictures lie: they are no images to segment. Empty for a file that has all in it."""
-        ...
-
-    @property
-    def left_out(self) -> list[str]:
-        """Remarks on what is there and cannot be used."""
-        ...
-
-    def of(self, key: str, wanted: Sequence[str]) -> Iterator[GroundTruth]:
-        """Yields the ground truth of an image; each names its class in place of a prompt.
-
-        Args:
-            key: of the image.
-            wanted: classes that are looked for; of others, none is said to be missing in an image.
-
-        Raises:
-            ParameterError: the same ground truth belongs to two images.
-        """
-        ...
 
 
 def open_truth(uri: str, kind: str = "auto", endpoint: str = "") -> TruthIndex:
@@ -65,11 +28,16 @@ def open_truth(uri: str, kind: str = "auto", endpoint: str = "") -> TruthIndex:
         endpoint: S3 endpoint URL.
 
     Raises:
-        ParameterError: an unknown kind, or content of another.
+        ParameterError: an unknown format, or content of another.
         StorageError: it cannot be read.
     """
     if kind not in FORMATS:
-        raise ParameterError(f"ground_truth_format is '{kind}'.", f"Take one of {', '.join(FORMATS)}.")
+        raise ParameterError(
+            f"ground_truth.format is '{kind}'.",
+            f"Take one of {', '.join(FORMATS)}.",
+            code="truth_format_unknown",
+            where="ground_truth.format",
+        )
     if uri.lower().endswith((".json", ".csv")):
         folder, name = open_object(uri, endpoint)
         if kind == "labels" or (kind == "auto" and name.lower().endswith(".csv")):
@@ -77,17 +45,23 @@ def open_truth(uri: str, kind: str = "auto", endpoint: str = "") -> TruthIndex:
         return _file(folder, name, kind)
     folder = open_folder(uri, endpoint)
     if kind in ("auto", "voc"):
-        inner = None if uri.rstrip("/").endswith(_VOC) else next(iter(folder.entries(f"{_VOC}/")), None)
-        if kind == "voc" or inner or uri.rstrip("/").endswith(_VOC):
+        is_voc = uri.rstrip("/").endswith(_VOC)
+        inner = None if is_voc else next(iter(folder.entries(f"{_VOC}/")), None)
+        if kind == "voc" or inner or is_voc:
             return voc(folder.child(_VOC) if inner else folder)
     tables = [name for name in TABLES if kind in ("auto", "labels") and folder.stat(name) is not None]
     if tables:
         return with_table(folder, tables[0])
     if kind in ("labels", "coco", "phrasecut"):
-        wanted = (
+        needed = (
             "a table of classes (classes.json) beside the label maps" if kind == "labels" else "a JSON file"
         )
-        raise ParameterError(f"ground_truth_format {kind} needs {wanted}; {uri} has none.", "Give its URI.")
+        raise ParameterError(
+            f"ground_truth.format {kind} needs {needed}; there is none under {uri}.",
+            "Give its URI.",
+            code="truth_other_format",
+            where=uri,
+        )
     return MaskFolders(folder)
 
 
@@ -96,7 +70,12 @@ def _file(folder: Folder, name: str, kind: str) -> TruthIndex:
     try:
         value = json.loads(folder.read(name, limit=MAX_FILE_BYTES))
     except ValueError as error:
-        raise ParameterError(f"{uri} is not JSON: {error}.") from error
+        raise ParameterError(
+            f"{uri} is not JSON: {error}.",
+            "Check that the file was written completely.",
+            code="truth_not_json",
+            where=uri,
+        ) from error
     if kind == "auto" and isinstance(value, dict) and "classes" in value and "annotations" not in value:
         return with_table(folder, name)
     if kind in ("auto", "coco") and isinstance(value, dict):
@@ -104,6 +83,8 @@ def _file(folder: Folder, name: str, kind: str) -> TruthIndex:
     if kind in ("auto", "phrasecut") and isinstance(value, list):
         return PhraseCut(value, uri)
     raise ParameterError(
-        f"{uri} is none of the files with ground truth that are read{f' as {kind}' if kind != 'auto' else ''}.",
+        f"{uri} is not ground truth of the format {kind}.",
         "COCO's is an object with images, annotations and categories, PhraseCut's a list of tasks.",
+        code="truth_other_format",
+        where=uri,
     )

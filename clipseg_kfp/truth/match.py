@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import posixpath
 import unicodedata
-from collections.abc import Iterable, Iterator, Mapping
-from typing import Generic, TypeVar
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, Generic, TypeVar
 
 from clipseg_kfp.dataset.ground_truth import UNMATCHED, GroundTruth
 from clipseg_kfp.errors import ParameterError
@@ -14,25 +15,25 @@ T = TypeVar("T")
 
 
 class ByImage(Generic[T]):
-    """Finds what a file says of an image by the image's name.
+    """Finds the entry of an image by the image's name.
 
-    Names in annotation files are seldom written from the same folder as keys are. So the longest common end of
-    both is taken: ``val/0001.jpg`` finds ``0001.jpg``, and ``0001.jpg`` finds ``val/0001.jpg`` if no other
-    folder has one of that name. Letters with accents are alike however they are spelled (macOS takes them apart).
+    Names in annotation files and keys in buckets often start at different folders. So the longest common end of
+    both counts: ``val/0001.jpg`` finds ``0001.jpg``, and ``0001.jpg`` finds ``val/0001.jpg`` if no other
+    folder has a file of that name. Letters with accents are equal in both Unicode spellings (macOS takes them apart).
 
     Args:
         items: by the name that the file gives.
         suffixes: whether endings (``.jpg``) must be equal; without, they are left out on both sides.
-        where: the file, for messages.
+        uri: the file or folder, for messages.
     """
 
-    def __init__(self, items: Mapping[str, T], suffixes: bool, where: str) -> None:
-        self._suffixes, self._where = suffixes, where
+    def __init__(self, items: Mapping[str, T], suffixes: bool, uri: str) -> None:
+        self._suffixes, self._uri = suffixes, uri
         self._items = {self._plain(name): (name, item) for name, item in items.items()}
         names: dict[str, list[str]] = {}
         for name in self._items:
             names.setdefault(posixpath.basename(name), []).append(name)
-        self._unique = {base: found[0] for base, found in names.items() if len(found) == 1}
+        self._unique = {base: full[0] for base, full in names.items() if len(full) == 1}
         self._taken: dict[str, str] = {}
 
     def __len__(self) -> int:
@@ -40,26 +41,28 @@ class ByImage(Generic[T]):
 
     @property
     def found(self) -> int:
-        """How many were found."""
+        """How many entries an image has been found for."""
         return len(self._taken)
 
     def find(self, key: str) -> T | None:
-        """What belongs to the image of that key.
+        """The entry of the image with this key; ``None`` where there is none.
 
         Raises:
-            ParameterError: another image took it before: one of both would be measured with the wrong one.
+            ParameterError: another image has the same entry: one of them would be measured with the wrong one.
         """
         parts = self._plain(key).split("/")
         ends = ("/".join(parts[i:]) for i in range(len(parts)))
         name = next((end for end in ends if end in self._items), self._unique.get(parts[-1]))
         if name is None:
             return None
+        written, item = self._items[name]
         first = self._taken.setdefault(name, key)
-        said, item = self._items[name]
         if first != key:
             raise ParameterError(
-                f"{self._where}: the ground truth of '{said}' fits both {first} and {key}.",
+                f"{self._uri}: the ground truth '{written}' fits both {first} and {key}.",
                 "Name the folder of one of them as source_uri.",
+                code="truth_ambiguous",
+                where=written,
             )
         return item
 
@@ -68,41 +71,72 @@ class ByImage(Generic[T]):
         return name if self._suffixes else posixpath.splitext(name)[0]
 
 
+class TruthIndex(ABC):
+    """Ground truth of a data set, by image.
+
+    Attributes:
+        images: entries by image name.
+        classes: names of all classes.
+        place: URI of the folder whose pictures are ground truth and no images to segment; empty for a file that
+            holds everything.
+        left_out: remarks on what is there and cannot be used.
+    """
+
+    images: ByImage[Any]
+    classes: list[str]
+    place: str = ""
+    left_out: Sequence[str] = ()
+
+    @abstractmethod
+    def of(self, key: str, classes: Sequence[str]) -> Iterator[GroundTruth]:
+        """Yields the ground truth of an image; each names its class in place of a prompt.
+
+        Args:
+            key: of the image.
+            classes: that prompts look for; only of these is it reported that an image does not show them.
+
+        Raises:
+            ParameterError: the same ground truth fits two images.
+        """
+
+
 class Classes:
     """Which prompts look for which class.
 
-    A prompt looks for the class that is named for it, else for that of its own name; where there is none,
-    letters' case, spaces and signs do not count (``dining table`` and ``diningtable``).
+    A prompt looks for the class that is assigned to it, else for that of its own name; where there is none,
+    case, spaces and punctuation do not count (``dining table`` and ``diningtable``).
 
     Args:
         prompts: names of the prompts that get masks.
-        named: class by prompt.
+        assigned: class by prompt.
 
     Raises:
-        ParameterError: a class is named for something that is no prompt.
+        ParameterError: a class is assigned to a prompt that does not exist.
     """
 
-    def __init__(self, prompts: Iterable[str], named: Mapping[str, str] | None = None) -> None:
-        prompts, named = list(prompts), named or {}
-        for name in named:
+    def __init__(self, prompts: Iterable[str], assigned: Mapping[str, str] | None = None) -> None:
+        prompts, assigned = list(prompts), assigned or {}
+        for name in assigned:
             if name not in prompts:
                 raise ParameterError(
-                    f"ground_truth_classes names a class for '{name}', which is no prompt.",
+                    f"ground_truth.classes: there is no prompt '{name}'.",
                     'Write {"<prompt>": "<class>"}.',
+                    code="truth_class_without_prompt",
+                    where=name,
                 )
         self._exact: dict[str, list[str]] = {}
         self._folded: dict[str, list[str]] = {}
         for prompt in prompts:
-            wanted = named.get(prompt, prompt)
-            self._exact.setdefault(wanted, []).append(prompt)
-            self._folded.setdefault(_fold(wanted), []).append(prompt)
+            name = assigned.get(prompt, prompt)
+            self._exact.setdefault(name, []).append(prompt)
+            self._folded.setdefault(_fold(name), []).append(prompt)
 
     def prompts_of(self, name: str) -> list[str]:
         """The prompts that look for a class."""
         return self._exact.get(name) or self._folded.get(_fold(name), [])
 
     def assign(self, truths: Iterable[GroundTruth]) -> Iterator[GroundTruth]:
-        """Replaces classes by prompts; what nobody looks for stays as a name only."""
+        """Replaces classes by prompts; of a class that no prompt looks for, only the name stays."""
         taken: set[str] = set()
         for truth in truths:
             prompts = self.prompts_of(truth.prompt)

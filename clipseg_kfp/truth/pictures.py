@@ -1,4 +1,4 @@
-"""Ground truth in a picture an image, or a picture an image and class: label maps, Pascal VOC, mask folders."""
+"""Ground truth as one picture per image, or per image and class: label maps, Pascal VOC, mask folders."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from clipseg_kfp.errors import ParameterError
 from clipseg_kfp.images.formats import IMAGE_SUFFIXES
 from clipseg_kfp.naming import spell_out
 from clipseg_kfp.storage import Folder
-from clipseg_kfp.truth.match import ByImage
+from clipseg_kfp.truth.match import ByImage, TruthIndex
 
 #: Pascal VOC's classes from 1 (0 is the background); 255 are outlines and what is too hard to tell.
 VOC_CLASSES = (
@@ -24,13 +24,13 @@ VOC_IGNORED = (255,)
 TABLES = ("classes.json", "classes.csv")
 
 
-class LabelMaps:
-    """A picture of class numbers for each image, of the same name.
+class LabelMaps(TruthIndex):
+    """A picture of class numbers per image, with the image's name.
 
     Args:
         folder: with the pictures.
         table: class by number.
-        ignored: numbers of pixels that count as nothing at all.
+        ignored: numbers of pixels that are left out of all counts.
     """
 
     def __init__(self, folder: Folder, table: dict[int, str], ignored: Sequence[int] = ()) -> None:
@@ -40,11 +40,10 @@ class LabelMaps:
         for value, name in table.items():
             self._values.setdefault(name, []).append(value)
         self.classes = list(self._values)
-        self.left_out: list[str] = []
         self.images = ByImage({key: key for key in _pictures(folder)}, False, folder.uri)
 
-    def of(self, key: str, wanted: Sequence[str]) -> Iterator[GroundTruth]:
-        """Yields the ground truth of an image by class."""
+    def of(self, key: str, classes: Sequence[str]) -> Iterator[GroundTruth]:
+        """As for every index: all classes of the table."""
         picture = self.images.find(key)
         if picture is None:
             return
@@ -52,8 +51,8 @@ class LabelMaps:
             yield GroundTruth.of_labels(name, self._folder.locate(picture), values, self._ignored)
 
 
-class MaskFolders:
-    """A folder a class, with a black and white picture for each image: ``<class>/<name>.png``.
+class MaskFolders(TruthIndex):
+    """A folder per class, with a black and white picture per image: ``<class>/<name>.png``.
 
     Args:
         folder: with the folders.
@@ -63,28 +62,26 @@ class MaskFolders:
     """
 
     def __init__(self, folder: Folder) -> None:
-        found: dict[str, dict[str, str]] = {}
+        by_stem: dict[str, dict[str, str]] = {}
         for key in _pictures(folder):
             name, slash, rest = key.partition("/")
             if slash:
-                found.setdefault(rest, {})[spell_out(name)] = key
-        if not found:
+                by_stem.setdefault(rest.rpartition(".")[0], {})[spell_out(name)] = key
+        if not by_stem:
             raise ParameterError(
-                f"There is no ground truth in {folder.uri}.",
+                f"There is no ground truth under {folder.uri}.",
                 "It takes <class>/<image's name>.png; or label maps with a classes.json, a COCO or PhraseCut "
                 "file, or Pascal VOC's SegmentationClass.",
+                code="truth_empty",
+                where=folder.uri,
             )
-        by_stem: dict[str, dict[str, str]] = {}
-        for rest, masks in found.items():
-            by_stem.setdefault(rest.rpartition(".")[0], {}).update(masks)
         self._folder = folder
         self.place = folder.locate("").rstrip("/") + "/"
         self.images = ByImage({f"{stem}.png": masks for stem, masks in by_stem.items()}, False, folder.uri)
-        self.left_out: list[str] = []
         self.classes = sorted({name for masks in by_stem.values() for name in masks})
 
-    def of(self, key: str, wanted: Sequence[str]) -> Iterator[GroundTruth]:
-        """Yields the ground truth of an image by class."""
+    def of(self, key: str, classes: Sequence[str]) -> Iterator[GroundTruth]:
+        """As for every index: the classes that have a picture of the image."""
         for name, mask in (self.images.find(key) or {}).items():
             yield GroundTruth(name, self._folder.locate(mask))
 
@@ -106,10 +103,10 @@ def with_table(folder: Folder, name: str) -> LabelMaps:
     uri, data = folder.locate(name), folder.read(name)
     try:
         if name.lower().endswith(".csv"):
-            rows = list(csv.DictReader(io.StringIO(data.decode("utf-8-sig"))))
-            named = {int(row["value"]): row["name"].strip() for row in rows}
-            table = {value: text for value, text in named.items() if text}
-            ignored = [value for value, text in named.items() if not text]
+            rows = csv.DictReader(io.StringIO(data.decode("utf-8-sig")))
+            names = {int(row["value"]): row["name"].strip() for row in rows}
+            table = {value: text for value, text in names.items() if text}
+            ignored = [value for value, text in names.items() if not text]
         else:
             value: dict[str, Any] = json.loads(data)
             classes = value["classes"]
@@ -118,8 +115,10 @@ def with_table(folder: Folder, name: str) -> LabelMaps:
             ignored = [int(number) for number in value.get("ignored", ())]
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ParameterError(
-            f"{uri} is no table of classes: {type(error).__name__} {error}.",
+            f"{uri} is not a table of classes: {type(error).__name__} {error}.",
             'Write {"classes": {"1": "cat"}, "ignored": [255]}, or CSV with the columns value and name.',
+            code="truth_not_a_table",
+            where=uri,
         ) from error
     return LabelMaps(folder, table, ignored)
 

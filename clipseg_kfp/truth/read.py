@@ -13,19 +13,20 @@ from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
 
 from clipseg_kfp.dataset.ground_truth import LABELS, SHAPES, GroundTruth
-from clipseg_kfp.errors import ObjectChangedError, ObjectUnreadableError
+from clipseg_kfp.errors import ClipsegKfpError, ObjectChangedError, ObjectUnreadableError
 from clipseg_kfp.images.formats import ImageRejectedError
 from clipseg_kfp.images.guarded import decode_labels, decode_mask
+from clipseg_kfp.masks.raster import Mask
 from clipseg_kfp.storage import ObjectTooLargeError, open_object
 
 MAX_BYTES = 100_000_000
 SHAPE_TOLERANCE = 0.02  # of the ratio of sides, beside what rounding to whole pixels makes
 
-Mask = NDArray[np.bool_]
 
+class UnusableTruthError(ClipsegKfpError):
+    """Ground truth of one image that cannot be used; costs this image and no other."""
 
-class UnusableTruthError(Exception):
-    """Ground truth that cannot be read; the message names it."""
+    code = "truth_unusable"
 
 
 @dataclass(frozen=True)
@@ -44,9 +45,8 @@ class Truth:
 class Reader:
     """Reads ground truth; safe to use from several threads.
 
-    Pictures are decoded in workers (see ``decoding``), which a file may crash or hang.
-
-    The last label map is kept: the classes of an image share it.
+    Pictures are decoded in guarded workers, since a file may crash or hang its decoder. The last label map is
+    kept: the classes of an image share it.
 
     Args:
         endpoint: S3 endpoint URL.
@@ -58,48 +58,56 @@ class Reader:
         self._lock = threading.Lock()
         self._last: tuple[str, NDArray[np.uint16]] | None = None
 
-    def read(self, truth: GroundTruth, width: int, height: int) -> Truth:
-        """Reads one.
+    def read(self, reference: GroundTruth, width: int, height: int) -> Truth:
+        """Reads the ground truth that a reference names.
 
         Args:
-            truth: where it is; not of kind ``unmatched``.
-            width: of the image, for shapes that refer to it.
-            height: of the image.
+            reference: not of kind ``unmatched``.
+            width: of the image in pixels, for shapes that refer to it.
+            height: of the image in pixels.
 
         Raises:
             UnusableTruthError: it cannot be read, though the store works; or it lies on its side, or has
                 other proportions: it belongs to another picture, or to a part of this one.
             StorageError: the store fails as a whole.
         """
-        found = self._read(truth, width, height)
-        down, across = found.mask.shape
-        if same_shape(across, down, width, height):
-            return found
-        said = f"{truth.uri}: {across} x {down} pixels for an image of {width} x {height}"
-        if same_shape(down, across, width, height):
-            raise UnusableTruthError(
-                f"{said}, which its EXIF orientation may have turned. Save the image upright, or turn the ground "
-                "truth."
-            )
-        raise UnusableTruthError(
-            f"{said}: the proportions differ, so it is of another picture, or of a part."
-        )
-
-    def _read(self, truth: GroundTruth, width: int, height: int) -> Truth:
         try:
-            if truth.kind == SHAPES:
-                details = truth.details
-                return Truth(draw(details["shapes"], *(details["size"] or (height, width))))
-            if truth.kind == LABELS:
-                details, labels = truth.details, self._labels(truth.uri)
-                ignored = np.isin(labels, details["ignored"])
-                return Truth(np.isin(labels, details["values"]), ~ignored if ignored.any() else None)
-            return Truth(decode_mask(*self._picture(truth.uri)))
+            truth = self._read(reference, width, height)
         except (
             *(ImageRejectedError, ObjectChangedError, ObjectTooLargeError, ObjectUnreadableError),
-            *(ValueError, TypeError, KeyError),  # shapes that are none
+            *(ValueError, TypeError, KeyError),  # malformed shapes
         ) as error:
-            raise UnusableTruthError(f"{truth.uri}: {error}") from error
+            raise UnusableTruthError(
+                f"{reference.uri}: {getattr(error, 'message', error)}",
+                getattr(error, "remedy", "") or "Correct it, or remove it from the ground truth.",
+                code=getattr(error, "code", "truth_shape_malformed"),
+                where=reference.uri,
+            ) from error
+        down, across = truth.mask.shape
+        if same_shape(across, down, width, height):
+            return truth
+        turned = same_shape(down, across, width, height)
+        raise UnusableTruthError(
+            f"{reference.uri}: {across} x {down} pixels for an image of {width} x {height}: "
+            + (
+                "its EXIF orientation may have turned it."
+                if turned
+                else "it is of another image, or of a part."
+            ),
+            "Save the image upright, or turn the ground truth." if turned else "Replace it.",
+            code="truth_turned" if turned else "truth_other_shape",
+            where=reference.uri,
+        )
+
+    def _read(self, reference: GroundTruth, width: int, height: int) -> Truth:
+        details = reference.details
+        if reference.kind == SHAPES:
+            return Truth(draw(details["shapes"], *(details["size"] or (height, width))))
+        if reference.kind == LABELS:
+            labels = self._labels(reference.uri)
+            ignored = np.isin(labels, details["ignored"])
+            return Truth(np.isin(labels, details["values"]), ~ignored if ignored.any() else None)
+        return Truth(decode_mask(*self._picture(reference.uri)))
 
     def _labels(self, uri: str) -> NDArray[np.uint16]:
         with self._lock:
@@ -113,7 +121,7 @@ class Reader:
 
 
 def same_shape(across: int, down: int, width: int, height: int) -> bool:
-    """Says whether two sizes have the same proportions, as a picture and its ground truth have at any scale."""
+    """Tells whether two sizes have the same proportions, as an image and its ground truth have at any scale."""
     rounding = 0.5 / min(across, width) + 0.5 / min(down, height)
     return abs(math.log(across * height / (down * width))) <= SHAPE_TOLERANCE + rounding
 
@@ -123,7 +131,7 @@ def draw(shapes: Sequence[Any], height: int, width: int) -> Mask:
 
     Args:
         shapes: each a list of flat polygons ``[x1, y1, x2, y2, …]``, or run lengths with ``counts`` (a list, or
-            text) and ``size``. Crowds count like all others: they are pixels of the thing.
+            text) and ``size``; crowds too.
         height: in pixels.
         width: in pixels.
 

@@ -1,12 +1,11 @@
 """Blends the maps of an image's views into one at full resolution, a strip of columns at a time.
 
-A full-resolution map is float32, four bytes a pixel: 800 MB for 200 megapixels. Here it exists as strips of
-about 16 MB; whoever needs all of it passes over the strips, more than once where needed.
+A full-resolution map is float32, four bytes per pixel: 800 MB for 200 megapixels. Here it exists as strips of
+about 16 MB, which may be passed over more than once.
 
-Strips are columns and not rows because of what bilinear resizing allows. It runs along rows first and along
-columns second. The first pass keeps the model's few rows; the second treats each column by itself. So the
-second pass over any group of columns gives the very bits of resizing the whole at once, without arithmetic of
-our own at the borders.
+Strips are columns because bilinear resizing runs along rows first and along columns second. The first pass keeps
+the model's few rows; the second treats each column by itself. So the second pass over any group of columns gives
+the same bits as resizing the whole at once.
 """
 
 from __future__ import annotations
@@ -25,10 +24,10 @@ Map = NDArray[np.uint8]
 Values = NDArray[np.float32]
 
 #: How much the whole view counts where there are tiles. Below one half, a tile that is sure prevails. With
-#: 0.3 large objects gain, and small ones lose little: see tests/bench/tiles.py.
+#: 0.3, large objects gain and small ones lose little: see tests/bench/tiles.py.
 WHOLE_WEIGHT = 0.3
 STRIP_VALUES = 4_000_000
-_LEAST_COLUMNS = 64  # OpenCV has other code for very narrow images, which rounds differently
+_LEAST_COLUMNS = 64  # for very narrow images OpenCV has other code, which rounds differently
 
 
 class Field:
@@ -42,7 +41,7 @@ class Field:
         width: of the image in pixels.
         height: of the image in pixels.
         render: makes the strip of a slice of columns.
-        strip_values: about as many values are in a strip.
+        strip_values: about how many values a strip has.
     """
 
     def __init__(
@@ -57,7 +56,7 @@ class Field:
 
     @property
     def strips(self) -> int:
-        """How many strips there are."""
+        """Number of strips."""
         return len(self._strips)
 
     def __iter__(self) -> Iterator[tuple[slice, Values]]:
@@ -69,21 +68,20 @@ class Field:
 
 
 class Merger:
-    """Blends the views of one image; made once and used for the maps of every prompt.
+    """Blends the views of one image; one merger serves the maps of all prompts.
 
     Tiles are weighted by a window that falls off towards their neighbors as half a cosine over the overlap,
 
         w(u) = (1 - cos(pi u)) / 2,   u = (distance of the pixel's center from the tile's edge) / overlap,
 
-    the tapered cosine (Tukey) window, of which Hann's is the special case of an overlap of one half. Towards
-    the image's border there is no neighbor and no fall. Weights are divided by their sum, for each axis by
-    itself, since tiles form a grid. Source: Pielawski and Waehlby, "Introducing Hann windows for reducing
-    edge-effects in patch-based image segmentation", PLoS ONE 15(3), 2020, e0229839; the window: Harris, "On
-    the use of windows for harmonic analysis with the discrete Fourier transform", Proceedings of the IEEE
-    66(1), 1978.
+    the tapered cosine (Tukey) window, of which Hann's is the special case of an overlap of one half. There is no
+    falloff at the image's border. Weights are divided by their sum, per axis, since tiles form a grid. Sources:
+    Pielawski and Waehlby, "Introducing Hann windows for reducing edge-effects in patch-based image segmentation",
+    PLoS ONE 15(3), 2020, e0229839; the window: Harris, "On the use of windows for harmonic analysis with the
+    discrete Fourier transform", Proceedings of the IEEE 66(1), 1978.
 
     The whole view joins with a constant weight: a x whole + (1 - a) x tiles. All weights of a pixel add up to
-    1, so results lie between the least and the largest of what the views say there.
+    1, so a result lies between the least and the largest value of the views.
 
     Args:
         boxes: of the views, in any order: the whole image, a grid of tiles, or both.
@@ -92,7 +90,7 @@ class Merger:
         whole_weight: a, 0 to 1; of no effect unless there are both kinds of views.
 
     Raises:
-        ValueError: the boxes are no such views.
+        ValueError: other boxes.
     """
 
     def __init__(
@@ -123,15 +121,15 @@ class Merger:
     def field(self, maps: Sequence[Map], strip_values: int = STRIP_VALUES) -> Field:
         """Blends the maps of one prompt.
 
-        The field is good until the next one is made: small images have one place for all of them, because
-        the system takes longer to hand out such memory than the pixels take to compute.
+        The field is valid until the next one is made: the fields of a small image share their memory, because
+        allocating it takes longer than computing its pixels.
 
-        With nothing but the whole view, values equal ``masks.upsample`` bit by bit. Besides a strip, what is
-        held is the whole view's first pass, float32 (S, width): 28 MB for 352 rows of 20,000 pixels.
+        With the whole view alone, values equal ``raster.upsample`` bit by bit. Besides a strip, the whole view's
+        first pass is held, float32 (S, width): 28 MB for 352 rows of 20,000 pixels.
 
         Args:
             maps: uint8 (S, S) of each view, in the order of the boxes; levels of 1 / 255.
-            strip_values: about as many values of the result exist at a time.
+            strip_values: about how many values of the result exist at a time.
 
         Raises:
             ValueError: another number of maps than of boxes.
@@ -152,9 +150,9 @@ class Merger:
         return Field(self.width, self.height, render, strip_values)
 
     def _render_whole(self, maps: Sequence[Map]) -> Callable[[slice], Values]:
-        """Returns what makes strips of the whole view, times its weight."""
+        """Returns a function that makes strips of the whole view, times its weight."""
         small = maps[self._whole or 0]
-        first: list[Values] = []  # the pass along rows, made when it is needed and kept for all strips
+        first: list[Values] = []  # the pass along rows, made on demand and kept for all strips
 
         def render(columns: slice) -> Values:
             if self._share == 1 and (columns.start, columns.stop) == (0, self.width):
@@ -182,7 +180,7 @@ class Merger:
             weights = across[inside] * np.float32(1 - self._share)
             for (top, bottom), down in self._rows:
                 small = maps[self._tiles[left, top, right, bottom]]
-                # Weights of columns go in where there are the model's few rows only.
+                # Weights of columns are applied while there are only the model's few rows.
                 weighted = upsample(small, right - left, len(small))[:, inside] * weights
                 values = _resize(weighted, stop - start, bottom - top)
                 values *= down[:, None]

@@ -1,4 +1,4 @@
-"""Decodes an image in a worker and cuts its views there, so that no more of it than they need comes back."""
+"""Decodes an image in a worker and cuts its views there, so that only they come back."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ from pathlib import Path
 
 from clipseg_kfp.images.decode import ImageRejectedError, OpenedImage, open_image, preview_jpeg
 from clipseg_kfp.images.guarded import HEADER_BYTES
+from clipseg_kfp.options import Views
 from clipseg_kfp.runtime.worker_main import memory_limited
 from clipseg_kfp.views.resolution import meters_per_pixel
-from clipseg_kfp.views.tiles import Box, Tiling, cut
+from clipseg_kfp.views.tiles import Box, cut, plan_views
 
 
 @dataclass(frozen=True)
@@ -18,16 +19,14 @@ class Looks:
 
     Attributes:
         size: side of the model's input in pixels.
-        tiling: how a large image is cut.
-        meters_per_pixel: of the source; 0 takes what the file says.
+        options: how images are looked at.
         max_megapixels: larger images are rejected, judged by their header.
-        max_views: images that need more are rejected; what limits them is said by ``views_limit``.
-        views_limit: a sentence for people.
+        max_views: images that need more are rejected.
+        views_limit: a sentence that tells people why, and what helps.
     """
 
     size: int
-    tiling: Tiling
-    meters_per_pixel: float
+    options: Views
     max_megapixels: float
     max_views: int
     views_limit: str
@@ -35,7 +34,7 @@ class Looks:
 
 @dataclass(frozen=True)
 class Prepared:
-    """What the model and people need of one image; the views themselves are in a file.
+    """A decoded image; its views are in a file.
 
     Attributes:
         width: of the upright image in pixels.
@@ -53,29 +52,29 @@ class Prepared:
 def prepare(source: Path, name: str, views: Path, looks: Looks, allowed: int) -> Prepared | int:
     """Decodes an image and cuts its views; to be called through ``guarded``.
 
-    The worker may then take the bytes that the header lets expect, and no more.
+    The worker may take the bytes that the header announces, and no more.
 
     Args:
         source: file of the image.
         name: its key, for messages.
         views: file to write: the views one after the other, each uint8 (size, size, 3).
-        looks: see there.
+        looks: how it is looked at.
         allowed: bytes that decoding may take now.
 
     Returns:
-        What was made; or, where decoding wants more than ``allowed``, that many bytes, and nothing is done.
+        The image; or, where decoding needs more than ``allowed``, the number of bytes, and nothing is done.
 
     Raises:
-        ImageRejectedError: for whatever is wrong with the image.
+        ImageRejectedError: anything is wrong with the image.
         OSError: a file could not be read or written.
     """
     data = source.read_bytes()
     with memory_limited(HEADER_BYTES):
         opened = open_image(data, name)
         _check_size(opened, looks)
-        meters = looks.meters_per_pixel or meters_per_pixel(opened.header)
-        # Before any pixel is decoded: what cannot be cut as wanted is not worth the work.
-        boxes = looks.tiling.plan(opened.width, opened.height, looks.size, meters)
+        meters = meters_per_pixel(opened.header)
+        # Before any pixel is decoded, in case the image cannot be cut.
+        boxes = plan_views(looks.options, opened.width, opened.height, looks.size, meters)
         if len(boxes) > looks.max_views:
             raise ImageRejectedError("too_large", f"It needs {len(boxes):,} views; {looks.views_limit}")
     if opened.peak_bytes > allowed:
@@ -84,7 +83,7 @@ def prepare(source: Path, name: str, views: Path, looks: Looks, allowed: int) ->
         with memory_limited(opened.peak_bytes):
             image = opened.decode()
             preview = preview_jpeg(image)
-            boxes = looks.tiling.plan(image.width, image.height, looks.size, meters)
+            boxes = plan_views(looks.options, image.width, image.height, looks.size, meters)
             with views.open("wb") as stream:
                 for box in boxes:
                     stream.write(cut(image, box, looks.size).data)
@@ -99,5 +98,5 @@ def _check_size(opened: OpenedImage, looks: Looks) -> None:
             "too_large",
             f"The header says {opened.width} x {opened.height} pixels, "
             f"{opened.width * opened.height / 1e6:,.2f} million; "
-            f"max_megapixels allows {looks.max_megapixels:g} and can be raised.",
+            f"limits.max_megapixels allows {looks.max_megapixels:g} and can be raised.",
         )

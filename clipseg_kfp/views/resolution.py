@@ -1,4 +1,4 @@
-"""What a pixel covers on the ground, as GeoTIFF files say it."""
+"""What a pixel covers on the ground, read from GeoTIFF files."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ _METERS = {9001: 1.0, 9002: 0.3048, 9003: 1200 / 3937}  # EPSG: meter, internati
 def meters_per_pixel(image: Image.Image) -> float:
     """Reads the ground resolution from the tags of a GeoTIFF.
 
-    Only files that state all of it count: a projected coordinate system, its linear unit and the pixel scale.
-    Degrees are no lengths, and a unit that is only implied by an EPSG code is not guessed.
+    The file must state a projected coordinate system, its linear unit and the pixel scale. Degrees are not
+    lengths, and a unit that only follows from an EPSG code is not guessed.
 
     Args:
         image: opened; its header suffices.

@@ -1,4 +1,4 @@
-"""What post-processing takes from a full-resolution map, gathered strip by strip."""
+"""Cuts masks from full-resolution maps and measures them, strip by strip."""
 
 from __future__ import annotations
 
@@ -18,9 +18,7 @@ def cut_mask(field: Field, threshold: float) -> Mask:
 
 
 def sum_up(field: Field, mask: Mask) -> Sums:
-    """Measures the probabilities inside a mask and over all.
-
-    Sums are kept in float64, so they are more exact than those of one float32 array, not less.
+    """Measures the probabilities inside a mask and over the image; sums are float64.
 
     Args:
         field: at the mask's size.
@@ -42,22 +40,16 @@ def sum_up(field: Field, mask: Mask) -> Sums:
     return Sums(area, inside / area if area else 0.0, total / mask.size, maximum)
 
 
-def accumulate(field: Field, threshold: float) -> tuple[Mask, Sums]:
-    """Cuts a mask and measures it in two passes, of which a small field computes one only."""
-    mask = cut_mask(field, threshold)
-    return mask, sum_up(field, mask)
-
-
 class FieldLabelMap(LabelMap):
-    """A label map that takes its prompts as fields.
+    """A label map whose prompts come as fields.
 
-    The best probability so far is kept in steps of 1 / 65535, two bytes a pixel: a prompt wins a pixel from
-    an earlier one where it is higher by at least such a step.
+    The best probability so far is kept in steps of 1 / 65535, two bytes per pixel: a prompt wins a pixel from an
+    earlier one where it is higher by at least one step.
 
     Args:
         width: of the image.
         height: of the image.
-        count: how many prompts there are; decides the kind of PNG, so that all images of a run have one.
+        count: number of prompts; it decides the kind of PNG, so that all images of a run have the same.
     """
 
     def __init__(self, width: int, height: int, count: int) -> None:
@@ -70,7 +62,7 @@ class FieldLabelMap(LabelMap):
             chosen = mask[:, columns]
             if not chosen.any():
                 continue
-            # From 1: cleaning puts pixels into masks that have no probability; 0 is what no mask has.
+            # From 1: cleaning adds pixels of probability 0 to masks; level 0 means that no mask has the pixel.
             levels = np.ceil(values * np.float32(65534)).astype(np.uint16) + np.uint16(1)
             levels *= chosen
             best = self._levels[:, columns]

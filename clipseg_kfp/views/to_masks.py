@@ -1,4 +1,4 @@
-"""From the maps of one image's views to its masks: logic, blending, thresholds, cleaning, measures."""
+"""Makes the masks of one image from the maps of its views: logic, blending, thresholds, cleaning, measures."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from clipseg_kfp.views import Box, Field, Merger, cut_mask, sum_up
 
 
 @dataclass(frozen=True)
-class Finished:
-    """One prompt of one image.
+class PromptMask:
+    """The mask of one prompt in one image.
 
     Attributes:
-        prompt: of the table.
-        threshold: that the mask was cut at.
+        prompt: its row of the table.
+        threshold: from which a pixel belongs to the mask.
         mask: bool (height, width), cleaned.
         measures: of the mask.
-        field: the probabilities, until the next prompt is asked for.
-        maps: that the field is blended of, uint8 (V, S, S): one a view.
+        field: the probabilities; valid until the next prompt's.
+        maps: of the views, which the field is blended from, uint8 (V, S, S).
     """
 
     prompt: Row
@@ -35,41 +35,41 @@ class Finished:
     maps: NDArray[np.uint8]
 
 
-def finish(
+def make_masks(
     prompts: Sequence[Row],
     maps: Mapping[str, NDArray[np.uint8]],
     boxes: Sequence[Box],
     width: int,
     height: int,
-) -> Iterator[Finished]:
+) -> Iterator[PromptMask]:
     """Yields the masks of all prompts that are not hidden, one by one.
 
     Only one map of the source's size exists at a time, in strips where it is large.
 
     Args:
         prompts: all of the table.
-        maps: of each prompt with an embedding, uint8 (V, S, S): one a view.
+        maps: of each prompt with an embedding, uint8 (V, S, S), one per view.
         boxes: of the views.
-        width: of the source, upright.
-        height: of the source.
+        width: of the upright source in pixels.
+        height: of the upright source in pixels.
     """
     merger = Merger(boxes, width, height)
     levels = complete(prompts, maps)
     for prompt in prompts:
         if prompt.hidden:
             continue
-        found = levels[prompt.name]
-        field = merger.field(list(found))
-        threshold = _otsu(found, field, prompt.otsu_minimum) if prompt.otsu else prompt.threshold
+        views = levels[prompt.name]
+        field = merger.field(list(views))
+        threshold = _otsu(views, field, prompt.otsu_minimum) if prompt.otsu else prompt.threshold
         if threshold is None:
             raise AssertionError(f"prompt '{prompt.name}' has no threshold")
         mask = cut_mask(field, threshold)
         if prompt.cleaning != Cleaning() and mask.any():
             mask = cleaning.clean(mask, **prompt.cleaning.arguments(width, height))
-        yield Finished(prompt, threshold, mask, masks.measure(mask, sum_up(field, mask)), field, found)
+        yield PromptMask(prompt, threshold, mask, masks.measure(mask, sum_up(field, mask)), field, views)
 
 
 def _otsu(maps: NDArray[np.uint8], field: Field, minimum: float) -> float:
-    """One view is its map, stretched; of several only the blended field says what they make together."""
-    shown = maps if len(maps) == 1 else (values.clip(0, 1) for _, values in field)
-    return cleaning.otsu(shown, minimum=minimum)
+    """A single view is taken as it is; several are blended first."""
+    levels = maps if len(maps) == 1 else (values.clip(0, 1) for _, values in field)
+    return cleaning.otsu(levels, minimum=minimum)

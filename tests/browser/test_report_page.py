@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import io
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -374,7 +375,7 @@ def test_filter_by_why_an_image_was_chosen(driver: Any, tmp_path: Path, page: st
         cards = shown(driver)
         assert 0 < len(cards) < 14
         assert all(kind in text for text in cards)
-        assert css(driver, "[data-status]")[0].text == f"Showing {len(cards)} of 14 images"
+        assert re.findall(r"\d+", css(driver, "[data-status]")[0].text) == [str(len(cards)), "14"]
     select.select_by_value("")
     assert len(shown(driver)) == 14
 
@@ -410,11 +411,7 @@ def test_tables_sort_by_their_headings(driver: Any, tmp_path: Path, page: str, b
 def test_plots_are_drawn_inside_their_frames(driver: Any, tmp_path: Path, page: str) -> None:
     open_framed(driver, tmp_path, page, 1440)
     plots = css(driver, "svg.chart")
-    assert [plot.get_attribute("aria-label").split(",")[0] for plot in plots] == [
-        "IoU over the threshold",
-        "Precision over recall",
-        "Observed share of foreground over the predicted probability",
-    ]
+    assert len({plot.get_attribute("aria-label") for plot in plots}) == len(plots) == 3
     outside = driver.execute_script(
         "return Array.from(document.querySelectorAll('svg')).flatMap(svg => { const b = "
         "svg.getBoundingClientRect(); return Array.from(svg.querySelectorAll('*')).filter(e => { const r = "
@@ -511,10 +508,9 @@ def test_a_view_of_ground_truth_says_where_there_is_none(driver: Any, tmp_path: 
     badges = css(driver, "[data-badge]")
     assert not any(badge.is_displayed() for badge in badges)
     css(driver, "[data-show=truth]")[0].click()
-    assert [badge.text for badge in badges] == [
-        "no ground truth" if not i % 3 else "ground truth: nothing here"
-        for i in range(14)
-        if not i % 3 or i == 1
+    assert all(badge.is_displayed() and badge.text for badge in badges)
+    assert [badge.get_attribute("data-note") for badge in badges] == [
+        "truth_missing" if not i % 3 else "truth_empty" for i in range(14) if not i % 3 or i == 1
     ]
 
 
@@ -527,7 +523,8 @@ def test_filter_by_prompt(driver: Any, tmp_path: Path, page: str) -> None:
     assert 0 < len(cards) < everything
     assert str(len(cards)) in chip.text.split()
     assert len(css(driver, ".hit")) == len(cards)
-    assert css(driver, "[data-status]")[0].text == f"Showing {len(cards)} of {everything} images"
+    status = css(driver, "[data-status]")[0].text
+    assert re.findall(r"\d+", status) == [str(len(cards)), str(everything)]
     css(driver, "[data-filter='']")[0].send_keys("\n")
     assert len(shown(driver)) == everything
 

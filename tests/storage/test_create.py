@@ -8,14 +8,14 @@ import os
 import threading
 import time
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import pytest
 
-from clipseg_kfp.errors import StorageError
 from clipseg_kfp.naming import digest
-from clipseg_kfp.storage import ConditionUnsupportedError, Folder, files, open_folder
+from clipseg_kfp.storage import Folder, files, open_folder
 from clipseg_kfp.storage.s3 import connect
+from tests.codes import fails
 
 
 @pytest.fixture(params=["folder", "s3"])
@@ -72,13 +72,13 @@ def test_wrong_credentials_are_told(folder: Folder, monkeypatch: pytest.MonkeyPa
         pytest.skip("folders have none")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wrong-secret-0123456789")
     connect.cache_clear()
-    with pytest.raises(StorageError, match="rejects the credentials") as caught:
+    with fails("credentials_rejected", where=folder.locate("x")) as caught:
         open_folder(folder.uri).create("x", b"")
     assert "wrong-secret" not in str(caught.value) and "Signature=" not in str(caught.value)
 
 
 def test_a_missing_bucket_is_told(s3_env: dict[str, str]) -> None:
-    with pytest.raises(StorageError, match="bucket 'not-there' does not exist"):
+    with fails("bucket_missing", where="s3://not-there"):
         open_folder("s3://not-there/x").create("x", b"")
 
 
@@ -87,7 +87,7 @@ def test_a_file_system_without_hard_links_says_so(tmp_path: Path, monkeypatch: p
         raise OSError(errno.EPERM, "Operation not permitted")
 
     monkeypatch.setattr(Path, "hardlink_to", refuse)
-    with pytest.raises(ConditionUnsupportedError, match="no hard links"):
+    with fails("condition_unsupported", where=str(tmp_path / "x")):
         open_folder(str(tmp_path)).create("x", b"1")
     assert list(tmp_path.iterdir()) == []
 
@@ -129,10 +129,10 @@ def test_a_leftover_where_locks_want_a_file_that_may_be_written(
     """NFS gives exclusive locks for such files only, and an old one for none."""
     lock = fcntl.flock
 
-    def like_nfs(stream: BinaryIO, how: int) -> None:
-        if kind == "refused" or fcntl.fcntl(stream, fcntl.F_GETFL) & os.O_ACCMODE == os.O_RDONLY:
+    def like_nfs(handle: int, how: int) -> None:
+        if kind == "refused" or fcntl.fcntl(handle, fcntl.F_GETFL) & os.O_ACCMODE == os.O_RDONLY:
             raise OSError(errno.EBADF, "Bad file descriptor")
-        lock(stream, how)
+        lock(handle, how)
 
     folder = open_folder(str(tmp_path))
     left = tmp_path / f".part-{digest('x')}"

@@ -14,7 +14,7 @@ import pytest
 
 from clipseg_kfp.local import ports
 from clipseg_kfp.local.store import EmbeddedStore
-from clipseg_kfp.runtime import child_main as tethered
+from clipseg_kfp.runtime import child_main
 
 PROGRAM = """
 import signal, sys, threading
@@ -59,7 +59,7 @@ def test_it_ends_with_whoever_started_it(tmp_path: Path) -> None:
 
 
 def test_nothing_starts_for_a_process_that_is_gone(tmp_path: Path) -> None:
-    command = [sys.executable, tethered.__file__, f"{os.getppid()}", "/bin/touch", str(tmp_path / "x")]
+    command = [sys.executable, child_main.__file__, f"{os.getppid()}", "/bin/touch", str(tmp_path / "x")]
     assert subprocess.run(command, check=False).returncode == 1
     assert not (tmp_path / "x").exists()
     command[2] = f"{os.getpid()}"

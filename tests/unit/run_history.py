@@ -11,7 +11,7 @@ from clipseg_kfp import records
 from clipseg_kfp.naming import digest, image_folder
 from clipseg_kfp.results import IMAGES, MASKS, Attempt, Counts, Results
 from clipseg_kfp.results.layout import content_key
-from clipseg_kfp.results.parts import part_key
+from clipseg_kfp.results.shard_tables import part_key
 
 Image = tuple[str, str, str]  # key, version, status
 

@@ -18,7 +18,9 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from clipseg_kfp.masks.cleanup import Instance, Mask
+from clipseg_kfp.masks.cleanup import Instance
+from clipseg_kfp.masks.raster import Mask
+from clipseg_kfp.results.formats.rows import run_edges
 
 _CHANNELS = 4
 _WORD = 8
@@ -30,8 +32,8 @@ _HEADER_BITS = 32 + 5 + 4 * 4
 def encode_brush(mask: Mask) -> list[int]:
     """Packs a mask as Label Studio's converter does: foreground is 255 in all four channels.
 
-    It gives the converter's bytes, but for masks with more than 16,384 equal pixels in succession, where what
-    is left of a cut run takes a shorter size here.
+    The bytes are the converter's, except for masks with more than 16,384 equal pixels in succession: here the rest
+    of a split run takes a shorter size.
 
     Args:
         mask: bool (height, width), of fewer than 2^30 pixels.
@@ -47,17 +49,12 @@ def encode_brush(mask: Mask) -> list[int]:
     return _packed(np.append(np.flatnonzero(flat[1:] != flat[:-1]) + 1, flat.size), bool(flat[0]))
 
 
-def encode_region(part: Instance, width: int, height: int) -> list[int]:
-    """``encode_brush`` of a region, from its box: an image of many regions would be filled for each of them."""
+def encode_region(region: Instance, width: int, height: int) -> list[int]:
+    """``encode_brush`` of one region, without a mask of the whole image."""
     _check(width * height)
-    x, y, w, h = part.bbox
-    edges = np.diff(np.pad(part.mask.astype(np.int8), ((0, 0), (1, 1))), axis=1)
-    offset = (y + np.arange(h))[:, None] * width + x + np.arange(w + 1)
-    starts, ends = offset[edges == 1], offset[edges == -1]
-    apart = starts[1:] != ends[:-1]  # a run to a row's end goes on in the next one
-    starts, ends = starts[np.r_[True, apart]], ends[np.r_[apart, True]]
-    changes = np.append(np.stack([starts, ends], axis=1).ravel(), width * height)
-    first = changes[0] == 0  # in the first pixel there is no background before it
+    x, y, *_ = region.bbox
+    changes = np.append(run_edges(region.mask, x, y, width), width * height)
+    first = changes[0] == 0  # no background before the first pixel
     last = changes[-2] == changes[-1]
     return _packed(changes[int(first) : -1 if last else None], bool(first))
 
@@ -76,7 +73,7 @@ def _packed(ends: NDArray[np.int64], foreground: bool) -> list[int]:
     shift = -_HEADER_BITS % 8
     head = np.unpackbits(np.frombuffer((header << shift).to_bytes((_HEADER_BITS + shift) // 8), np.uint8))
     bits = np.concatenate([head[:_HEADER_BITS], _pack(lengths * _CHANNELS, values)])
-    # The converter ends with a whole byte of zeros where nothing is left to fill; so do we, to be its equal.
+    # Like the converter's, the stream ends with a whole byte of zeros where nothing is left to fill.
     packed: list[int] = np.packbits(np.append(bits, np.zeros(8 - len(bits) % 8, np.uint8))).tolist()
     return packed
 
@@ -95,7 +92,7 @@ def _runs(ends: NDArray[np.int64], foreground: bool) -> tuple[NDArray[np.int64],
 
 
 def _pack(lengths: NDArray[np.int64], values: NDArray[np.int64]) -> NDArray[np.uint8]:
-    """The runs as bits, one a byte."""
+    """The runs as bits, one per byte."""
     kind = np.searchsorted(1 << _SIZES, lengths)
     size = _SIZES[kind]
     code = ((4 | kind) << size | lengths - 1) << _WORD | values * 255

@@ -1,17 +1,16 @@
 """COCO annotation files, written as a stream.
 
-Images have ids of 53 bits from their key and version: the same image has the same id in every run, without a
-table of them, and every reader holds it exactly, also those that keep numbers as float64. Two of n images
-share an id with a chance of about n^2 / 2^54: 6e-7 for 100,000 images, 6e-5 for a million. It is checked.
+Image ids are 53 bits of a digest of key and version: an image has the same id in every run, without a table of ids,
+and readers that keep numbers as float64 hold it exactly. Two of n images share an id with a probability of about
+n^2 / 2^54: 6e-7 for 100,000 images, 6e-5 for a million. It is checked.
 """
 
 from __future__ import annotations
 
-import json
 from array import array
 from collections.abc import Container, Iterable, Iterator
 from pathlib import Path
-from typing import IO, Any, Literal
+from typing import Any
 
 import numpy as np
 from pycocotools import mask as coco_mask
@@ -25,10 +24,11 @@ from clipseg_kfp.results.formats.rows import (
     Categories,
     CategoryTable,
     Row,
-    check_choice,
     done,
     pixels,
+    run_edges,
     text_file,
+    write_items,
 )
 
 
@@ -43,34 +43,33 @@ def export_coco(
     masks: Iterable[Row],
     categories: Categories,
     *,
-    segmentation: Literal["rle", "polygons"] = "rle",
+    as_polygons: bool = False,
     instances: Container[int] = (),
     tolerance: float = 0.0,
 ) -> int:
     """Writes a COCO file that pycocotools loads; empty masks have no annotation.
 
-    The memory it takes does not grow with the number of images, but for the check of 8 bytes each.
+    Memory does not grow with the number of images, except for 8 bytes per image to check ids.
 
     Args:
         path: the file to write.
-        images: rows of ``records.IMAGES``; those of the quarantine are left out.
+        images: rows of ``records.IMAGES``; quarantined ones are left out.
         masks: rows of ``records.MASKS``.
         categories: ids and names.
-        segmentation: ``"rle"`` for compressed run lengths, which are exact; or ``"polygons"``, one for each
-            connected region, with holes joined to the outline by a cut of no width.
-        instances: ids of categories that get an annotation for each 8-connected region instead of one a
-            mask; its score is that of the whole mask.
-        tolerance: how far polygons may deviate, in pixels, to save points; with 0 pycocotools' rasterization
-            gives back the mask exactly. ``area`` and ``bbox`` are always the mask's.
+        as_polygons: one polygon per connected region, with holes joined to the outline by a cut of no width, in
+            place of compressed run lengths, which are exact.
+        instances: ids of categories that get one annotation per 8-connected region instead of one per mask; its
+            score is that of the whole mask.
+        tolerance: how far polygons may deviate, in pixels, to save points; with 0, pycocotools rasterizes them to
+            exactly the mask. ``area`` and ``bbox`` are always the mask's.
 
     Returns:
         The number of images.
 
     Raises:
-        ParameterError: an image is there twice, a mask's category is not in the list, two categories have the
-            same id, or ``segmentation`` is none of the two.
+        ParameterError: an image appears twice, a mask's category is not in the list, or two categories have the
+            same id.
     """
-    check_choice("segmentation", segmentation, ("rle", "polygons"))
     table = CategoryTable(categories)
     ids = array("Q")
 
@@ -83,8 +82,8 @@ def export_coco(
     def annotations() -> Iterator[Row]:
         number = 0
         for row in masks:
-            table.place(row)
-            for region in _regions(row, segmentation, row["category_id"] in instances, tolerance):
+            table.index(row)
+            for region in _regions(row, as_polygons, row["category_id"] in instances, tolerance):
                 number += 1
                 yield {
                     "id": number,
@@ -97,11 +96,11 @@ def export_coco(
 
     with text_file(path) as stream:
         stream.write('{"info": {"description": "clipseg-kfp masks"},\n"categories": ')
-        _array(stream, ({"id": number, "name": name} for number, name in categories))
+        write_items(stream, ({"id": number, "name": name} for number, name in categories))
         stream.write(',\n"images": ')
-        count = _array(stream, image_rows())
+        count = write_items(stream, image_rows())
         stream.write(',\n"annotations": ')
-        _array(stream, annotations())
+        write_items(stream, annotations())
         stream.write("}\n")
     return count
 
@@ -110,26 +109,27 @@ def _check_ids(ids: array[int]) -> None:
     ordered = np.sort(np.frombuffer(ids, np.uint64)) if ids else np.zeros(0, np.uint64)
     if (ordered[1:] == ordered[:-1]).any():
         raise ParameterError(
-            "One version of an image is in the table twice.",
+            "The same version of an image is in the table twice.",
             "Export each run once; do not join a run to itself.",
+            code="export_duplicate_image",
         )
 
 
-def _regions(row: Row, segmentation: str, instances: bool, tolerance: float) -> Iterator[dict[str, Any]]:
+def _regions(row: Row, as_polygons: bool, instances: bool, tolerance: float) -> Iterator[dict[str, Any]]:
     """Shape, area and box of a mask, or of each of its regions."""
     if not row["area"]:
         return
     size = [row["height"], row["width"]]
     if instances:
-        for part in components(pixels(row)):
+        for region in components(pixels(row)):
             shape = (
-                {"size": size, "counts": _counts(part, row["width"], row["height"])}
-                if segmentation == "rle"
-                else _points(part.mask, tolerance, part.bbox[:2])
+                _points(region.mask, tolerance, region.bbox[:2])
+                if as_polygons
+                else {"size": size, "counts": _counts(region, row["width"], row["height"])}
             )
-            yield {"segmentation": shape, "area": part.area, "bbox": list(part.bbox)}
+            yield {"segmentation": shape, "area": region.area, "bbox": list(region.bbox)}
         return
-    whole = {"size": size, "counts": row["rle"]} if segmentation == "rle" else _points(pixels(row), tolerance)
+    whole = _points(pixels(row), tolerance) if as_polygons else {"size": size, "counts": row["rle"]}
     yield {"segmentation": whole, "area": row["area"], "bbox": list(row["bbox"])}
 
 
@@ -140,27 +140,11 @@ def _points(mask: Mask, tolerance: float, origin: tuple[int, int] = (0, 0)) -> l
     ]
 
 
-def _counts(part: Instance, width: int, height: int) -> str:
-    """Compressed run lengths of a region, without making a mask of the whole image for it."""
-    x, y, w, h = part.bbox
-    edges = np.diff(np.pad(part.mask.T.astype(np.int8), ((0, 0), (1, 1))), axis=1)
-    offset = (x + np.arange(w))[:, None] * height + y + np.arange(h + 1)  # COCO counts column by column
-    starts, ends = offset[edges == 1], offset[edges == -1]
-    apart = starts[1:] != ends[:-1]  # a run to a column's end goes on in the next one
-    starts, ends = starts[np.r_[True, apart]], ends[np.r_[apart, True]]
-    changes = np.stack([starts, ends], axis=1).ravel()
+def _counts(region: Instance, width: int, height: int) -> str:
+    """Compressed run lengths of a region, without a mask of the whole image."""
+    x, y, *_ = region.bbox
+    changes = run_edges(region.mask.T, y, x, height)  # COCO counts column by column
     counts = np.diff(changes, prepend=0, append=width * height).tolist()
     size = [height, width]
     encoded = coco_mask.frPyObjects({"size": size, "counts": counts}, height, width)
     return str(encoded["counts"].decode("ascii"))
-
-
-def _array(stream: IO[str], rows: Iterable[dict[str, Any]]) -> int:
-    stream.write("[")
-    count = 0
-    for row in rows:
-        stream.write(",\n" if count else "\n")
-        stream.write(json.dumps(row, ensure_ascii=False))
-        count += 1
-    stream.write("]")
-    return count

@@ -5,7 +5,6 @@ Documented at https://labelstud.io/guide/predictions and https://labelstud.io/ta
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable, Container, Iterable, Iterator
 from pathlib import Path
@@ -22,10 +21,11 @@ from clipseg_kfp.results.formats.rows import (
     Categories,
     CategoryTable,
     Row,
-    check_choice,
     pixels,
+    require_categories,
     text_file,
     with_masks,
+    write_items,
 )
 
 Kind = Literal["brush", "polygon"]
@@ -41,71 +41,67 @@ def export_labelstudio(
     masks: Iterable[Row],
     categories: Categories,
     *,
-    kind: Kind = "brush",
+    as_polygons: bool = False,
     instances: Container[int] = (),
     tolerance: float = 1.0,
-    annotations: bool = False,
     url: Callable[[Row], str] = lambda image: str(image["uri"]),
-    model_version: str = "clipseg-kfp",
 ) -> int:
-    """Writes tasks as JSON, and beside them (``.xml``) the labeling interface that they need.
+    """Writes tasks with predictions as JSON, and beside them (``.xml``) the labeling interface that they need.
 
-    The tasks are a stream: one image's masks are in memory.
+    Tasks are a stream: the masks of one image are in memory.
 
     Args:
         path: the JSON file to write.
-        images: rows of ``records.IMAGES``; those of the quarantine are left out.
+        images: rows of ``records.IMAGES``; quarantined ones are left out.
         masks: rows of ``records.MASKS`` in the same order of images.
         categories: ids and names.
-        kind: ``"brush"`` for exact masks; ``"polygon"`` for outlines, one for each 8-connected region, with
-            holes joined in.
-        instances: with brushes, ids of categories that get a brush for each 8-connected region instead of one
-            a mask.
+        as_polygons: outlines, one per 8-connected region, with holes joined in, in place of brushes, which are
+            exact.
+        instances: with brushes, ids of categories that get one brush per 8-connected region instead of one per
+            mask.
         tolerance: how far polygons may deviate, in pixels, to save points.
-        annotations: write annotations, which count as done, instead of predictions.
-        url: where Label Studio finds the image of a row; the image's URI, if not given.
-        model_version: name of the predictions.
+        url: where Label Studio finds the image of a row; by default the image's URI.
 
     Returns:
         The number of images.
 
     Raises:
         ParameterError: there is no category, a mask's category is not in the list, two names give the same
-            label, or the tables do not fit each other.
+            label, or the tables do not match.
     """
-    check_choice("kind", kind, ("brush", "polygon"))
+    kind: Kind = "polygon" if as_polygons else "brush"
     table = CategoryTable(categories)
     labels = label_names(table.names)
-    count = 0
+
+    def task(image: Row, rows: list[Row]) -> Row:
+        results = [
+            result
+            for row in rows
+            for result in _results(
+                row, labels[table.index(row)], kind, row["category_id"] in instances, tolerance
+            )
+        ]
+        score = sum(result["score"] for result in results) / len(results) if results else 0.0
+        return {
+            "data": {"image": url(image), "key": image["key"], "version": image["version"]},
+            "predictions": [{"model_version": "clipseg-kfp", "score": score, "result": results}],
+        }
+
     with text_file(path) as stream:
-        stream.write("[")
-        for image, rows in with_masks(images, masks):
-            results = [
-                result
-                for row in rows
-                for result in _results(
-                    row, labels[table.place(row)], kind, row["category_id"] in instances, tolerance
-                )
-            ]
-            task = {
-                "data": {"image": url(image), "key": image["key"], "version": image["version"]},
-                **_wrap(results, annotations, model_version),
-            }
-            stream.write(",\n" if count else "\n")
-            stream.write(json.dumps(task, ensure_ascii=False, separators=(",", ":")))
-            count += 1
-        stream.write("]\n")
+        tasks = (task(image, rows) for image, rows in with_masks(images, masks))
+        count = write_items(stream, tasks, separators=(",", ":"))
+        stream.write("\n")
     with text_file(path.with_suffix(".xml")) as stream:
         stream.write(labeling_config(table.names, kind))
     return count
 
 
 def labeling_config(names: list[str], kind: Kind = "brush") -> str:
-    """The labeling interface, as XML to paste into a project's settings.
+    """The labeling interface as XML, to paste into a project's settings.
 
     Args:
         names: of the categories.
-        kind: as in ``export_labelstudio``.
+        kind: of the masks.
 
     Raises:
         ParameterError: as ``label_names``.
@@ -128,24 +124,18 @@ def labeling_config(names: list[str], kind: Kind = "brush") -> str:
 
 
 def label_names(names: list[str]) -> list[str]:
-    r"""The categories' names as labels: characters that XML cannot hold become ``\x00`` and the like.
+    r"""The categories' names as labels: characters that XML cannot hold are escaped, like ``\x00``.
 
     Raises:
         ParameterError: there is no name, or two give the same label.
     """
-    labels = [_NOT_XML.sub(lambda found: ascii(found[0])[1:-1], name) for name in names]
-    if not labels:
-        raise ParameterError("There is no category, and Label Studio needs one.", "Give the run's prompts.")
+    require_categories(names)
+    labels = [_NOT_XML.sub(lambda match: ascii(match[0])[1:-1], name) for name in names]
     if len(set(labels)) < len(labels):
-        raise ParameterError("Two categories have the same name.", "Name each differently.")
+        raise ParameterError(
+            "Two categories have the same name.", "Name each differently.", code="export_duplicate_category"
+        )
     return labels
-
-
-def _wrap(results: list[Row], annotations: bool, model_version: str) -> dict[str, Any]:
-    if annotations:
-        return {"annotations": [{"result": results}]}
-    score = sum(result["score"] for result in results) / len(results) if results else 0.0
-    return {"predictions": [{"model_version": model_version, "score": score, "result": results}]}
 
 
 def _results(row: Row, label: str, kind: Kind, instances: bool, tolerance: float) -> Iterator[dict[str, Any]]:
@@ -170,8 +160,8 @@ def _brushes(mask: Mask, instances: bool) -> Iterator[dict[str, Any]]:
     if not instances:
         yield {"format": "rle", "rle": encode_brush(mask)}
         return
-    for part in components(mask):
-        yield {"format": "rle", "rle": encode_region(part, width, height)}
+    for region in components(mask):
+        yield {"format": "rle", "rle": encode_region(region, width, height)}
 
 
 def _outlines(mask: Mask, tolerance: float) -> Iterator[dict[str, Any]]:

@@ -1,8 +1,8 @@
 """Outlines of masks as polygons, holes included.
 
-Formats with polygons have no place for holes. So each hole is joined to what lies left of it by a cut of no
-width: the outline runs along the cut, around the hole, and back. Every rasterizer that fills by parity or by
-winding leaves the hole out, and the cut has no area.
+Formats with polygons cannot express holes. So each hole is joined to what lies left of it by a cut of no width: the
+outline runs along the cut, around the hole, and back. Every rasterizer that fills by parity or by winding leaves the
+hole out, and the cut has no area.
 
 Vertices are corners of pixels: x runs from 0 at the left edge of the first pixel to the width at the right
 edge of the last, as in COCO.
@@ -16,13 +16,14 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-Mask = NDArray[np.bool_]
+from clipseg_kfp.masks.raster import Mask
+
 Points = NDArray[np.float64]
 _Ints = NDArray[np.int64]
 
 #: How far polygons of a run's files may deviate from the masks, in pixels.
 TOLERANCE = 1.0
-#: Distance in pixels from the edge to the outline's place inside the border pixels, with ``inset``.
+#: With ``inset``: the outline's distance in pixels from the edge, inside the border pixels.
 INSET = 0.25
 
 _NW, _NE, _SW, _SE = 1, 2, 4, 8  # the pixels around a corner
@@ -30,17 +31,17 @@ _IS_CORNER = ~np.isin(np.arange(16), (0, _NW | _NE, _SW | _SE, _NW | _SW, _NE | 
 
 
 def polygons(mask: Mask, *, tolerance: float = 0.0, inset: bool = False) -> Iterator[Points]:
-    """Traces a mask: one polygon for every 8-connected region, with its holes joined in.
+    """Traces a mask: one polygon per 8-connected region, with its holes joined in.
 
-    It takes about 6 bytes a pixel of the foreground's bounding box, and a second for a million corners.
+    It takes about 6 bytes per pixel of the foreground's bounding box, and a second for a million corners.
 
     Args:
         mask: bool (height, width).
         tolerance: how far the outline may move, in pixels, to save points (Douglas and Peucker, 1973). With 0
-            the polygon covers exactly the region's pixels. Small and thin regions keep their shape: no
-            outline moves by more than a quarter of its region's width, that is, 2 area / perimeter.
-        inset: draw inside the border pixels, 0.25 from their edge. Truncated to whole pixels the points are
-            then the border pixels themselves, as ``cv2.fillPoly`` wants it, which fills its outline, too.
+            the polygon covers exactly the region's pixels. Small and thin regions keep their shape: no outline moves
+            by more than a quarter of its region's width, that is, 2 area / perimeter.
+        inset: draw inside the border pixels, 0.25 from their edge. Truncated to whole pixels, the points are then
+            the border pixels: ``cv2.fillPoly`` fills its outline, too.
 
     Yields:
         float64 (N, 2) of x, y, N >= 4 (N >= 3 with a tolerance), not closed, clockwise as seen on a screen;
@@ -91,7 +92,7 @@ class _Outline:
         return np.asarray(code)
 
     def _link(self) -> None:
-        """Joins in each row the first corner with the second, the third with the fourth …; so in columns."""
+        """Joins the first corner of each row with the second, the third with the fourth, …; the same in columns."""
         count = len(self.x)
         left, right = np.arange(0, count, 2), np.arange(1, count, 2)
         # Of a double point's two, the first has the edge to the left; which one has the edge upward?
@@ -105,7 +106,7 @@ class _Outline:
         self.next[np.where(west, self._upper, self._lower)] = np.where(west, self._lower, self._upper)
 
     def _offsets(self) -> None:
-        """For each point the step into the foreground; double points get a second one, where they go on."""
+        """The step into the foreground for each point; double points get a second one, for their next edge."""
         ahead = np.stack([np.sign(self.x[self.next] - self.x), np.sign(self.y[self.next] - self.y)])
         come = np.empty_like(ahead)
         come[:, self.next] = ahead
@@ -114,7 +115,7 @@ class _Outline:
         self._onward = inward_ahead + ahead
 
     def _find_rings(self) -> None:
-        """The first point of each ring, by pointer doubling: each point learns the least one behind it."""
+        """Finds the first point of each ring by pointer doubling: each point learns the least one after it."""
         least, reach = np.arange(len(self.x)), self.next
         while True:
             lower = np.minimum(least, least[reach])
@@ -129,7 +130,7 @@ class _Outline:
         """Cuts from the left edge of each hole's first pixel through foreground to the next edge on the left.
 
         The cut runs ``depth`` below the top of that pixel: 0, with the hole's corner as its end, or 0.5.
-        A hole that is cut into begins in a higher row, or further left in the same: there are no circles.
+        A cut may end at another hole, which begins in a higher row or further left in the same: no circles.
         """
         if not len(self._holes):
             return
@@ -149,9 +150,9 @@ class _Outline:
         self._offset = np.concatenate([self._offset, into, -into, -into, into], axis=1)
         self._cuts = np.arange(count, count + 4 * holes)
         self.next = np.concatenate([self.next, np.empty(4 * holes, np.int64)])
-        # A hole's left edge runs downward from its first corner; cuts end on left edges of regions and on
-        # right edges of holes, which run upward. Holes come in the order of rows, so of several cuts into one
-        # edge the lowest is put in last, right behind the edge's lower end.
+        # A hole's left edge runs downward from its first corner; cuts end on left edges of regions and on right
+        # edges of holes, which run upward. Holes come in the order of rows, so of several cuts into one edge the
+        # lowest is inserted last, right after the edge's lower end.
         down = self._holes
         self.next[there], self.next[around], self.next[around_end] = around, self.next[down], back
         self.next[down] = around_end
@@ -160,7 +161,7 @@ class _Outline:
             self.next[start] = first
 
     def draw_inside(self) -> None:
-        """Moves all points off the edges; double points become two, one in each of the pixels that touch."""
+        """Moves all points off the edges; double points become two, one in each of the touching pixels."""
         double = np.flatnonzero(self._double)
         added = len(self.x) + np.arange(len(double))
         self.next = np.concatenate([self.next, self.next[double]])
@@ -187,7 +188,7 @@ class _Outline:
 
 
 def _simplify(points: Points, fixed: _Ints, tolerance: float) -> Points:
-    """Drops points; the ends of cuts stay, so that both ways along a cut remain the same."""
+    """Drops points; the ends of cuts stay, so that both ways along a cut stay equal."""
     start = int(fixed[0]) if len(fixed) else 0
     points = np.roll(points, -start, axis=0)
     (x, y), (ahead_x, ahead_y) = points.T, np.roll(points, -1, axis=0).T
@@ -201,11 +202,11 @@ def _simplify(points: Points, fixed: _Ints, tolerance: float) -> Points:
 
 
 def _split(points: Points, kept: NDArray[np.bool_], tolerance: float) -> None:
-    """Adds points to ``kept``, the first of them included, until no other is further away than ``tolerance``.
+    """Adds points to ``kept``, which has the first, until no other is further away than ``tolerance``.
 
-    All chords are split at once, round by round, each at the point furthest from it. Distances are those to
-    the chord, not to its line. ``cv2.approxPolyDP`` takes the line, and loses spikes that run along it, and
-    whole rings where a chord begins and ends in one point, as it does here.
+    All chords are split at once, round by round, each at the point furthest from it. Distances are to the chord,
+    not to its line. ``cv2.approxPolyDP`` takes the line: it loses spikes along the line, and whole rings where a
+    chord begins and ends in the same point, as it does here.
     """
     closed = np.concatenate([points, points[:1]])
     stops = np.append(np.flatnonzero(kept), len(points))

@@ -7,37 +7,22 @@ import struct
 import zlib
 from typing import Literal
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-_BAND = 1 << 20  # pixels that are worked on at a time
+_BAND = 1 << 20  # pixels at a time
 Levels = NDArray[np.uint8] | NDArray[np.uint16]
 
 
-def encode_probability(probability: NDArray[np.float32], *, bits: Literal[8, 16] = 8) -> bytes:
-    """Writes a map as a grayscale PNG: ``round(255 p)``, or ``round(65535 p)``.
+def to_levels(probability: NDArray[np.float32], bits: Literal[8, 16]) -> Levels:
+    """Rounds probabilities to levels: ``round(255 p)`` as uint8, or ``round(65535 p)`` as uint16.
 
     Args:
         probability: float32 (height, width) in 0 to 1.
-        bits: 8 is off by 1/510 at most, 16 by 1/131,070 (0.00001).
-
-    Returns:
-        The file's bytes.
+        bits: 8 is off by 1/510 at most, 16 by 1/131,070.
 
     Raises:
-        ValueError: the map is empty or not two-dimensional, or has values that are no probabilities.
-    """
-    if probability.ndim != 2 or not probability.size:
-        raise ValueError(f"a probability map has height and width, not the shape {probability.shape}")
-    return encode_levels(to_levels(probability, bits))
-
-
-def to_levels(probability: NDArray[np.float32], bits: Literal[8, 16]) -> Levels:
-    """Rounds probabilities to the levels of a picture, uint8 or uint16 of the same shape.
-
-    Raises:
-        ValueError: values that are no probabilities.
+        ValueError: values outside 0 to 1.
     """
     if not (probability.min() >= 0 and probability.max() <= 1):  # false for NaN, too
         raise ValueError("probabilities must be in 0 to 1")
@@ -52,15 +37,14 @@ def to_levels(probability: NDArray[np.float32], bits: Literal[8, 16]) -> Levels:
 def encode_levels(levels: Levels) -> bytes:
     """Writes levels, uint8 or uint16 (height, width), as a grayscale PNG.
 
-    Each pixel is written as its difference from the left one, which is small in maps; a band of rows at a
-    time, so that besides the levels and the file there is little in memory. OpenCV's writer takes three times
-    as long and as much memory as the file again, twice.
+    Each pixel is written as its difference from the left one, which is small in maps; a band of rows at a time, to
+    save memory. OpenCV's writer takes three times as long, and twice the file's size in memory.
     """
     height, width = levels.shape
     size = levels.itemsize
     packer = zlib.compressobj(level=1, memLevel=9)
     header = struct.pack(">2I5B", width, height, 8 * size, 0, 0, 0, 0)
-    file = io.BytesIO(b"\x89PNG\r\n\x1a\n")  # gives its bytes away without a copy
+    file = io.BytesIO(b"\x89PNG\r\n\x1a\n")  # hands out its bytes without a copy
     file.seek(0, io.SEEK_END)
     _add_chunk(file, b"IHDR", header)
     rows = max(1, _BAND // width)
@@ -82,19 +66,3 @@ def _add_chunk(file: io.BytesIO, kind: bytes, data: bytes) -> None:
     file.write(struct.pack(">I", len(data)) + kind)
     file.write(data)
     file.write(struct.pack(">I", zlib.crc32(data, zlib.crc32(kind))))
-
-
-def decode_probability(png: bytes) -> NDArray[np.float32]:
-    """Reads a map of ``encode_probability``; the number of bits is the file's.
-
-    Returns:
-        float32 (height, width) in 0 to 1.
-
-    Raises:
-        ValueError: the bytes are no grayscale PNG.
-    """
-    levels = cv2.imdecode(np.frombuffer(png, np.uint8), cv2.IMREAD_UNCHANGED) if png else None
-    if levels is None or levels.ndim != 2 or levels.dtype not in (np.uint8, np.uint16):
-        raise ValueError("the bytes are no grayscale PNG of 8 or 16 bits")
-    top = 255 if levels.dtype == np.uint8 else 65535
-    return np.asarray(levels.astype(np.float32) / np.float32(top), dtype=np.float32)

@@ -15,14 +15,14 @@ _BOX = ("bbox_x", "bbox_y", "bbox_width", "bbox_height")
 #: What a spreadsheet may take for a formula, also behind a tab or line break
 #: (https://owasp.org/www-community/attacks/CSV_Injection).
 _SIGNS = "=+\\-@\uff1d\uff0b\uff0d\uff20"
-#: At the start, and behind what parts cells where a spreadsheet expects semicolons or tabs: it would cut there.
+#: At the start of a text, and after characters at which a spreadsheet may split cells (semicolon, tab, line break).
 _FORMULA = re.compile(rf"\A(?=[{_SIGNS}'\t\r\n])|(?<=[;\t\r\n])(?='*[{_SIGNS}])")
 
 
 def plain(value: Any) -> Any:
-    """Puts an apostrophe where a spreadsheet would find a formula in text; numbers stay as they are.
+    """Puts an apostrophe before text that a spreadsheet would run as a formula; numbers stay as they are.
 
-    One comes before an apostrophe in those places, too, so that distinct names stay distinct.
+    An apostrophe in such a place gets one, too, so that distinct names stay distinct.
     """
     return _FORMULA.sub("'", value) if isinstance(value, str) else value
 
@@ -31,44 +31,34 @@ class CsvWriter:
     """Writes rows of a CSV file (RFC 4180) in UTF-8, with text that cannot become a formula.
 
     Args:
-        stream: where to, opened with ``newline=""``.
-        columns: names of the columns.
-        formulas: leave text that looks like a formula as it is.
+        stream: opened with ``newline=""``.
+        columns: their names.
     """
 
-    def __init__(self, stream: IO[str], columns: Iterable[str], *, formulas: bool = False) -> None:
+    def __init__(self, stream: IO[str], columns: Iterable[str]) -> None:
         self._writer = csv.writer(stream)
-        self._formulas = formulas
         self._writer.writerow(columns)
 
     def write(self, values: Iterable[Any]) -> None:
         """Writes one row."""
-        self._writer.writerow(values if self._formulas else map(plain, values))
+        self._writer.writerow(map(plain, values))
 
 
-def export_csv(path: Path, masks: Iterable[Row], *, rle: bool = False, formulas: bool = False) -> int:
-    """Writes a row a mask, empty ones included, as a stream.
+def export_csv(path: Path, masks: Iterable[Row]) -> int:
+    """Writes one row per mask, empty ones included, as a stream.
 
-    Columns are those of ``records.MASKS``, the box as four: ``bbox_x``, ``bbox_y``, ``bbox_width`` and
-    ``bbox_height``.
-
-    Args:
-        path: the file to write.
-        masks: rows of ``records.MASKS``.
-        rle: with the run lengths, which may be 100 KB a row.
-        formulas: leave text as it is. Otherwise an apostrophe comes before text that begins like a formula
-            (``=``, ``+``, ``-``, ``@``, tab or line break), and before such a sign where a spreadsheet may
-            cut the text (``;``, tab, line break): names of files and prompts come from anywhere, and a
-            spreadsheet would run them. Programs that look up such keys want the text as it is.
+    Columns are those of ``records.MASKS`` without the run lengths, which may be 100 KB per row; the box has four:
+    ``bbox_x``, ``bbox_y``, ``bbox_width`` and ``bbox_height``. Names of files and prompts come from anywhere, so text
+    like a formula gets an apostrophe (see ``plain``).
 
     Returns:
         The number of rows.
     """
-    names = [name for name in records.MASKS.names if rle or name != "rle"]
+    names = [name for name in records.MASKS.names if name != "rle"]
     columns = [part for name in names for part in (_BOX if name == "bbox" else (name,))]
     count = 0
     with text_file(path) as stream:
-        writer = CsvWriter(stream, columns, formulas=formulas)
+        writer = CsvWriter(stream, columns)
         for row in masks:
             writer.write(value for name in names for value in (row[name] if name == "bbox" else (row[name],)))
             count += 1

@@ -1,11 +1,11 @@
-"""Ultralytics' YOLO format for segmentation: a text file of polygons an image, and a ``data.yaml``.
+"""Ultralytics' YOLO format for segmentation: a text file of polygons per image, and a ``data.yaml``.
 
-The rules (https://docs.ultralytics.com/datasets/segment/): a line an object, ``class x1 y1 x2 y2 …``, classes
-from 0, coordinates divided by width and height, at least three points. An image's label file is found by its
-path: the last ``/images/`` becomes ``/labels/``, the suffix ``.txt``.
+The rules (https://docs.ultralytics.com/datasets/segment/): one line per object, ``class x1 y1 x2 y2 …``, classes from
+0, coordinates divided by width and height, at least three points. An image's label file is found by its path: the
+last ``/images/`` becomes ``/labels/``, the suffix ``.txt``.
 
-Points lie in the border pixels and not on their edges, as the format's readers truncate them to whole pixels
-and fill with ``cv2.fillPoly``, which fills the outline, too.
+Points lie inside the border pixels, because the format's readers truncate them to whole pixels and fill them with
+``cv2.fillPoly``, which fills the outline, too.
 """
 
 from __future__ import annotations
@@ -23,10 +23,19 @@ import yaml
 from clipseg_kfp.errors import ParameterError
 from clipseg_kfp.naming import digest, safe_key
 from clipseg_kfp.results.formats.polygons import polygons
-from clipseg_kfp.results.formats.rows import Categories, CategoryTable, Row, pixels, text_file, with_masks
+from clipseg_kfp.results.formats.rows import (
+    Categories,
+    CategoryTable,
+    Row,
+    pixels,
+    replacing,
+    require_categories,
+    text_file,
+    with_masks,
+)
 from clipseg_kfp.results.formats.tables import CsvWriter
 
-#: Suffixes that the format's readers take for images.
+#: Suffixes that the format's readers accept for images.
 SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
 
 IMAGES, CONFIG = "images.csv", "data.yaml"
@@ -47,19 +56,18 @@ def export_yolo(
 ) -> int:
     """Writes a data set for Ultralytics' YOLO: label files, ``data.yaml``, and ``images.csv``.
 
-    Each 8-connected region of a mask is a line of its own, with its holes joined to the outline: in this format
-    a line is an object, so regions are instances whether they were asked for or not. An image without masks
-    has an empty file: it was searched, and nothing was found. Label files lie as the keys do:
-    for ``a/b.jpg`` there is ``labels/a/b.txt``, and the image belongs at ``images/a/b.jpg``. Unsafe
-    characters are encoded, and an image gets a digest behind its name where another one (``a/b.png``, another
-    version, a name of other case) has that label file already; ``images.csv`` says for every image where it
-    belongs. Names must not come twice, so it takes about 150 bytes an image to remember them.
+    Each 8-connected region of a mask is a line, with its holes joined to the outline: in this format a line is an
+    object, so regions are always instances. An image without masks has an empty file. Label files are named after
+    keys: ``a/b.jpg`` has ``labels/a/b.txt``, and the image belongs at ``images/a/b.jpg``. Unsafe characters are
+    encoded. Where another image (``a/b.png``, another version, a name in other case) has that label file already,
+    a digest is added to the name; ``images.csv`` tells where every image belongs. Names are kept to be unique, which
+    takes about 150 bytes per image.
 
     Args:
         target: a folder, or a file ``*.zip``.
-        images: rows of ``records.IMAGES``; those of the quarantine are left out.
+        images: rows of ``records.IMAGES``; quarantined ones are left out.
         masks: rows of ``records.MASKS`` in the same order of images.
-        categories: ids and names; the class index is the place in this list.
+        categories: ids and names; the class index is the position in this list.
         tolerance: how far polygons may deviate, in pixels, to save points; 0 is exact, with many points.
 
     Returns:
@@ -67,30 +75,29 @@ def export_yolo(
 
     Raises:
         ParameterError: the target has an earlier export, there is no category, a mask's category is not in
-            the list, or the tables do not fit each other.
+            the list, or the tables do not match.
     """
-    if not categories:
-        raise ParameterError("There is no category, and the format needs one.", "Give the run's prompts.")
+    require_categories(categories)
     table = CategoryTable(categories)
     names = _Names()
-    done = 0
-    with _open(target) as place, tempfile.TemporaryDirectory() as folder:
+    count = 0
+    with _open(target) as output, tempfile.TemporaryDirectory() as folder:
         listing = Path(folder, IMAGES)
         with text_file(listing) as stream:
             rows = CsvWriter(stream, ("file", "label", *_LISTED))
-            for image, found in with_masks(images, masks):
+            for image, mask_rows in with_masks(images, masks):
                 file = names.of(image["key"], image["version"])
-                lines = (line for row in found for line in label_lines(row, table.place(row), tolerance))
-                place.add(label_path(file), "".join(lines))
+                lines = (line for row in mask_rows for line in label_lines(row, table.index(row), tolerance))
+                output.add(label_path(file), "".join(lines))
                 rows.write([file, label_path(file), *(image.get(name) for name in _LISTED)])
-                done += 1
-        place.add_file(IMAGES, listing)
-        place.add(CONFIG, _config(table.names))
-    return done
+                count += 1
+        output.add_file(IMAGES, listing)
+        output.add(CONFIG, _config(table.names))
+    return count
 
 
 def label_lines(row: Row, category: int, tolerance: float) -> Iterator[str]:
-    """The lines of a mask, one for each 8-connected region.
+    """The lines of a mask, one per 8-connected region.
 
     Args:
         row: of ``records.MASKS``.
@@ -98,7 +105,7 @@ def label_lines(row: Row, category: int, tolerance: float) -> Iterator[str]:
         tolerance: how far polygons may deviate, in pixels.
 
     Yields:
-        Lines with their line feed; no coordinate is outside of 0 to 1.
+        Lines with their line feed; all coordinates are in 0 to 1.
     """
     size = (row["width"], row["height"])
     for points in polygons(pixels(row), tolerance=tolerance, inset=True):
@@ -121,7 +128,7 @@ def _looks_like_file(segment: str) -> bool:
 
 
 class _Names:
-    """Places for images such that no two share a label file, nor differ in case only."""
+    """Names for images such that no two share a label file or differ in case only."""
 
     def __init__(self) -> None:
         self._taken: set[int] = set()
@@ -132,7 +139,7 @@ class _Names:
             # Readers look at the suffix to find images, and at the content to decode them.
             root, suffix = key, ".jpg"
         *folders, name = safe_key(root).split("/")
-        # A store may have "a.jpg" beside "a.jpg/b.jpg"; in a folder of files one name is not both.
+        # A store may have "a.jpg" beside "a.jpg/b.jpg"; in a file system one name cannot be both.
         root = "/".join([*(f"{part}~" if _looks_like_file(part) else part for part in folders), name])
         attempt = 0
         while True:
@@ -188,14 +195,10 @@ def _open(target: Path) -> Iterator[_Folder | _Zip]:
             raise ParameterError(
                 f"{target} has '{old[0]}' of an earlier export.",
                 "Name a new folder, or remove the old export.",
+                code="export_target_used",
+                where=str(target),
             )
         yield _Folder(target)
         return
-    target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.with_name(target.name + ".part")
-    try:
-        with zipfile.ZipFile(temporary, "w") as archive:
-            yield _Zip(archive)
-        temporary.replace(target)
-    finally:  # after the rename there is nothing of that name
-        temporary.unlink(missing_ok=True)
+    with replacing(target) as temporary, zipfile.ZipFile(temporary, "w") as archive:
+        yield _Zip(archive)

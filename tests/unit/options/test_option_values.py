@@ -9,11 +9,13 @@ from clipseg_kfp.options import (
     Limits,
     Outputs,
     Views,
+    add_word,
     dotted_names,
     from_word,
     json_schema,
     markdown,
     nested,
+    over_own_defaults,
 )
 from clipseg_kfp.options.tables import rows
 
@@ -42,12 +44,16 @@ def test_dotted_and_nested_options_come_together():
         ("limit", "limits.limit"),
         ("ground_truth_uri", "ground_truth.uri"),
         ("ground_truth_classes", "ground_truth.classes"),
+        ("support_uri", "support.uri"),  # of another pipeline
+        ("accelerator_type", "accelerator.type"),
     ],
 )
 def test_a_parameter_of_the_first_version_names_its_new_place(old, new):
-    ((code, remedy),) = codes({old: "x"}).values()
-    assert code == "option_moved"
-    assert new in remedy
+    with pytest.raises(OptionsError) as caught:
+        nested({old: "x"}, ARGUMENTS)
+    (problem,) = caught.value.problems
+    assert (problem.where, problem.code) == (old, "option_moved")
+    assert new in problem.what
 
 
 def test_unknown_names_say_the_nearest_one_all_at_once():
@@ -87,3 +93,25 @@ def test_tables_and_schema_have_every_option():
     for bad in ({"views": {"tile_overlap": 2}}, {"views": {"tile": 2}}, {"outputs": {"formats": ["gif"]}}):
         with pytest.raises(jsonschema.ValidationError):
             jsonschema.validate(bad, schema)
+
+
+def test_a_list_that_is_given_again_grows_and_anything_else_is_given_once():
+    given: dict[str, object] = {}
+    add_word(given, "outputs.formats", ["yolo"])
+    add_word(given, "outputs.formats", ["csv"])
+    add_word(given, "views.flip", True)
+    assert given == {"outputs.formats": ["yolo", "csv"], "views.flip": True}
+    with pytest.raises(OptionsError) as caught:
+        add_word(given, "views.flip", False)
+    assert [(one.where, one.code) for one in caught.value.problems] == [("views.flip", "given_twice")]
+    assert caught.value.where == "views.flip"
+
+
+def test_a_pipelines_own_defaults_stay_under_options_that_are_given_in_part():
+    declared = Outputs(label_maps=False).model_dump(mode="json")
+    assert over_own_defaults({"formats": ["csv"]}, "outputs", declared) == {
+        "label_maps": False,
+        "formats": ["csv"],
+    }
+    assert over_own_defaults({"label_maps": True}, "outputs", declared) == {"label_maps": True}
+    assert over_own_defaults({"flip": True}, "views", Views.defaults()) == {"flip": True}

@@ -1,0 +1,30 @@
+"""Tables between steps and in the results: their schemas, and how they are read and written."""
+
+from clipseg_kfp.records.schemas import DELETED as DELETED
+from clipseg_kfp.records.schemas import EVALUATION as EVALUATION
+from clipseg_kfp.records.schemas import GALLERY as GALLERY
+from clipseg_kfp.records.schemas import GROUND_TRUTH as GROUND_TRUTH
+from clipseg_kfp.records.schemas import IMAGES as IMAGES
+from clipseg_kfp.records.schemas import LEDGER as LEDGER
+from clipseg_kfp.records.schemas import MASKS as MASKS
+from clipseg_kfp.records.schemas import PART_IMAGES as PART_IMAGES
+from clipseg_kfp.records.schemas import PER_IMAGE as PER_IMAGE
+from clipseg_kfp.records.schemas import PREVIEWS as PREVIEWS
+from clipseg_kfp.records.schemas import PROBABILITIES as PROBABILITIES
+from clipseg_kfp.records.schemas import PROMPTS as PROMPTS
+from clipseg_kfp.records.schemas import QUARANTINE as QUARANTINE
+from clipseg_kfp.records.schemas import RUN_IMAGES as RUN_IMAGES
+from clipseg_kfp.records.schemas import SCORES as SCORES
+from clipseg_kfp.records.schemas import SOURCES as SOURCES
+from clipseg_kfp.records.schemas import TAKEN as TAKEN
+from clipseg_kfp.records.schemas import TRUTHS as TRUTHS
+from clipseg_kfp.records.schemas import VIEWS as VIEWS
+from clipseg_kfp.records.tables import ROWS_AT_ONCE as ROWS_AT_ONCE
+from clipseg_kfp.records.tables import ArrowWriter as ArrowWriter
+from clipseg_kfp.records.tables import count_rows as count_rows
+from clipseg_kfp.records.tables import pack_map as pack_map
+from clipseg_kfp.records.tables import parse_parquet as parse_parquet
+from clipseg_kfp.records.tables import read_arrow as read_arrow
+from clipseg_kfp.records.tables import read_parquet as read_parquet
+from clipseg_kfp.records.tables import unpack_map as unpack_map
+from clipseg_kfp.records.tables import write_parquet as write_parquet
