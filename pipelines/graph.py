@@ -30,50 +30,28 @@ def segment_bucket(
     *,
     source_uri: Any,
     output_uri: Any,
-    prompts: Any,
-    prompts_uri: Any,
     model_uri: Any,
-    threshold: Any,
-    shard_size: Any,
-    limit: Any,
-    full: Any,
-    max_quarantined: Any,
-    label_maps: Any,
-    overlays: Any,
-    batch_size: Any,
-    memory_mb: Any,
-    backend: Any,
-    device: Any,
-    precision: Any,
-    int8_min_iou: Any,
-    tile_size: Any,
-    tile_ground_resolution: Any,
-    tile_overlap: Any,
-    meters_per_pixel: Any,
-    flip: Any,
-    probability_bits: Any,
-    formats: Any,
-    max_megapixels: Any,
-    max_megabytes: Any,
-    run_id: Any,
+    views: Any,
+    inference: Any,
+    outputs: Any,
+    limits: Any,
+    ground_truth: Any,
     endpoint: Any,
     storage_secret: Any,
     inference_memory: Any,
-    accelerator_type: Any,
-    accelerator_count: Any,
-    ground_truth_uri: Any,
-    ground_truth_format: Any,
-    ground_truth_classes: Any,
-    support_uri: Any = "",
-    engineering: Any = "paper",
+    prompts: Any = (),
+    prompts_uri: Any = "",
+    threshold: Any = 0.5,
+    support: Any = None,
     prompt_sets: Any = None,
+    full: bool = False,
     rank: bool = False,
 ) -> Any:
     """Adds all tasks to the pipeline that is being traced, from the model to the run's manifest.
 
     Called in the body of a ``@dsl.pipeline``; each argument is a parameter of that pipeline (described there)
-    or a constant. Without ``support_uri`` no prompts are made from example pictures. ``prompt_sets``
-    take the place of ``prompts``; ``rank`` adds what compares prompts.
+    or a constant. Without ``support`` no prompts are made from example pictures. ``prompt_sets`` take the place
+    of ``prompts``; ``full`` takes images that are done as well; ``rank`` adds what compares prompts.
 
     Returns:
         The output that has the URI of the run's manifest.
@@ -85,17 +63,12 @@ def segment_bucket(
     allow_private_models(model)
     encoded = encode_prompts(
         model=model.outputs["model"],
-        prompts=prompts,
+        prompts=prompts or [],
         prompts_uri=prompts_uri,
         threshold=threshold,
-        precision=precision,
-        tile_size=tile_size,
-        tile_ground_resolution=tile_ground_resolution,
-        tile_overlap=tile_overlap,
-        meters_per_pixel=meters_per_pixel,
-        flip=flip,
-        support_uri=support_uri,
-        engineering=engineering,
+        views=views,
+        inference=inference,
+        support=support or {},
         prompt_sets=prompt_sets or {},
         endpoint=endpoint,
     )
@@ -105,51 +78,39 @@ def segment_bucket(
         source_uri=source_uri,
         output_uri=output_uri,
         encoded_prompts=encoded_prompts,
-        shard_size=shard_size,
-        limit=limit,
+        limits=limits,
         full=full,
-        max_quarantined=max_quarantined,
+        ground_truth=ground_truth,
+        outputs=outputs,
         endpoint=endpoint,
-        run_id=run_id,
         job_id=dsl.PIPELINE_JOB_ID_PLACEHOLDER,
-        ground_truth_uri=ground_truth_uri,
-        ground_truth_format=ground_truth_format,
-        ground_truth_classes=ground_truth_classes,
     )
     settle(listing, storage_secret, cpu="1", memory="1Gi", caching=False)
 
     with dsl.ParallelFor(listing.outputs["Output"], name="shards", parallelism=shards_at_once()) as shard:
-        views = preprocess_images(
+        packed = preprocess_images(
             dataset=listing.outputs["dataset"],
             shard=shard,
             encoded_prompts=encoded_prompts,
-            max_megapixels=max_megapixels,
-            max_megabytes=max_megabytes,
+            limits=limits,
             endpoint=endpoint,
         )
-        settle(views, storage_secret, cpu="2", memory="2Gi", caching=True)
-        inference = segment_images(
-            views=views.outputs["views"],
+        settle(packed, storage_secret, cpu="2", memory="2Gi", caching=True)
+        maps = segment_images(
+            views=packed.outputs["views"],
             encoded_prompts=encoded_prompts,
             model=model.outputs["model"],
-            batch_size=batch_size,
-            memory_mb=memory_mb,
-            backend=backend,
-            device=device,
-            int8_min_iou=int8_min_iou,
+            inference=inference,
         )
-        settle(inference, storage_secret, cpu="2", memory=INFERENCE_MEMORY, reserve="2G", caching=True)
-        settle_inference(inference, inference_memory, accelerator_type, accelerator_count)
+        settle(maps, storage_secret, cpu="2", memory=INFERENCE_MEMORY, reserve="2G", caching=True)
+        settle_inference(maps, inference_memory)
         finished = postprocess_masks(
-            views=views.outputs["views"],
-            probabilities=inference.outputs["probabilities"],
+            views=packed.outputs["views"],
+            probabilities=maps.outputs["probabilities"],
             encoded_prompts=encoded_prompts,
             output_uri=output_uri,
-            label_maps=label_maps,
-            overlays=overlays,
-            probability_bits=probability_bits,
-            run_id=run_id,
             job_id=dsl.PIPELINE_JOB_ID_PLACEHOLDER,
+            outputs=outputs,
             endpoint=endpoint,
         )
         # Not cached: its masks are in the bucket, which may have been emptied since.
@@ -164,9 +125,8 @@ def segment_bucket(
         evaluation=evaluation.outputs["evaluation"],
         output_uri=output_uri,
         job_id=dsl.PIPELINE_JOB_ID_PLACEHOLDER,
-        run_id=run_id,
         model_uri=model_uri,
-        formats=formats,
+        outputs=outputs,
         endpoint=endpoint,
     )
     settle(published, storage_secret, cpu="1", memory="2Gi", caching=False)

@@ -81,36 +81,31 @@ def settle(
         _cache(task, settings)
 
 
-def settle_inference(task: dsl.PipelineTask, memory: Any, accelerator: Any, count: Any) -> None:
-    """Takes what inference runs on from parameters of the pipeline, after ``settle``.
+def settle_inference(task: dsl.PipelineTask, memory: Any) -> None:
+    """Gives inference its memory from a parameter of the pipeline, and the site's accelerator; after ``settle``.
 
-    A site's settings are these parameters' defaults. The request for memory stays below the limit: it is the
-    limit where the site sets that and no request.
+    The request for memory stays below the limit: it is the limit where the site sets that and no request.
 
     Args:
         task: of inference.
-        memory: the parameter with the memory limit.
-        accelerator: the parameter with the resource's name; Kubeflow asks for none where it is empty.
-        count: the parameter that says how many.
+        memory: the parameter with the memory limit. Its default is what the site sets.
     """
-    own = _settings.get().of(INFERENCE)
+    settings = _settings.get()
+    own = settings.of(INFERENCE)
     task.set_memory_limit(memory)
     if own.memory and not own.memory_request:
         task.set_memory_request(memory)
-    task.set_accelerator_type(accelerator).set_accelerator_limit(count)
-    # These setters do not tell kfp (2.17) that the task reads the parameters: a loop would not be handed them.
-    task.register_pipeline_channels([memory, accelerator, count])
+    if settings.accelerator:
+        task.set_accelerator_type(settings.accelerator.type)
+        task.set_accelerator_limit(settings.accelerator.count)
+    # The setter does not tell kfp (2.17) that the task reads the parameter: a loop would not be handed it.
+    task.register_pipeline_channels([memory])
 
 
 def inference_defaults(settings: ClusterSettings) -> dict[str, str]:
     """What a site's settings make the defaults of the parameters of inference."""
-    found = {"inference_memory": settings.of(INFERENCE).memory}
-    if settings.accelerator:
-        found |= {
-            "accelerator_type": settings.accelerator.type,
-            "accelerator_count": str(settings.accelerator.count),
-        }
-    return {name: value for name, value in found.items() if value}
+    memory = settings.of(INFERENCE).memory
+    return {"inference_memory": memory} if memory else {}
 
 
 def _above(task: str, what: str, request: str, limit: str) -> ParameterError:

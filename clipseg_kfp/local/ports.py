@@ -13,7 +13,7 @@ from pathlib import Path
 from clipseg_kfp.errors import ClipsegKfpError
 
 _SOCKETS = Path("/tmp")  # where the server puts them, whatever TMPDIR says
-_YOUNG_SECONDS = 60.0  # its server may be about to listen
+_YOUNG_SECONDS = 60.0  # the server of a younger socket may be about to listen
 _GRPC = 10_000  # every server listens on its port and on this much above it
 _PORTS = (20_000, 32_000)  # below the ports that the system hands out to outgoing connections
 
@@ -22,21 +22,27 @@ def choose_ports(fixed: int) -> list[int]:
     """Chooses free ports.
 
     Args:
-        fixed: the S3 port, where it is given; 0 takes any.
+        fixed: the S3 port; 0 takes any.
 
     Returns:
         The S3 port first, then master, volume and filer.
 
     Raises:
-        ClipsegKfpError: the given one cannot be used, or there are none.
+        ClipsegKfpError: the port cannot be used, or no port is free.
     """
     if fixed and not 1024 <= fixed <= 55_000:
         raise ClipsegKfpError(
-            f"The store's port is {fixed}.", "Choose one from 1024 to 55000; port + 10000 is needed too."
+            f"The store's port is {fixed}.",
+            "Choose one from 1024 to 55000; port + 10000 is needed too.",
+            code="port_range",
+            where="port",
         )
     if fixed and not _is_free(fixed):
         raise ClipsegKfpError(
-            f"Port {fixed} or {fixed + _GRPC} is in use.", "Choose another port for the store, or 0 for any."
+            f"Port {fixed} or {fixed + _GRPC} is in use.",
+            "Choose another port for the store, or 0 for any.",
+            code="port_in_use",
+            where="port",
         )
     chosen = [fixed] if fixed else []
     for port in random.Random(os.urandom(16)).sample(range(*_PORTS), 2000):
@@ -44,7 +50,7 @@ def choose_ports(fixed: int) -> list[int]:
             return chosen
         if fixed not in (port, port + _GRPC, port - _GRPC) and _is_free(port):
             chosen.append(port)
-    raise ClipsegKfpError("No free ports were found for the local store.", "End some servers.")
+    raise ClipsegKfpError("The local store found no free ports.", "Stop some servers.", code="no_free_ports")
 
 
 def _is_free(port: int) -> bool:
@@ -59,7 +65,7 @@ def _is_free(port: int) -> bool:
 
 
 def remove_sockets(ports: Sequence[int]) -> None:
-    """Removes what a server that was ended leaves behind."""
+    """Removes the sockets that a stopped server leaves behind."""
     for port in ports:
         for number in (port, port + _GRPC):
             for path in _SOCKETS.glob(f"seaweedfs-*-{number}.sock"):
@@ -67,7 +73,7 @@ def remove_sockets(ports: Sequence[int]) -> None:
 
 
 def sweep_sockets() -> None:
-    """Removes what servers left behind that were killed: sockets where nobody answers any more."""
+    """Removes the sockets of servers that were killed: those where nobody answers."""
     for path in _SOCKETS.glob("seaweedfs-*.sock"):
         with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX) as probe:
             if time.time() - path.stat().st_mtime < _YOUNG_SECONDS:

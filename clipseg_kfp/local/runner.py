@@ -5,11 +5,8 @@ from __future__ import annotations
 import builtins
 import contextlib
 import datetime as dt
-import io
-import json
 import logging
 import os
-import re
 import secrets
 import signal
 import tempfile
@@ -17,25 +14,37 @@ import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
 from clipseg_kfp.errors import ClipsegKfpError
-from clipseg_kfp.local.parameters import check_parameters
+from clipseg_kfp.local.monitor import LogWriter, Monitor, without_colors
 from clipseg_kfp.naming import printable
-from clipseg_kfp.runtime.progress import EVENT_PREFIX, EVENT_VARIABLE
-from clipseg_kfp.runtime.temporary import scratch_folder
-
-_LINE = re.compile(r"^\s*\[(?P<step>[a-z_]+)\] (?P<text>.*)$")
-_TOOK = re.compile(r"took (?P<seconds>[\d.]+) s$")
+from clipseg_kfp.options import over_own_defaults
+from clipseg_kfp.pipelines.arguments import check_arguments
+from clipseg_kfp.runtime import events
+from clipseg_kfp.runtime.temporary import temporary_folder
 
 
 class LocalRunError(ClipsegKfpError):
-    """A local run that ended in a failed step."""
+    """A local run that ended in a failed step; code, place and remedy are those of the step's error.
+
+    Attributes:
+        log: the log of the run.
+        step: the step that failed; empty where that is not known, as for a process that was killed.
+    """
+
+    code = "step_ended"
+
+    def __init__(
+        self, message: str, remedy: str, log: Path, *, step: str = "", code: str = "", where: str = ""
+    ) -> None:
+        self.log = log
+        self.step = step
+        super().__init__(message, remedy, code=code, where=where)
 
 
 @dataclass
@@ -71,7 +80,7 @@ def run_pipeline(
             emptied, and what a killed run left there goes, too.
 
     Raises:
-        LocalRunError: a step failed; the message is the step's own.
+        LocalRunError: a step failed; message, remedy, code and place are those of the step's error.
     """
     from kfp import local
 
@@ -79,36 +88,46 @@ def run_pipeline(
     if work is not None:
         work.mkdir(parents=True, exist_ok=True)
     tempfile.gettempdir()  # looked up once in a process: not while TMPDIR names a folder that goes with the run
+    console = _pinned(console)
     with (
-        scratch_folder(work) as root,
+        temporary_folder(work) as root,
         log.open("w", encoding="utf-8") as stream,
-        _Screen(stream, _pinned(console)) as screen,
-        # kfp leaves a folder with the program of every task where temporary files go.
-        _environment({"TMPDIR": str(root / "tmp"), **({EVENT_VARIABLE: "events"} if screen.live else {})}),
-        _ending_steps(),
-        _same_print_and_log(),
+        Monitor(console) as monitor,
     ):
         (root / "tmp").mkdir()
-        # Secrets, limits and caching are for clusters; kfp warns of each.
-        warnings.filterwarnings("ignore", message="Task .* have no effect in the current local runner")
         local.init(
             local.SubprocessRunner(use_venv=False),
             pipeline_root=str(root),
             workspace_root=str(root / "workspace"),  # or kfp makes one that it never removes
             raise_on_error=True,
         )
+        # Secrets, limits and caching are for clusters; kfp warns of each.
+        warnings.filterwarnings("ignore", message="Task .* have no effect in the current local runner")
         try:
-            with contextlib.redirect_stdout(screen):
+            with (
+                # kfp leaves a folder with the program of every task where temporary files go.
+                _environment({"TMPDIR": str(root / "tmp"), events.VARIABLE: str(root / "events.jsonl")}),
+                _ending_steps(),
+                _same_print_and_log(),
+                events.Listener(root / "events.jsonl", monitor.take),
+                contextlib.redirect_stdout(LogWriter(stream)),
+            ):
                 task = pipeline(**parameters)
         except RuntimeError as error:
-            if not screen.problems:
-                raise LocalRunError(f"{_plain(str(error))}", f"The whole log is in {log}.") from error
-            message, *remedy = screen.problems
-            raise LocalRunError(
-                message.removeprefix("error: "),
-                f"{' '.join(line.strip().removeprefix('remedy: ') for line in remedy)} (Log: {log})".strip(),
-            ) from None
-        return LocalRun(str(task.output), dict(screen.seconds), log)
+            console.print(printable(f"The log is in {log}"), markup=False, highlight=False, soft_wrap=True)
+            raise _failed(monitor.error, error, log) from (None if monitor.error else error)
+        return LocalRun(str(task.output), dict(monitor.seconds), log)
+
+
+def _failed(event: events.Event | None, error: RuntimeError, log: Path) -> LocalRunError:
+    """Makes the error of a failed run from the record that its step left, or from kfp's where it left none."""
+    if event is None:
+        remedy = f"Look at the end of {log}: a step that leaves no error of its own was killed, or ran out of memory."
+        return LocalRunError(without_colors(str(error)), remedy, log)
+    step = event["step"]
+    return LocalRunError(
+        f"{step}: {event['what']}", event["remedy"], log, step=step, code=event["code"], where=event["where"]
+    )
 
 
 @contextlib.contextmanager
@@ -136,7 +155,7 @@ def new_run_id() -> str:
 def run_batch(
     parameters: dict[str, Any], log: Path, console: Console | None = None, work: Path | None = None
 ) -> LocalRun:
-    """Runs ``batch-segmentation``, or ``one-shot-segmentation`` where ``support_uri`` is given.
+    """Runs ``batch-segmentation``, or ``one-shot-segmentation`` where ``support`` is given.
 
     What can be seen to be wrong is said before anything starts.
 
@@ -152,8 +171,8 @@ def run_batch(
     """
     from clipseg_kfp.pipelines import batch_segmentation, one_shot_segmentation
 
-    check_parameters(parameters)
-    pipeline = one_shot_segmentation if "support_uri" in parameters else batch_segmentation
+    check_arguments(parameters)
+    pipeline = one_shot_segmentation if parameters.get("support") else batch_segmentation
     return run_pipeline(pipeline, parameters, log, console, work)
 
 
@@ -163,7 +182,10 @@ def run_evaluation(
     """Runs ``prompt-evaluation``; arguments and errors as for ``run_batch``."""
     from clipseg_kfp.pipelines import prompt_evaluation
 
-    check_parameters(parameters)
+    declared = prompt_evaluation.component_spec.inputs["outputs"].default
+    outputs = over_own_defaults(parameters.get("outputs", {}), "outputs", declared)
+    parameters = {**parameters, "outputs": outputs}
+    check_arguments(parameters)
     return run_pipeline(prompt_evaluation, parameters, log, console, work)
 
 
@@ -172,10 +194,6 @@ def _pinned(console: Console | None) -> Console:
     console = console or Console()
     console.file = console.file
     return console
-
-
-def _plain(text: str) -> str:
-    return re.sub(r"\x1b\[\d+m", "", text)
 
 
 @contextlib.contextmanager
@@ -239,90 +257,3 @@ def _descendants(process: int) -> set[int]:
             for child in map(int, path.read_text().split()):
                 found |= {child} | _descendants(child)
     return found
-
-
-@dataclass
-class _Bar:
-    task: TaskID
-    start: float
-    counts: dict[int, tuple[int, int]] = field(default_factory=dict)
-
-
-class _Screen(io.TextIOBase):
-    """Stands in for standard output while kfp runs: all to the log, what matters to people to the console.
-
-    Two shards may run at once, each in a thread that writes whole lines.
-    """
-
-    def __init__(self, log: TextIO, console: Console) -> None:
-        self.live = console.is_terminal
-        self.seconds: dict[str, float] = {}
-        self.problems: list[str] = []  # the first error, and what to do about it
-        self._in_problem = False
-        self._log, self._console, self._lock = log, console, threading.Lock()
-        self._bars: dict[str, _Bar] = {}
-        self._progress = Progress(
-            TextColumn("{task.description:<18}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[rate]}"),
-            TimeElapsedColumn(),
-            console=console,
-            disable=not self.live,
-        )
-
-    def __enter__(self) -> _Screen:
-        self._progress.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._progress.stop()
-
-    def writable(self) -> bool:
-        return True
-
-    def isatty(self) -> bool:
-        return False
-
-    def write(self, text: str) -> int:
-        with self._lock:
-            for line in text.splitlines():
-                self._line(line)
-        return len(text)
-
-    def _line(self, line: str) -> None:
-        stripped = line.strip()
-        if stripped.startswith(EVENT_PREFIX.strip()):
-            self._event(json.loads(stripped[len(EVENT_PREFIX) - 1 :]))
-            return
-        if not stripped:
-            return
-        line = printable(_plain(line), keep="\t")  # a step's child or a library may have written anything
-        stripped = line.strip()
-        self._log.write(line + "\n")
-        self._log.flush()
-        first = stripped.startswith("error: ") and not self.problems
-        self._in_problem = first or (self._in_problem and stripped.startswith("remedy: "))
-        if self._in_problem:
-            self.problems.append(stripped)
-        elif match := _LINE.match(line):
-            if took := _TOOK.match(match["text"]):
-                seconds = self.seconds.get(match["step"], 0.0) + float(took["seconds"])
-                self.seconds[match["step"]] = round(seconds, 1)
-            else:
-                self._console.print(
-                    f"{match['step']:<18}", match["text"], markup=False, highlight=False, soft_wrap=True
-                )
-
-    def _event(self, event: dict[str, Any]) -> None:
-        name = event["step"]
-        if name not in self._bars:
-            task = self._progress.add_task(name, total=event["total"], rate="")
-            self._bars[name] = _Bar(task, time.monotonic())
-        bar = self._bars[name]
-        bar.counts[event["process"]] = (event["done"], event["total"])
-        done, total = (sum(column) for column in zip(*bar.counts.values(), strict=True))
-        rate = done / max(time.monotonic() - bar.start, 1e-9)
-        self._progress.update(
-            bar.task, completed=done, total=total, rate=f"{rate:.1f} {event['unit']}/s" if done else ""
-        )

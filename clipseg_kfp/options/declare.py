@@ -100,11 +100,12 @@ class Group(BaseModel):
                 f"Did you mean '{cls.name}.{near[0]}'?" if near else f"It has {', '.join(cls.model_fields)}."
             )
             return Problem(where, UNKNOWN, "there is no such option", hint)
-        found = error["msg"].removeprefix("Input should be ")
+        what = error["msg"].removeprefix("Input should be ")
+        if error["loc"]:  # else it is about several options, and says which
+            what = f"must be {what}"
         if isinstance(error["input"], str | int | float | bool):
-            found = f"{found}, not {error['input']!r:.80}"
-        field = cls.model_fields.get(str(error["loc"][0])) if error["loc"] else None
-        return Problem(where, error["type"], found, str(field.description) if field else "")
+            what = f"{what}, not {error['input']!r:.80}"
+        return Problem(where, error["type"], what, f"'clipseg-kfp options {cls.name}' lists what it takes.")
 
 
 def fields(group: type[Group]) -> Iterator[tuple[str, Any, dict[str, Any]]]:

@@ -122,6 +122,18 @@ class Inference(Group):
         ge=0,
     )
 
+    @model_validator(mode="after")
+    def _openvino_is_for_cpus(self) -> Inference:
+        if self.device == "cuda" and self.backend == "openvino":
+            raise PydanticCustomError(
+                "openvino_on_cuda", "backend openvino runs on CPUs; take torch for cuda"
+            )
+        if self.precision == "int8" and (self.device == "cuda" or self.backend == "torch"):
+            raise PydanticCustomError(
+                "int8_without_openvino", "precision int8 exists for openvino on CPUs only"
+            )
+        return self
+
     def pixels(self) -> dict[str, Any]:
         """As for every group; float32 is what auto means."""
         return {} if self.precision == "float32" else super().pixels()
@@ -158,13 +170,20 @@ class Limits(Group):
     name: ClassVar[str] = "limits"
 
     shard_size: Whole = option(
-        100, "Images per shard. More where a run would need more shards than fit.", unit="images", ge=1
+        100,
+        "Images per shard. A run has 24 shards at most, of at most 512 MB: shards get larger where that is needed.",
+        unit="images",
+        ge=1,
     )
     limit: Whole = option(
-        0, "The most new images to take in this run. 0 takes all of them.", unit="images", ge=0
+        0,
+        "The most new images to take in this run. 0 takes what fits into one; what is left is for the next.",
+        unit="images",
+        ge=0,
     )
     full: bool = option(
-        False, "Take all images, also those that earlier runs have done under the same configuration."
+        False,
+        "Take images also if earlier runs have done them under the same configuration, the oldest first.",
     )
     max_quarantined: str = option(
         "",

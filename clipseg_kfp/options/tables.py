@@ -33,6 +33,11 @@ class Row:
     default: str
     help: str
 
+    @property
+    def kind(self) -> str:
+        """Type, range and unit in a few words."""
+        return ", ".join(part for part in (self.type, self.allowed, self.unit) if part)
+
 
 _TYPES = {
     "integer": "whole number",
@@ -67,9 +72,8 @@ def markdown(groups: Iterable[str] = GROUPS) -> str:
     """The table of these groups for a README."""
     lines = ["| option | type | default | what it does |", "| --- | --- | --- | --- |"]
     for row in rows(groups):
-        kind = ", ".join(part for part in (row.type, row.allowed, row.unit) if part)
         text = row.help.replace("<", "\\<").replace("|", "\\|")
-        lines.append(f"| `{row.name}` | {kind} | `{row.default}` | {text} |")
+        lines.append(f"| `{row.name}` | {row.kind} | `{row.default}` | {text} |")
     return "\n".join(lines)
 
 
@@ -88,7 +92,7 @@ def _kind(schema: dict[str, Any]) -> str:
 
 def _allowed(schema: dict[str, Any]) -> str:
     if "enum" in schema:
-        return ", ".join(str(value) for value in schema["enum"])
+        return "one of " + ", ".join(str(value) for value in schema["enum"])
     if "enum" in schema.get("items", {}):
         return "of " + ", ".join(str(value) for value in schema["items"]["enum"])
     return " and ".join(f"{sign} {schema[key]:g}" for key, sign in _BOUNDS if key in schema)

@@ -12,7 +12,14 @@ from clipseg_kfp.options.declare import UNKNOWN, Group, fields
 from clipseg_kfp.options.groups import GROUPS
 
 MOVED = "option_moved"
+#: Parameters of version 0.1 that only a site sets.
+SITE_SETTINGS = {"accelerator_type": "accelerator.type", "accelerator_count": "accelerator.count"}
 _BOOLEANS = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
+
+
+def options_of(group: str) -> tuple[str, ...]:
+    """Names of a group's options; none where there is no such group."""
+    return tuple(GROUPS[group].model_fields) if group in GROUPS else ()
 
 
 def dotted_names(groups: Iterable[str] = GROUPS) -> list[str]:
@@ -32,7 +39,7 @@ def read_groups(given: Mapping[str, Any], groups: Iterable[str] = GROUPS) -> dic
     """
     read, problems = {}, []
     for name in groups:
-        value = given.get(name) or {}
+        value = given.get(name, {})
         if not isinstance(value, Mapping):
             problems.append(Problem(name, "dict_type", f"a JSON object of options, not {value!r:.80}"))
             continue
@@ -60,9 +67,7 @@ def nested(given: Mapping[str, Any], arguments: Iterable[str]) -> dict[str, Any]
     problems = []
     for name, value in given.items():
         group, dot, option = name.partition(".")
-        if group not in arguments or (
-            dot and (group not in GROUPS or option not in GROUPS[group].model_fields)
-        ):
+        if group not in arguments or (dot and option not in options_of(group)):
             problems.append(_unknown(name, arguments))
         elif dot:
             found[group] = {**found.get(group, {}), option: value}
@@ -73,6 +78,45 @@ def nested(given: Mapping[str, Any], arguments: Iterable[str]) -> dict[str, Any]
     if problems:
         raise OptionsError(problems)
     return found
+
+
+def value_of(given: Mapping[str, Any], name: str) -> Any:
+    """The value of an option among given parameters, where it may be dotted or in its group; else its default.
+
+    Args:
+        given: parameters by name.
+        name: dotted, such as ``outputs.run_id``.
+    """
+    group, _, option = name.partition(".")
+    whole = given.get(group) or {}
+    return given.get(name, whole.get(option, GROUPS[group].model_fields[option].default))
+
+
+def over_own_defaults(value: Mapping[str, Any], group: str, declared: Any) -> dict[str, Any]:
+    """Lays options over those that a pipeline's own default of the group sets otherwise than the group does.
+
+    Args:
+        value: options that a person gave; what is left out would take the group's default.
+        group: its name.
+        declared: the pipeline's default for the group.
+    """
+    usual = GROUPS[group].defaults()
+    own = {name: one for name, one in (declared or {}).items() if usual.get(name, one) != one}
+    return {**own, **value}
+
+
+def add_word(given: dict[str, Any], name: str, value: Any) -> None:
+    """Adds an option or parameter of a command line; a list that is given again grows.
+
+    Raises:
+        OptionsError: another one is given twice.
+    """
+    if name not in given:
+        given[name] = value
+    elif isinstance(given[name], list) and isinstance(value, list):
+        given[name] = [*given[name], *value]
+    else:
+        raise OptionsError([Problem(name, "given_twice", "it is given twice", "Give it once.")])
 
 
 def from_word(group: type[Group], option: str, text: str) -> Any:
@@ -94,12 +138,23 @@ def from_word(group: type[Group], option: str, text: str) -> Any:
 
 
 def _unknown(name: str, arguments: list[str]) -> Problem:
-    groups = [group for group in arguments if group in GROUPS]
-    for group in groups:
-        for option, _, extra in fields(GROUPS[group]):
+    if name in SITE_SETTINGS:
+        return Problem(
+            name,
+            MOVED,
+            f"it is now a setting of the site: {SITE_SETTINGS[name]}",
+            "Give it to 'clipseg-kfp compile' or 'upload', in the file of --settings.",
+        )
+    for group in GROUPS.values():
+        for option, _, extra in fields(group):
             if name in (option, extra.get("formerly")):
-                return Problem(name, MOVED, f"it is now {group}.{option}", f"Write {group}.{option}=….")
-    known = [*arguments, *dotted_names(groups)]
+                dotted = f"{group.name}.{option}"
+                if group.name in arguments:
+                    return Problem(name, MOVED, f"it is now {dotted}", f"Write {dotted}=….")
+                return Problem(
+                    name, MOVED, f"it is now {dotted}", "This pipeline does not take it: leave it out."
+                )
+    known = [*arguments, *dotted_names(group for group in arguments if group in GROUPS)]
     near = get_close_matches(name, known, 1)
     hint = f"Did you mean '{near[0]}'?" if near else f"There are {', '.join(sorted(arguments))}."
     return Problem(name, UNKNOWN, "there is no such parameter", hint)

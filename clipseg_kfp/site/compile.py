@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import ast
 import hashlib
+import json
+import re
 import tempfile
 import warnings
 from collections.abc import Callable, Mapping
@@ -18,6 +21,7 @@ from clipseg_kfp.site.kubernetes import is_namespace
 from clipseg_kfp.site.settings import INFERENCE, ClusterSettings, checked, overlaid, read_mapping
 
 VARIANTS = ("cpu", "gpu")
+_DEFAULT = re.compile(r"^(#    \w+: dict \[Default: )(\{.*\})\]$", re.M)
 
 
 def pipeline_names() -> list[str]:
@@ -36,7 +40,12 @@ def variant_settings(variant: str) -> dict[str, Any]:
     if variant == "cpu":
         return {}
     if variant != "gpu":
-        raise ParameterError(f"There is no variant '{variant}'.", f"Choose from: {', '.join(VARIANTS)}.")
+        raise ParameterError(
+            f"There is no variant '{variant}'.",
+            f"Choose from: {', '.join(VARIANTS)}.",
+            code="no_such_variant",
+            where="variant",
+        )
     from clipseg_kfp import pipelines
 
     text = Path(str(pipelines.__file__)).with_name("gpu.settings.yaml").read_text("utf-8")
@@ -58,14 +67,16 @@ def settings_for(
         ParameterError: an unknown variant or setting, a bad value, or no image of the site's own for the GPU.
     """
     below, own = variant_settings(variant), settings or {}
-    wanted = checked(overlaid(below, own), where)
-    left = wanted.of(INFERENCE).image
+    merged = checked(overlaid(below, own), where)
+    left = merged.of(INFERENCE).image
     if own.get("image") and left and left == below.get("tasks", {}).get(INFERENCE, {}).get("image"):
         raise ParameterError(
             f"{where}: image is named, and {INFERENCE} would still run {left}, which nodes cannot pull.",
             f"Name the image for GPUs: --gpu-image, or tasks.{INFERENCE}.image in the settings.",
+            code="gpu_image_missing",
+            where=f"tasks.{INFERENCE}.image",
         )
-    return wanted
+    return merged
 
 
 def site_settings(
@@ -155,8 +166,10 @@ def compile_manifests(
 
     if namespace and not is_namespace(namespace):
         raise ParameterError(
-            f"--namespace: no namespace is named '{namespace}'.",
-            "A name has lower-case letters, digits and '-', at most 63.",
+            f"--namespace: '{namespace}' is not a name of a namespace.",
+            "Use at most 63 lower-case letters, digits and '-'.",
+            code="namespace",
+            where="namespace",
         )
     digest = hashlib.sha256(compile_pipeline(name, image, settings).encode()).hexdigest()[:12]
     pipeline, parameters = _traced(name, image, settings)
@@ -188,7 +201,10 @@ def _traced(name: str, image: str, settings: ClusterSettings | None) -> tuple[An
     known = ALL.get(name.replace("-", "_"))
     if known is None:
         raise ParameterError(
-            f"There is no pipeline '{name}'.", f"Choose from: {', '.join(pipeline_names())}."
+            f"There is no pipeline '{name}'.",
+            f"Choose from: {', '.join(pipeline_names())}.",
+            code="no_such_pipeline",
+            where=name,
         )
     settings = settings or ClusterSettings()
     if settings.image is None and image != DEFAULT_IMAGE:
@@ -212,4 +228,9 @@ def _written(write: Callable[[str], None]) -> str:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "pipeline.yaml")
         write(str(path))
-        return path.read_text("utf-8")
+        return _DEFAULT.sub(_ordered, path.read_text("utf-8"))
+
+
+def _ordered(line: re.Match[str]) -> str:
+    """The comment with an object's keys in order; kfp writes them in any, so equal packages would differ."""
+    return f"{line[1]}{json.dumps(ast.literal_eval(line[2]), sort_keys=True, ensure_ascii=False)}]"

@@ -48,6 +48,8 @@ def _checked(image: str, where: str) -> str:
         raise ParameterError(
             f"{where}: {error.errors()[0]['msg'].removeprefix('Value error, ')}.",
             "Name it as registry/name@sha256:….",
+            code="image_reference",
+            where=where,
         ) from None
 
 

@@ -70,11 +70,6 @@ def is_size(text: str) -> bool:
     return bool(re.fullmatch(_SIZE, text))
 
 
-def is_resource(text: str) -> bool:
-    """Whether a resource of nodes can have this name."""
-    return bool(re.fullmatch(_RESOURCE, text))
-
-
 def cores(quantity: str) -> float:
     """CPUs of a quantity, such as ``2``, ``0.5`` or ``250m``."""
     return float(quantity[:-1]) / 1000 if quantity.endswith("m") else float(quantity)

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from clipseg_kfp.errors import ParameterError
+from clipseg_kfp.errors import OptionsError, ParameterError, Problem
 from clipseg_kfp.site.image import DEFAULT_IMAGE
 from clipseg_kfp.site.kubernetes import (
     Bytes,
@@ -206,11 +206,26 @@ def read_mapping(path: Path) -> dict[str, Any]:
     try:
         content = yaml.safe_load(path.read_text("utf-8"))
     except OSError as error:
-        raise ParameterError(f"{path}: {error.strerror}.", "Check the path of --settings.") from error
+        raise ParameterError(
+            f"{path}: {error.strerror}.",
+            "Check the path of --settings.",
+            code="settings_unreadable",
+            where=str(path),
+        ) from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ParameterError(f"{path} is no YAML: {' '.join(str(error).split())}.") from error
+        raise ParameterError(
+            f"{path} is not YAML: {' '.join(str(error).split())}.",
+            "Correct the file at that place.",
+            code="settings_not_yaml",
+            where=str(path),
+        ) from error
     if not isinstance(content, dict | None):
-        raise ParameterError(f"{path} holds no settings.", "Write a mapping, such as 'image: registry/name'.")
+        raise ParameterError(
+            f"{path} has no settings.",
+            "Write a mapping, such as 'image: registry/name'.",
+            code="settings_not_mapping",
+            where=str(path),
+        )
     return content or {}
 
 
@@ -241,19 +256,21 @@ def checked(content: dict[str, Any], where: str = "settings") -> ClusterSettings
     """Makes settings of a mapping.
 
     Raises:
-        ParameterError: names every setting that is unknown or bad.
+        OptionsError: names every setting that is unknown or bad.
     """
     try:
         return ClusterSettings.model_validate(content)
     except ValidationError as error:
-        problems = []
-        for item in error.errors():
-            place = ".".join(str(part) for part in item["loc"] if part != "[key]")
-            problems.append(f"{place}: {_problem(item)}" if place else _problem(item))
-        raise ParameterError(
-            f"{where}: {'; '.join(problems)}.",
-            "The page docs/cluster/install.md of the project lists all settings.",
-        ) from error
+        problems = [
+            Problem(
+                ".".join(str(part) for part in item["loc"] if part != "[key]") or "settings",
+                "no_such_setting" if item["type"] == "extra_forbidden" else "setting_value",
+                _problem(item),
+                "The page docs/cluster/install.md of the project lists all settings.",
+            )
+            for item in error.errors()
+        ]
+        raise OptionsError(problems).within(where) from error
 
 
 def _problem(item: Any) -> str:

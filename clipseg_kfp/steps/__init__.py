@@ -1,5 +1,5 @@
-"""One module a component: files and parameters in, files out.
+"""One module per component: files and parameters in, files out.
 
-A step's ``run`` takes what its component takes, under the same names, with paths in place of artifacts;
-its ``handover`` says what of the result goes to Kubeflow. ``running`` is all that stands between them and KFP.
+A step's ``run`` takes the arguments of its component, with paths in place of artifacts; its ``handover`` returns what
+goes to Kubeflow. Only ``running`` knows KFP.
 """

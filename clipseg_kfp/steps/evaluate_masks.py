@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from itertools import groupby
 from operator import itemgetter
@@ -11,40 +10,34 @@ from typing import Any
 
 from clipseg_kfp import records
 from clipseg_kfp.masks.raster import Mask
-from clipseg_kfp.metrics import Bootstrap, Confusion
+from clipseg_kfp.metrics import Bootstrap
 from clipseg_kfp.metrics.agreement import Comparison, compare
 from clipseg_kfp.metrics.evaluation import Evaluation
 from clipseg_kfp.naming import digest
-from clipseg_kfp.report.build import Tables
 from clipseg_kfp.report.pictures import truth_png
-from clipseg_kfp.results import json_bytes
 from clipseg_kfp.runtime.concurrency import ordered_map
 from clipseg_kfp.runtime.progress import say, track
+from clipseg_kfp.steps.artifacts import EvaluationTables, ShardMasks
 from clipseg_kfp.steps.handover import Handover
-from clipseg_kfp.steps.postprocess_masks import GALLERY, MASKS, SCORES
-from clipseg_kfp.steps.preprocess_images import IMAGES
 from clipseg_kfp.steps.timing import timed
 from clipseg_kfp.truth import GroundTruth, Reader, UnusableTruthError
 
 STEP = "evaluate_masks"
-TABLE, PER_IMAGE = "evaluation.parquet", "per_image.parquet"
-METRICS, CURVES, THRESHOLDS = "metrics.json", "curves.json", "thresholds.json"
-TRUTHS = "truth.arrow"
 THREADS = 4
 BYTES_AT_ONCE = 400_000_000
 MAX_TRUTH_BYTES = 100_000_000
 ROWS_AT_ONCE = 128  # of PER_IMAGE, with some hundred numbers each
 
 _Pair = tuple[dict[str, Any], dict[str, Any], GroundTruth]
-_COMPARED = ("key", "version")
-_COLUMNS = (*_COMPARED, "prompt", "width", "height", "rle")
+_IMAGE = ("key", "version")  # columns that name a version of an image
+_version = itemgetter(*_IMAGE)
 
 
 @timed(STEP, "evaluation")
 def run(*, masks: Sequence[Path], evaluation: Path, endpoint: str = "") -> Evaluation:
     """Writes tables, metrics, curves and the best thresholds into ``evaluation``.
 
-    Memory does not grow with the images: each pair of mask and ground truth is counted and forgotten.
+    Memory does not grow with the images: only counts of each pair of mask and ground truth are kept.
 
     Args:
         masks: postprocess_masks' outputs.
@@ -55,27 +48,26 @@ def run(*, masks: Sequence[Path], evaluation: Path, endpoint: str = "") -> Evalu
         Counts by prompt; empty where no image has ground truth.
 
     Raises:
-        StorageError: ground truth cannot be read because the store fails as a whole.
+        StorageError: the store as a whole cannot be read.
     """
     evaluation.mkdir(parents=True, exist_ok=True)
+    tables, shards = EvaluationTables(evaluation), [ShardMasks(folder) for folder in masks]
     found = Evaluation()
     unmatched: set[str] = set()
     reader = Reader(endpoint, MAX_TRUTH_BYTES)
 
     def per_image() -> Iterator[dict[str, Any]]:
-        for shard in masks:
+        for shard in shards:
             yield from _evaluate_shard(shard, found, unmatched, reader)
 
-    pairs = records.write_parquet(evaluation / PER_IMAGE, records.PER_IMAGE, per_image(), ROWS_AT_ONCE)
+    pairs = records.write_parquet(tables.images_path, records.PER_IMAGE, per_image(), ROWS_AT_ONCE)
     found.unmatched = sorted(unmatched)
     found.prompts = dict(sorted(found.prompts.items()))
     found.histograms = dict(sorted(found.histograms.items()))
-    found.measure_spread(_resample(evaluation / PER_IMAGE, found))
-    records.write_parquet(evaluation / TABLE, records.EVALUATION, (found.row(name) for name in found.prompts))
-    (evaluation / METRICS).write_bytes(json_bytes(found.to_json()))
-    (evaluation / CURVES).write_text(json.dumps(found.curves(), ensure_ascii=False) + "\n", "utf-8")
-    (evaluation / THRESHOLDS).write_bytes(json_bytes({"thresholds": found.thresholds}))
-    _draw_truth(masks, evaluation, reader)
+    found.measure_spread(_resample(tables.images_path, found))
+    records.write_parquet(tables.prompts_path, records.EVALUATION, map(found.row, found.prompts))
+    tables.write(metrics=found.to_json(), curves=found.curves(), thresholds={"thresholds": found.thresholds})
+    _draw_truth(shards, tables, reader)
     _tell(found, pairs)
     return found
 
@@ -85,28 +77,27 @@ def handover(found: Evaluation) -> Handover:
     return Handover(metrics={"metrics": found.figures()})
 
 
-def _draw_truth(shards: Sequence[Path], target: Path, reader: Reader) -> None:
-    """Reads the ground truth of the images that the report will show once more, and draws it small."""
-    tables = Tables([s / MASKS for s in shards], [s / GALLERY for s in shards], target / PER_IMAGE)
-    chosen = tables.choice()
-    with records.ArrowWriter(target / TRUTHS, records.TRUTHS) as writer:
+def _draw_truth(shards: Sequence[ShardMasks], tables: EvaluationTables, reader: Reader) -> None:
+    """Draws small pictures of the ground truth of the images that the report will show."""
+    chosen = tables.report_tables((shard.masks_path for shard in shards), shards).choice()
+    with records.ArrowWriter(tables.truths_path, records.TRUTHS) as writer:
         for shard in shards if chosen else ():
             categories = _categories(shard)
-            for row in records.read_parquet(shard / IMAGES):
-                if row["status"] == "done" and row["ground_truth"] and (row["key"], row["version"]) in chosen:
-                    png = truth_png(_truths(row, categories, reader))
-                    if png:
-                        writer.append({"key": row["key"], "version": row["version"], "png": png})
+            for row in shard.images():
+                if row["status"] != "done" or not row["ground_truth"] or _version(row) not in chosen:
+                    continue
+                if png := truth_png(_truths(row, categories, reader)):
+                    writer.append({"key": row["key"], "version": row["version"], "png": png})
 
 
-def _categories(shard: Path) -> dict[str, int]:
-    """Category ids by prompt: a shard's first images have them all."""
-    found: dict[str, int] = {}
-    for row in records.read_parquet(shard / MASKS, columns=["prompt", "category_id"]):
-        if row["prompt"] in found:
+def _categories(shard: ShardMasks) -> dict[str, int]:
+    """Category ids by prompt; a shard's first image has all of them."""
+    ids: dict[str, int] = {}
+    for row in shard.masks(["prompt", "category_id"]):
+        if row["prompt"] in ids:
             break
-        found[row["prompt"]] = row["category_id"]
-    return found
+        ids[row["prompt"]] = row["category_id"]
+    return ids
 
 
 def _truths(row: dict[str, Any], categories: dict[str, int], reader: Reader) -> Iterator[tuple[int, Mask]]:
@@ -119,18 +110,20 @@ def _truths(row: dict[str, Any], categories: dict[str, int], reader: Reader) -> 
         except UnusableTruthError:
             continue
         size = size or mask.shape
-        if mask.shape == size:  # pictures of one image may differ in size: those of the first are drawn
+        if (
+            mask.shape == size
+        ):  # pictures of one image may differ in size; only those of the first size are drawn
             yield categories[truth["prompt"]], mask
 
 
 def _evaluate_shard(
-    shard: Path, evaluation: Evaluation, unmatched: set[str], reader: Reader
+    shard: ShardMasks, evaluation: Evaluation, unmatched: set[str], reader: Reader
 ) -> Iterator[dict[str, Any]]:
     total, largest = _extent(shard)
     if not total:
         return
 
-    def look(pair: _Pair) -> tuple[dict[str, Any], Comparison | str]:
+    def measure(pair: _Pair) -> tuple[dict[str, Any], Comparison | str]:
         row, score, truth = pair
         try:
             return row, compare(row, score, reader.read(truth, row["width"], row["height"]))
@@ -139,10 +132,8 @@ def _evaluate_shard(
 
     # A pixel takes up to about 20 bytes, most of them while the ground truth is decoded.
     workers = max(1, min(THREADS, BYTES_AT_ONCE // (20 * largest)))
-    ahead = 2 if workers == THREADS else 0
-    for row, result in track(
-        STEP, ordered_map(look, _pairs(shard, unmatched), workers, ahead), total, unit="masks"
-    ):
+    results = ordered_map(measure, _pairs(shard, unmatched), workers, 2 if workers == THREADS else 0)
+    for row, result in track(STEP, results, total, unit="masks"):
         if isinstance(result, str):
             evaluation.leave_out(result)
             continue
@@ -150,64 +141,60 @@ def _evaluate_shard(
         yield _row(row, result)
 
 
-def _extent(shard: Path) -> tuple[int, int]:
-    """How many pairs there may be, and the pixels of the largest image among them."""
+def _extent(shard: ShardMasks) -> tuple[int, int]:
+    """The number of pairs, at most, and the pixels of the largest of their images."""
     total = largest = 0
-    columns = ["status", "width", "height", "ground_truth"]
-    for row in records.read_parquet(shard / IMAGES, columns=columns):
+    for row in shard.images(["status", "width", "height", "ground_truth"]):
         if row["status"] == "done" and row["ground_truth"]:
             total += len(row["ground_truth"])
             largest = max(largest, row["width"] * row["height"])
     return total, largest
 
 
-def _pairs(shard: Path, unmatched: set[str]) -> Iterator[_Pair]:
+def _pairs(shard: ShardMasks, unmatched: set[str]) -> Iterator[_Pair]:
     """Yields masks with their probabilities and their ground truth; all three tables have one order."""
-    image = itemgetter(*_COMPARED)
-    columns = [*_COMPARED, "status", "ground_truth"]
-    masks = groupby(records.read_parquet(shard / MASKS, columns=list(_COLUMNS)), image)
-    scores = (row for batch in records.read_arrow(shard / SCORES) for row in batch.to_pylist())
-    for row in records.read_parquet(shard / IMAGES, columns=columns):
+    masks = groupby(shard.masks([*_IMAGE, "prompt", "width", "height", "rle"]), _version)
+    scores = (row for batch in records.read_arrow(shard.scores_path) for row in batch.to_pylist())
+    for row in shard.images([*_IMAGE, "status", "ground_truth"]):
         if row["status"] != "done":
             continue
         name, group = next(masks)
-        if name != image(row):
+        if name != _version(row):
             raise AssertionError(f"masks and images are out of step at {row['key']}")
         truths = {truth["prompt"]: GroundTruth(**truth) for truth in row["ground_truth"]}
         for mask in group if truths else ():
             if truth := truths.pop(mask["prompt"], None):
                 score = next(scores)
-                if (*image(score), score["prompt"]) != (*name, mask["prompt"]):
+                if (*_version(score), score["prompt"]) != (*name, mask["prompt"]):
                     raise AssertionError(f"masks and probabilities are out of step at {row['key']}")
                 yield mask, score, truth
         unmatched.update(truths)
 
 
-def _row(row: dict[str, Any], found: Comparison) -> dict[str, Any]:
+def _row(row: dict[str, Any], result: Comparison) -> dict[str, Any]:
     """The row of ``records.PER_IMAGE``."""
     counts = ("tp", "fp", "fn", "tn", "iou", "dice", "precision", "recall")
     return {
-        **{name: row[name] for name in (*_COMPARED, "prompt")},
-        "width": found.width,
-        "height": found.height,
-        **{name: getattr(found.counts, name) for name in counts},
-        "boundary_iou": found.boundary,
-        "sweep_tp": found.histogram.tp.tolist(),
-        "sweep_fp": found.histogram.fp.tolist(),
+        **{name: row[name] for name in (*_IMAGE, "prompt")},
+        "width": result.width,
+        "height": result.height,
+        **{name: getattr(result.counts, name) for name in counts},
+        "boundary_iou": result.boundary,
+        "sweep_tp": result.histogram.tp.tolist(),
+        "sweep_fp": result.histogram.fp.tolist(),
     }
 
 
 def _resample(table: Path, evaluation: Evaluation) -> Bootstrap:
     draws = Bootstrap()
     best = {name: histogram.best for name, histogram in evaluation.histograms.items()}
-    columns = [*_COMPARED, "prompt", "tp", "fp", "fn", "sweep_tp", "sweep_fp"]
+    columns = [*_IMAGE, "prompt", "tp", "fp", "fn", "sweep_tp", "sweep_fp"]
     for row in records.read_parquet(table, columns, ROWS_AT_ONCE):
-        written = Confusion(row["tp"], row["fp"], row["fn"])
         index = best[row["prompt"]]
-        if index is None:  # nothing to find: there is no IoU to resample
+        if index is None:  # the prompt is not in the ground truth: there is no IoU to resample
             continue
         tp, fp = row["sweep_tp"][index], row["sweep_fp"][index]
-        counts = (written.tp, written.fp, written.fn, tp, fp, written.tp + written.fn - tp)
+        counts = (row["tp"], row["fp"], row["fn"], tp, fp, row["tp"] + row["fn"] - tp)
         draws.add(row["prompt"], digest([row["key"], row["version"]]), counts)
     return draws
 
@@ -227,9 +214,3 @@ def _tell(evaluation: Evaluation, pairs: int) -> None:
         if name not in evaluation.present:
             images, alarms = evaluation.prompts[name].images, evaluation.presence[name][1]
             say(STEP, f"'{name}' is not in the ground truth; false alarms in {alarms} of {images} images")
-
-
-def metrics_of(folder: Path) -> dict[str, Any]:
-    """Reads ``metrics.json`` from this step's output."""
-    value: dict[str, Any] = json.loads((folder / METRICS).read_text("utf-8"))
-    return value

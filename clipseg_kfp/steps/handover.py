@@ -1,7 +1,7 @@
-"""What a step hands to Kubeflow, and the one gate that all of it goes through.
+"""What a step hands to Kubeflow; all of it is checked here.
 
-The launcher looks at metadata after a step's work: one value that it cannot store fails the task and throws the work
-away. kfp's local runner takes anything. So the values are checked here, where they are put together.
+The launcher reads metadata after a step's work: one value that it cannot store fails the task, and the work is lost.
+kfp's local runner takes anything. So the values are checked where they are put together.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ MAX_INTEGER = 2**53  # the launcher reads numbers as float64
 
 
 class HandoverError(ClipsegKfpError):
-    """A value that Kubeflow would refuse: a fault of the step, not of whoever runs it."""
+    """A value that Kubeflow would refuse: a bug of the step."""
 
 
 @dataclass(frozen=True)
 class Handover:
-    """What goes to Kubeflow; to make one is to pass the gate.
+    """What goes to Kubeflow; checked when it is made.
 
     A step that commits something makes it before the commit.
 
@@ -106,16 +106,16 @@ def _plain(value: Any, where: str) -> Value:
                 raise _refused(where, f"is {value}")
             return value
         case list() | tuple():
-            return [_plain(one, f"{where}[{i}]") for i, one in enumerate(value)]
+            return [_plain(item, f"{where}[{i}]") for i, item in enumerate(value)]
         case Mapping():
-            return {_name(key, where): _plain(one, f"{where}, '{key}',") for key, one in value.items()}
+            return {_name(key, where): _plain(item, f"{where}, '{key}',") for key, item in value.items()}
     raise _refused(where, f"is of type {type(value).__name__}")
 
 
 def _name(key: Any, where: str) -> str:
     if not isinstance(key, str) or not key or len(key) > MAX_NAME:
         raise _refused(
-            where, f"has the name {str(key)[:MAX_NAME]!r}, which is no text of 1 to {MAX_NAME} characters"
+            where, f"has the name {str(key)[:MAX_NAME]!r}, which must be a text of 1 to {MAX_NAME} characters"
         )
     return _text(key, where)
 
@@ -124,13 +124,15 @@ def _text(value: str, where: str) -> str:
     try:
         value.encode()
     except UnicodeEncodeError:
-        raise _refused(where, f"is {value!r}, which is no valid Unicode") from None
+        raise _refused(where, f"is {value!r}, which is not valid Unicode") from None
     return value
 
 
 def _refused(where: str, problem: str) -> HandoverError:
     return HandoverError(
         f"{where} {problem}: Kubeflow would refuse it.",
-        "Please report this. Whoever mends the step: leave such a value out, or hand over a text, a finite number, "
-        "true or false, or a short list or map of these.",
+        "This is a bug of the step: report it. Its developer leaves the value out, or hands over a text, a finite "
+        "number, true or false, or a short list or map of these.",
+        code="handover",
+        where=where,
     )

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
-import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -20,37 +18,34 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from clipseg_kfp import records
-from clipseg_kfp.errors import ParameterError
 from clipseg_kfp.masks.raster import LabelMap, mask_png, overlay_jpeg, palette, shrink
 from clipseg_kfp.naming import digest, distinct_segments, image_folder
-from clipseg_kfp.prompts import Row, read_rows
+from clipseg_kfp.options import Outputs
+from clipseg_kfp.prompts import Row
 from clipseg_kfp.report.pictures import heat_jpeg, heat_levels
 from clipseg_kfp.report.selection import HeatChoice, Shortlist, margin
 from clipseg_kfp.results import Results
 from clipseg_kfp.results.formats.probability import encode_levels, to_levels
 from clipseg_kfp.results.layout import content_key
-from clipseg_kfp.results.parts import write_part
 from clipseg_kfp.results.plan import FinishedShard, write_finished
+from clipseg_kfp.results.shard_tables import write_part
 from clipseg_kfp.runtime.concurrency import ordered_map
 from clipseg_kfp.runtime.progress import say, track
 from clipseg_kfp.runtime.resources import cpu_limit
-from clipseg_kfp.steps.encode_prompts import TABLE, read_configuration, read_facts_of
+from clipseg_kfp.steps.artifacts import EncodedPrompts, PackedViews, Probabilities, ShardMasks
 from clipseg_kfp.steps.handover import Handover
-from clipseg_kfp.steps.preprocess_images import IMAGES, PREVIEWS, SHARD, VIEWS
-from clipseg_kfp.steps.segment_images import ENGINE, PROBABILITIES
 from clipseg_kfp.steps.timing import timed
 from clipseg_kfp.storage import open_folder
 from clipseg_kfp.views import Box, Field, FieldLabelMap
-from clipseg_kfp.views.to_masks import Finished, finish
+from clipseg_kfp.views.to_masks import PromptMask, make_masks
 
 STEP = "postprocess_masks"
-MASKS, GALLERY, SCORES = "masks.parquet", "gallery.arrow", "scores.arrow"
 BYTES_AT_ONCE = 960_000_000
 
 
 @dataclass
 class _Work:
-    """One image with the maps of its views, uint8 (V, S, S) a prompt, and its preview."""
+    """One image with the maps of its views, uint8 (V, S, S) per prompt, and its preview."""
 
     row: dict[str, Any]
     boxes: list[Box]
@@ -68,23 +63,6 @@ class _Done:
     scores: list[dict[str, Any]]
 
 
-@dataclass(frozen=True)
-class _Options:
-    """What is written beside masks.
-
-    Attributes:
-        label_maps: see ``run``.
-        overlays: see ``run``.
-        probability_bits: see ``run``.
-        colors: of each prompt by its id, uint8 (3,).
-    """
-
-    label_maps: bool
-    overlays: bool
-    probability_bits: int
-    colors: dict[int, NDArray[np.uint8]]
-
-
 @timed(STEP, "masks", "probabilities")
 def run(
     *,
@@ -94,59 +72,48 @@ def run(
     output_uri: str,
     job_id: str = "",
     masks: Path,
-    label_maps: bool = True,
-    overlays: bool = True,
-    probability_bits: int = 0,
-    run_id: str = "",
+    outputs: Outputs | None = None,
     endpoint: str = "",
 ) -> int:
-    """Writes masks to the bucket; tables of images and masks and a small gallery into ``masks``.
+    """Writes masks to the bucket, and tables of images and masks and a small gallery into ``masks``.
 
-    The shard's rows go to the bucket as well, after all its masks, under names that derive from their
-    content: a repeated attempt writes what is there already, and a later run takes the images over if this one
-    is never committed.
+    The shard's rows go to the bucket, too, after all its masks, under names that derive from their content: a
+    repeated attempt writes the same objects, and a later run takes the images over if this one is never committed.
 
     Args:
         views: preprocess_images' output.
         probabilities: segment_images' output.
         encoded_prompts: encode_prompts' output.
         output_uri: where results go.
-        job_id: names the run where ``run_id`` is empty.
+        job_id: names the run where ``outputs.run_id`` is empty; without both, the results do not tell that the
+            shard is done.
         masks: output folder.
-        label_maps: write a palette map of the most probable prompt for each image.
-        overlays: write a preview with all masks painted in for each image.
-        probability_bits: 8 or 16 writes the probabilities as a grayscale PNG beside each mask; 0 does not.
-        run_id: the run's name in the results, where it is told that the shard is done; without both names it is not.
+        outputs: what is written besides masks, and the run's name in the results.
         endpoint: S3 endpoint URL.
 
     Returns:
         The number of masks.
 
     Raises:
-        ParameterError: ``probability_bits`` is neither 0 nor 8 nor 16.
         StorageError: the output cannot be written.
     """
-    if probability_bits not in (0, 8, 16):
-        raise ParameterError(f"probability_bits is {probability_bits}.", "Give 8 or 16, or 0 for none.")
     cv2.setNumThreads(1)  # the pool below uses the cores
-    results = Results(open_folder(output_uri, endpoint), read_configuration(encoded_prompts))
-    rows = list(records.read_parquet(views / IMAGES))
-    table = read_rows(encoded_prompts / TABLE)
-    size = read_facts_of(encoded_prompts).image_size
+    outputs, prompts = outputs or Outputs(), EncodedPrompts(encoded_prompts)
+    packed, maps, target = PackedViews(views), Probabilities(probabilities), ShardMasks(masks)
+    results = Results(open_folder(output_uri, endpoint), prompts.configuration())
+    rows = list(records.read_parquet(packed.images_path))
+    table = prompts.rows()
+    size = prompts.facts().image_size
     shades = palette(max(prompt.id for prompt in table))
     colors = {prompt.id: shades[prompt.id - 1] for prompt in table}
-    options = _Options(label_maps, overlays, probability_bits, colors)
     done = sum(row["status"] == "done" for row in rows)
 
-    def finish_one(work: _Work) -> _Done:
-        return _finish(work, results, table, options)
-
     base = [prompt.name for prompt in table if prompt.expression is None]
-    counts = _view_counts(views / VIEWS, len(rows))
+    counts = _view_counts(packed.views_path, len(rows))
     map_bytes = int(counts.max(initial=0)) * len(base) * size**2
     finished = ordered_map(
-        finish_one,
-        _work(views, probabilities, rows, base, size, counts),
+        lambda work: _finish(work, results, table, outputs, colors),
+        _work(packed, maps, rows, base, size, counts),
         workers=_workers(rows, map_bytes),
         ahead=2 if counts.max(initial=0) == 1 else 0,
     )
@@ -166,18 +133,16 @@ def run(
 
     pictures = Shortlist()
     # A row of many views is large: one at a time.
-    with records.ArrowWriter(masks / SCORES, records.SCORES, rows_per_batch=1, compression="zstd") as scores:
-        count = records.write_parquet(masks / MASKS, records.MASKS, mask_rows())
-    with records.ArrowWriter(masks / GALLERY, records.GALLERY) as gallery:
+    with records.ArrowWriter(target.scores_path, records.SCORES, 1, compression="zstd") as scores:
+        count = records.write_parquet(target.masks_path, records.MASKS, mask_rows())
+    with records.ArrowWriter(target.gallery_path, records.GALLERY) as gallery:
         for row in pictures.rows():
             gallery.append(row)
-    records.write_parquet(masks / IMAGES, records.IMAGES, rows)
-    shutil.copyfile(probabilities / ENGINE, masks / ENGINE)  # for the manifest
-    engine = json.loads((masks / ENGINE).read_text("utf-8"))
-    part = write_part(results, masks / MASKS, rows, engine)
-    run = run_id or job_id
-    if run and (views / SHARD).exists():  # views of an earlier version, from Kubeflow's cache, do not tell
-        shard = (views / SHARD).read_text("utf-8")
+    records.write_parquet(target.images_path, records.IMAGES, rows)
+    target.take_engine(maps)
+    part = write_part(results, target.masks_path, rows, target.engine())
+    run = outputs.run_id or job_id
+    if run and (shard := packed.shard()):
         write_finished(results, run, FinishedShard(shard, len(rows), done, len(rows) - done, count, part))
     say(STEP, f"{count:,} masks of {done:,} images")
     return count
@@ -198,19 +163,18 @@ def _pictures(item: _Done) -> dict[str, Any]:
 
 
 def _workers(rows: list[dict[str, Any]], map_bytes: int) -> int:
-    """Images worked on at once: as many as fit about 1 GB; one that needs more is worked on alone.
+    """Images at once: as many as fit about 1 GB; a larger one is worked on alone.
 
-    A pixel takes up to 16 bytes: two float32 maps (the prompt's and the best so far), a label of 2 bytes,
-    the mask, the pixels where its prompt is the best, and the mask's other forms (column-major, as a
-    picture), which come and go. Of large images, whose maps exist in strips, it takes half of that. The maps
-    of an image's views count twice: logic makes more of them.
+    A pixel takes up to 16 bytes: two float32 maps (the prompt's and the best so far), a label of 2 bytes, the mask,
+    the pixels where its prompt is the best, and for a time the mask's other forms (column-major, PNG). Large images,
+    whose maps exist in strips, take half of that. The maps of an image's views count twice, since logic makes more.
     """
     largest = max((row["width"] * row["height"] for row in rows), default=0)
     return max(1, min(max(4, 2 * cpu_limit()), BYTES_AT_ONCE // max(16 * largest + 2 * map_bytes, 1)))
 
 
 def _view_counts(path: Path, images: int) -> NDArray[np.intp]:
-    """How many views each image has; nothing but that column is read."""
+    """The number of views of each image; no other column is read."""
     with pa.memory_map(str(path)) as source:
         reader = pa.ipc.open_file(source)
         batches = [reader.get_batch(i).column("image").to_numpy() for i in range(reader.num_record_batches)]
@@ -218,31 +182,31 @@ def _view_counts(path: Path, images: int) -> NDArray[np.intp]:
 
 
 def _work(
-    views: Path,
-    probabilities: Path,
+    views: PackedViews,
+    probabilities: Probabilities,
     rows: list[dict[str, Any]],
     base: list[str],
     size: int,
     counts: NDArray[np.intp],
 ) -> Iterator[_Work]:
-    previews = _values(views / PREVIEWS, "jpeg")
-    maps = _values(probabilities / PROBABILITIES, "probability", "box")
+    previews = _values(views.previews_path, "jpeg")
+    maps = _values(probabilities.maps_path, "probability", "box")
     for (image, group), (shown, preview, _) in zip(groupby(maps, key=itemgetter(0)), previews, strict=True):
         if image != shown:
             raise AssertionError(f"previews and probabilities are out of step at image {image}")
-        found = np.empty((len(base), counts[image], size, size), np.uint8)
+        levels = np.empty((len(base), counts[image], size, size), np.uint8)
         boxes: list[Box] = []
         for i, (_, value, box) in enumerate(group):  # the prompts of a view follow each other
             view, prompt = divmod(i, len(base))
-            found[prompt, view] = records.unpack_map(value, size)
+            levels[prompt, view] = records.unpack_map(value, size)
             if not prompt:
                 boxes.append(tuple(box))
-        yield _Work(rows[image], boxes, dict(zip(base, found, strict=True)), preview.to_pybytes())
-        del found  # before the next image's are made
+        yield _Work(rows[image], boxes, dict(zip(base, levels, strict=True)), preview.to_pybytes())
+        del levels  # before those of the next image are made
 
 
 def _values(path: Path, column: str, *others: str) -> Iterator[tuple[int, pa.Buffer, Any]]:
-    """Yields the image of each row, its large value as a part of the batch, and another column's value."""
+    """Yields the image of each row, its large value as a slice of the batch, and another column's value."""
     for batch in records.read_arrow(path):
         values = batch.column(column)
         _, offsets, data = values.buffers()
@@ -255,7 +219,13 @@ def _values(path: Path, column: str, *others: str) -> Iterator[tuple[int, pa.Buf
         )
 
 
-def _finish(work: _Work, results: Results, prompts: Sequence[Row], options: _Options) -> _Done:
+def _finish(
+    work: _Work,
+    results: Results,
+    prompts: Sequence[Row],
+    options: Outputs,
+    colors: dict[int, NDArray[np.uint8]],
+) -> _Done:
     row = work.row
     width, height = row["width"], row["height"]
     place = image_folder(row["key"], row["version"])
@@ -267,16 +237,16 @@ def _finish(work: _Work, results: Results, prompts: Sequence[Row], options: _Opt
     measured = {truth["prompt"] for truth in row["ground_truth"]}
     layers, mask_rows, scores = [], [], []
     heats = HeatChoice(measured)
-    for name, done in zip(names, finish(prompts, work.maps, work.boxes, width, height), strict=True):
+    for name, done in zip(names, make_masks(prompts, work.maps, work.boxes, width, height), strict=True):
         prompt, measures = done.prompt, done.measures
         png = mask_png(done.mask)
         written = _written(results, "mask", f"masks/{place}/{name}", png, ".png")
         if options.label_maps:
             labels = labels or _label_map(done.field, max(prompt.id for prompt in shown))
             if measures.area:
-                _place_label(labels, done)
+                _add_label(labels, done)
         if options.overlays and measures.area:
-            layers.append((shrink(done.mask, *small_size), options.colors[prompt.id]))
+            layers.append((shrink(done.mask, *small_size), colors[prompt.id]))
         probability: dict[str, Any] = {"probability": ""}
         if options.probability_bits:
             stem = f"probabilities/{options.probability_bits}-bit/{place}/{name}"
@@ -316,13 +286,13 @@ def _finish(work: _Work, results: Results, prompts: Sequence[Row], options: _Opt
 
 
 def _written(results: Results, column: str, stem: str, data: bytes, suffix: str) -> dict[str, Any]:
-    """Writes an object under a name that has its content's digest; returns its columns of the tables."""
+    """Writes an object with its content's digest in its name; returns its columns of the tables."""
     key = content_key(stem, data, suffix)
     results.write(key, data)
     return {column: key, f"{column}_sha256": digest(data, 64), f"{column}_bytes": len(data)}
 
 
-def _place_label(labels: LabelMap, done: Finished) -> None:
+def _add_label(labels: LabelMap, done: PromptMask) -> None:
     if isinstance(labels, FieldLabelMap):
         labels.add_field(done.prompt.id, done.mask, done.field)
         return
@@ -336,7 +306,7 @@ def _label_map(field: Field, count: int) -> LabelMap:
 
 
 def _picture(field: Field, bits: int) -> bytes:
-    """The map as a PNG; its levels are all that exists of it at once."""
+    """The map as a PNG; only its levels exist as a whole."""
     depth: Literal[8, 16] = 8 if bits == 8 else 16
     levels = np.empty((field.height, field.width), np.uint8 if depth == 8 else np.uint16)
     for columns, values in field:

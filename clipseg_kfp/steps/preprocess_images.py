@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import shutil
 import threading
 from collections.abc import Iterator
@@ -16,33 +15,29 @@ from clipseg_kfp.errors import ObjectChangedError, ObjectUnreadableError, Parame
 from clipseg_kfp.images.decode import ImageRejectedError
 from clipseg_kfp.images.guarded import guarded
 from clipseg_kfp.naming import spell_out
-from clipseg_kfp.prompts import read_rows
+from clipseg_kfp.options import Limits
 from clipseg_kfp.results.counts import Quarantine
 from clipseg_kfp.runtime.concurrency import ordered_map
 from clipseg_kfp.runtime.progress import say, track
 from clipseg_kfp.runtime.resources import cpu_limit
-from clipseg_kfp.steps.encode_prompts import TABLE, read_facts_of
-from clipseg_kfp.steps.fetch_dataset import SUMMARY, read_summary
+from clipseg_kfp.steps.artifacts import EncodedPrompts, Listing, PackedViews
 from clipseg_kfp.steps.handover import Handover
-from clipseg_kfp.steps.settings import Settings
 from clipseg_kfp.steps.timing import timed
 from clipseg_kfp.storage import ObjectTooLargeError, open_object
 from clipseg_kfp.views.prepare import Looks, Prepared, prepare
 
 STEP = "preprocess_images"
-IMAGES, VIEWS, PREVIEWS = "images.parquet", "views.arrow", "previews.arrow"
-SHARD = "shard.txt"  # the shard's name
 
-#: What all threads together may hold, so that large images wait for each other and a pod of 2 GiB does.
+#: Bytes of all threads together: large images wait for each other, and a pod of 2 GiB is enough.
 PIXEL_BYTES, FILE_BYTES = 900_000_000, 300_000_000
 
-#: Of the maps that an image may have in postprocess_masks, of all its views and prompts, a byte a pixel each.
-#: Logic between prompts makes as many again, and that step's pod has 2 GiB, too.
+#: Bytes of an image's maps in postprocess_masks, over all views and prompts, one byte per pixel. Logic between
+#: prompts doubles them, and that step's pod has 2 GiB, too.
 MAP_BYTES = 480_000_000
 
 
 class Budget:
-    """Bytes that threads share; one that wants more than there are at all gets them all, alone."""
+    """Bytes that threads share; a thread that asks for more than all gets all, alone."""
 
     def __init__(self, total: int) -> None:
         self._total, self._free = total, total
@@ -50,7 +45,7 @@ class Budget:
 
     @contextmanager
     def taken(self, cost: int) -> Iterator[None]:
-        """Waits until so many bytes are free and holds them while the context is open."""
+        """Waits until ``cost`` bytes are free and holds them while the context is open."""
         cost = min(cost, self._total)
         with self._changed:
             self._changed.wait_for(lambda: self._free >= cost)
@@ -65,7 +60,7 @@ class Budget:
 
 @dataclass
 class _Item:
-    """One image, small: its pixels exist in workers only, its views in a file until they are packed."""
+    """One image without pixels: those exist in workers only, and its views in a file until they are packed."""
 
     row: dict[str, Any]
     made: Prepared | None = None
@@ -79,51 +74,45 @@ def run(
     shard: str,
     encoded_prompts: Path,
     views: Path,
-    max_megapixels: float = 50.0,
-    max_megabytes: float = 100.0,
+    limits: Limits | None = None,
     endpoint: str = "",
 ) -> int:
-    """Writes ``images.parquet``, ``views.arrow``, ``previews.arrow`` and the shard's name into ``views``.
+    """Writes views, previews, a table of images and the shard's name into ``views``; see ``artifacts.PackedViews``.
 
-    Images are decoded in workers (see ``decoding``), which a file may crash or hang: it is set aside as
-    ``crashed`` or ``timeout``, and its neighbors are not harmed. Views wait in files, not in memory: a JPEG of
-    200 megapixels cut into 700 tiles takes 1.1 GiB at its peak, all processes together, and 1.8 GiB where it
-    has to be turned upright.
+    Images are decoded in worker processes (see ``images.guarded``): a file that crashes or hangs its worker is
+    quarantined as ``crashed`` or ``timeout``, and other images are not affected. Views wait in files, not in memory:
+    a JPEG of 200 megapixels cut into 700 tiles takes at most 1.1 GiB, all processes together, and 1.8 GiB where it
+    has to be rotated.
 
     Args:
         dataset: fetch_dataset's output.
         shard: name of the shard.
-        encoded_prompts: encode_prompts' output; tells the model's input size.
+        encoded_prompts: encode_prompts' output; has the model's input size.
         views: output folder.
-        max_megapixels: larger images go to quarantine, judged by their header.
-        max_megabytes: larger objects go to quarantine.
+        limits: which images are too large; they are quarantined.
         endpoint: S3 endpoint URL.
 
     Returns:
         The number of views.
 
     Raises:
-        ParameterError: a limit that is not positive.
         QuarantineError: more bad images than the run may have.
-        StorageError: a missing bucket, refused credentials or a store out of reach; a single bad object
-            never does this.
+        StorageError: a missing bucket, refused credentials or a store out of reach; never a single bad object.
     """
-    for name, value in (("max_megapixels", max_megapixels), ("max_megabytes", max_megabytes)):
-        if not 0 < value < math.inf:
-            raise ParameterError(f"{name} is {value}.", "Give a positive number.")
-    sources = list(records.read_parquet(dataset / "shards" / f"{shard}.parquet"))
-    looks = _looks(encoded_prompts, max_megapixels)
+    limits, listing, packed = limits or Limits(), Listing(dataset), PackedViews(views)
+    sources = list(records.read_parquet(listing.shard_path(shard)))
+    looks = _looks(EncodedPrompts(encoded_prompts), limits)
     views.mkdir(parents=True, exist_ok=True)
     rows: list[dict[str, Any]] = []
     count = 0
     with (
         _spool(views / ".images") as spool,
-        records.ArrowWriter(views / VIEWS, records.VIEWS) as view_file,
-        records.ArrowWriter(views / PREVIEWS, records.PREVIEWS) as preview_file,
+        records.ArrowWriter(packed.views_path, records.VIEWS) as view_file,
+        records.ArrowWriter(packed.previews_path, records.PREVIEWS) as preview_file,
     ):
-        preparing = _Preparing(spool, looks, max_megabytes, endpoint)
+        preparing = _Preparing(spool, looks, limits.max_megabytes, endpoint)
         # An image cut into hundreds of tiles is large when it is done, too: few of them wait at a time.
-        threads, ahead = (2, 0) if looks.tiling.on else (max(4, 2 * cpu_limit()), 2)
+        threads, ahead = (2, 0) if looks.options.tiled else (max(4, 2 * cpu_limit()), 2)
         items = ordered_map(preparing, enumerate(sources), threads, ahead)
         for item in track(STEP, items, len(sources)):
             if item.made is None:
@@ -134,9 +123,9 @@ def run(
                     count += 1
                 preview_file.append({"image": len(rows), "jpeg": item.made.preview})
             rows.append(item.row)
-    records.write_parquet(views / IMAGES, records.IMAGES, rows)
-    (views / SHARD).write_text(shard, "utf-8")
-    _check_quarantine(rows, dataset)
+    records.write_parquet(packed.images_path, records.IMAGES, rows)
+    packed.write_shard(shard)
+    _check_quarantine(rows, listing)
     return count
 
 
@@ -145,22 +134,22 @@ def handover(count: int) -> Handover:
     return Handover(metadata={"views": {"views": count}})
 
 
-def _looks(prompts: Path, max_megapixels: float) -> Looks:
-    size, settings = read_facts_of(prompts).image_size, Settings.read(prompts)
-    asked = sum(row.expression is None for row in read_rows(prompts / TABLE))
+def _looks(prompts: EncodedPrompts, limits: Limits) -> Looks:
+    size = prompts.facts().image_size
+    asked = sum(row.expression is None for row in prompts.rows())
+    most = max(1, MAP_BYTES // (asked * size**2))
     return Looks(
         size=size,
-        tiling=settings.tiling,
-        meters_per_pixel=settings.meters_per_pixel,
-        max_megapixels=max_megapixels,
-        max_views=max(1, MAP_BYTES // (asked * size**2)),
-        views_limit=f"with {asked:,} prompts, {MAP_BYTES / 1e6:,.0f} MB hold the maps of "
-        f"{max(1, MAP_BYTES // (asked * size**2)):,}: take larger tiles or fewer prompts.",
+        options=prompts.views(),
+        max_megapixels=limits.max_megapixels,
+        max_views=most,
+        views_limit=f"with {asked:,} prompts, {MAP_BYTES / 1e6:,.0f} MB hold the maps of {most:,}: "
+        "take larger tiles or fewer prompts.",
     )
 
 
 class _Preparing:
-    """Takes a source to its views; called in threads, which fetch, wait for memory and wait for a worker."""
+    """Makes the views of a source; called in threads, which fetch, wait for memory and wait for a worker."""
 
     def __init__(self, spool: Path, looks: Looks, max_megabytes: float, endpoint: str) -> None:
         self._spool, self._looks, self._max_megabytes, self._endpoint = spool, looks, max_megabytes, endpoint
@@ -179,34 +168,38 @@ class _Preparing:
             self._interrupted = True
             raise
         except ImageRejectedError as error:
-            views.unlink(missing_ok=True)  # what a worker left that ended before its time
-            return _set_aside(row, error.code, error.detail)
+            views.unlink(missing_ok=True)  # a worker that ended early may have left it
+            return _quarantined(row, error.code, error.detail)
         except ObjectChangedError as error:
-            return _set_aside(row, "changed", error.message)
+            return _quarantined(row, "changed", error.message)
         except ObjectUnreadableError as error:
-            return _set_aside(row, "unreadable", str(error))
+            return _quarantined(row, "unreadable", str(error))
         row.update(width=made.width, height=made.height)
         return _Item(row, made, views)
 
     def _prepare(self, source: dict[str, Any], views: Path) -> Prepared:
         if not source["version"]:
-            raise ObjectChangedError(f"{source['uri']} does not exist.")
+            raise ObjectChangedError(
+                f"{source['uri']} does not exist.",
+                "Bring it back, or list the source again.",
+                where=source["key"],
+            )
         if source["size"] > self._max_megabytes * 1e6:
             raise ImageRejectedError(
                 "too_large",
                 f"The file has {source['size'] / 1e6:,.2f} MB; "
-                f"max_megabytes allows {self._max_megabytes:g} and can be raised.",
+                f"limits.max_megabytes allows {self._max_megabytes:g} and can be raised.",
             )
         file = views.with_suffix(".image")
         try:
-            # Always in this order, or two threads could wait for each other.
+            # Always in this order, or two threads might wait for each other.
             with self._file_bytes.taken(source["size"]):
                 data = _read(source, self._endpoint, self._max_megabytes)
                 with _named(file):
                     file.write_bytes(data)
                 del data
                 allowed = self._share
-                while True:  # twice, where the header says that it takes more
+                while True:  # a second time where the image's header tells that it takes more
                     with self._pixel_bytes.taken(allowed):
                         if self._interrupted:  # while it waited
                             raise KeyboardInterrupt
@@ -230,19 +223,19 @@ def _views(path: Path, size: int) -> Iterator[bytes]:
     path.unlink()
 
 
-def _check_quarantine(rows: list[dict[str, Any]], dataset: Path) -> None:
+def _check_quarantine(rows: list[dict[str, Any]], listing: Listing) -> None:
     """Ends the run before the inference where one shard alone has too many bad images."""
-    if not (dataset / SUMMARY).exists():  # shards that were not listed by fetch_dataset have no bound
+    if not listing.is_complete():  # without a summary there is no bound
         return
-    quarantine, summary = Quarantine(), read_summary(dataset)
+    quarantine, summary = Quarantine(), listing.summary()
     for row in rows:
         quarantine.add(row)
-    quarantine.check(summary.max_quarantined, summary.listed, where=" of one shard")
+    quarantine.check(Limits(max_quarantined=summary.max_quarantined), summary.listed, where=" of one shard")
 
 
 @contextmanager
 def _spool(folder: Path) -> Iterator[Path]:
-    """A folder for files that workers read and write; what a killed attempt left in it goes first."""
+    """An empty folder for files that workers read and write, for as long as the context is open."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
     try:
@@ -253,7 +246,7 @@ def _spool(folder: Path) -> Iterator[Path]:
 
 @contextmanager
 def _named(file: Path) -> Iterator[None]:
-    """Says which file it was: the error of a disk that is full does not, least of all through a pipe."""
+    """Adds the file's name to errors, since that of a full disk has none."""
     try:
         yield
     except OSError as error:
@@ -268,11 +261,11 @@ def _read(source: dict[str, Any], endpoint: str, max_megabytes: float) -> bytes:
         return folder.read(key, version=source["version"], limit=int(max_megabytes * 1e6))
     except ObjectTooLargeError as error:
         raise ImageRejectedError(
-            "too_large", f"{error.message} max_megabytes sets it and can be raised."
+            "too_large", f"{error.message} limits.max_megabytes sets it and can be raised."
         ) from error
     except ParameterError as error:  # a key that the folder refuses
         raise ObjectUnreadableError(error.message, error.remedy) from error
 
 
-def _set_aside(row: dict[str, Any], reason: str, detail: str) -> _Item:
+def _quarantined(row: dict[str, Any], reason: str, detail: str) -> _Item:
     return _Item({**row, "status": "quarantined", "reason": reason, "detail": spell_out(detail)})

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,9 +15,9 @@ from clipseg_kfp import records
 from clipseg_kfp.report.ranking import Ranking, SetRow, render_html, render_markdown
 from clipseg_kfp.results.formats.tables import plain
 from clipseg_kfp.runtime.progress import say
-from clipseg_kfp.steps.encode_prompts import classes_of
-from clipseg_kfp.steps.evaluate_masks import CURVES, TABLE, THRESHOLDS
+from clipseg_kfp.steps.artifacts import EncodedPrompts, EvaluationTables
 from clipseg_kfp.steps.handover import Handover, classification
+from clipseg_kfp.steps.timing import timed
 
 STEP = "rank_prompts"
 RANKING = "ranking.csv"
@@ -30,17 +29,15 @@ COLUMNS = (
 
 @dataclass(frozen=True)
 class Ranked:
-    """What the UI shows.
+    """A ranking, with what the UI shows of it.
 
     Attributes:
         ranking: best first.
         curves: content of ``curves.json``.
-        title: of the page.
     """
 
     ranking: Ranking
     curves: dict[str, Any]
-    title: str
 
     def figures(self) -> dict[str, float]:
         """For Kubeflow's table of metrics; empty without ground truth."""
@@ -62,53 +59,40 @@ class Ranked:
 
         Thresholds are 1, 0.98, … 0.02, 0; no pixel counts as found at 1 here.
         """
-        tp, fp, positives, negatives = self._sums()
-        rates = [
-            [0.0, *(np.array(found[::-1]) / max(total, 1)).tolist(), 1.0]
-            for found, total in ((fp, negatives), (tp, positives))
-        ]
-        return rates[0], rates[1], [1.0, *self.curves["thresholds"][::-1], 0.0]
+        thresholds = self.curves["thresholds"]
+        curves = [self.curves["per_prompt"][name] for name in self._best_indexes()]
+
+        def rates(key: str, total: str) -> list[float]:
+            counts = np.array([curve[key][::-1] for curve in curves], np.int64).reshape(-1, len(thresholds))
+            return [0.0, *(counts.sum(0) / max(sum(curve[total] for curve in curves), 1)).tolist(), 1.0]
+
+        return rates("fp", "negatives"), rates("tp", "positives"), [1.0, *thresholds[::-1], 0.0]
 
     def confusion_matrix(self) -> list[list[int]]:
         """Pixels of the best set, each prompt at its best threshold: rows are the truth, columns the mask.
 
-        Prompts that the ground truth has nothing of have no best threshold, and do not count.
+        Prompts that are not in the ground truth have no best threshold and do not count.
         """
         matrix = np.zeros((2, 2), np.int64)
         for name, index in self._best_indexes().items():
-            one = self.curves["per_prompt"][name]
-            tp, fp = one["tp"][index], one["fp"][index]
-            matrix += np.array([[one["negatives"] - fp, fp], [one["positives"] - tp, tp]])
-        return [[int(value) for value in row] for row in matrix]
-
-    def markdown(self) -> str:
-        """The ranking as Markdown, cut where Kubeflow would."""
-        return render_markdown(self.ranking, self.title)
-
-    def html(self) -> str:
-        """The ranking as a page of its own, with curves."""
-        return render_html(self.ranking, self.curves, self.title)
-
-    def _members(self) -> list[dict[str, Any]]:
-        best = self.ranking.sets[0].name if self.ranking.sets else ""
-        return [row for row in self.ranking.prompts if row["set"] == best]
-
-    def _sums(self) -> tuple[list[int], list[int], int, int]:
-        # Prompts that the ground truth has nothing of are left out, as in the confusion matrix.
-        curves = [self.curves["per_prompt"][name] for name in self._best_indexes()]
-        count = len(self.curves["thresholds"])
-        sums = [[sum(one[key][i] for one in curves) for i in range(count)] for key in ("tp", "fp")]
-        return sums[0], sums[1], *(sum(one[key] for one in curves) for key in ("positives", "negatives"))
+            curve = self.curves["per_prompt"][name]
+            tp, fp = curve["tp"][index], curve["fp"][index]
+            matrix += np.array([[curve["negatives"] - fp, fp], [curve["positives"] - tp, tp]])
+        matrix_rows: list[list[int]] = matrix.tolist()
+        return matrix_rows
 
     def _best_indexes(self) -> dict[str, int]:
+        """Prompts of the best set that are in the ground truth, with the places of their best thresholds."""
+        best = self.ranking.sets[0].name if self.ranking.sets else ""
         thresholds = self.curves["thresholds"]
         return {
             row["full_name"]: thresholds.index(row["best_threshold"])
-            for row in self._members()
-            if row["best_threshold"] is not None
+            for row in self.ranking.prompts
+            if row["set"] == best and row["best_threshold"] is not None
         }
 
 
+@timed(STEP)
 def run(
     *, evaluation: Path, encoded_prompts: Path, ranking: Path, table: Path, page: Path, source_uri: str = ""
 ) -> Ranked:
@@ -125,12 +109,14 @@ def run(
         source_uri: the page's title.
     """
     ranking.mkdir(parents=True, exist_ok=True)
-    ranked = rank(list(records.read_parquet(evaluation / TABLE)), classes_of(encoded_prompts))
+    tables = EvaluationTables(evaluation)
+    rows = list(records.read_parquet(tables.prompts_path))
+    ranked = rank(rows, EncodedPrompts(encoded_prompts).classes())
     with (ranking / RANKING).open("w", encoding="utf-8", newline="") as stream:
         writer = csv.DictWriter(stream, COLUMNS, extrasaction="ignore")
         writer.writeheader()
         writer.writerows({name: plain(value) for name, value in row.items()} for row in ranked.prompts)
-    shutil.copyfile(evaluation / THRESHOLDS, ranking / THRESHOLDS)
+    shutil.copyfile(tables.thresholds_path, ranking / tables.thresholds_path.name)
     for row in ranked.prompts[:10]:
         if row["best_iou"] is not None:
             say(
@@ -139,18 +125,17 @@ def run(
             )
     if not ranked.prompts:
         say(STEP, "no ground truth to rank by")
-    curves = json.loads((evaluation / CURVES).read_text("utf-8"))
-    found = Ranked(ranked, curves, source_uri)
-    table.write_text(found.markdown(), "utf-8")
-    page.write_text(found.html(), "utf-8")
-    return found
+    curves = tables.curves()
+    table.write_text(render_markdown(ranked, source_uri), "utf-8")
+    page.write_text(render_html(ranked, curves, source_uri), "utf-8")
+    return Ranked(ranked, curves)
 
 
-def handover(found: Ranked) -> Handover:
+def handover(ranked: Ranked) -> Handover:
     """The best prompt's and set's figures and curves, for the UI."""
     labels = ["background", "foreground"]
-    shown = classification(found.roc(), labels, found.confusion_matrix())
-    return Handover(metrics={"metrics": found.figures(), "classification": shown})
+    shown = classification(ranked.roc(), labels, ranked.confusion_matrix())
+    return Handover(metrics={"metrics": ranked.figures(), "classification": shown})
 
 
 def rank(rows: Sequence[dict[str, Any]], names: dict[str, str]) -> Ranking:
@@ -158,7 +143,7 @@ def rank(rows: Sequence[dict[str, Any]], names: dict[str, str]) -> Ranking:
 
     Args:
         rows: of ``records.EVALUATION``.
-        names: what prompts are called in their own set, by their full name; empty for a single set.
+        names: the name of each prompt in its own set, by its full name; empty for a single set.
     """
     prompts = []
     for row in rows:
@@ -170,10 +155,12 @@ def rank(rows: Sequence[dict[str, Any]], names: dict[str, str]) -> Ranking:
         row["rank"] = number
     sets = []
     for place in dict.fromkeys(row["set"] for row in prompts):
-        ious = [r["best_iou"] for r in prompts if r["set"] == place and r["best_iou"] is not None]
-        precisions = [r["average_precision"] for r in prompts if r["set"] == place]
-        if ious:
-            known = [value for value in precisions if value is not None]
-            sets.append(SetRow(place, len(ious), float(np.mean(ious)), float(np.mean(known))))
-    sets.sort(key=lambda one: (-one.mean_iou, one.name))
+        present = [row for row in prompts if row["set"] == place and row["best_iou"] is not None]
+        if present:
+            iou, precision = (
+                float(np.mean([row[name] for row in present if row[name] is not None]))
+                for name in ("best_iou", "average_precision")
+            )
+            sets.append(SetRow(place, len(present), iou, precision))
+    sets.sort(key=lambda row: (-row.mean_iou, row.name))
     return Ranking(prompts, sets)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib import import_module
@@ -13,8 +12,9 @@ from typing import Any
 
 from kfp import dsl
 
-from clipseg_kfp.errors import StorageError, exit_on_user_error
-from clipseg_kfp.runtime.progress import say
+from clipseg_kfp.errors import ClipsegKfpError, StorageError, exit_on_user_error
+from clipseg_kfp.options import GROUPS, read_groups
+from clipseg_kfp.runtime.events import tell
 from clipseg_kfp.steps.handover import Handover
 
 
@@ -35,8 +35,10 @@ def run_step(name: str, arguments: Mapping[str, Any]) -> Any:
     given = {key: value for key, value in arguments.items() if value is not run_step}
     with running(name):
         step = import_module(f"clipseg_kfp.steps.{name}")
-        found = step.run(**{key: _local(value) for key, value in given.items() if not _is_metrics(value)})
-        handed: Handover = step.handover(found)
+        plain = {key: _local(value) for key, value in given.items() if not _is_metrics(value)}
+        groups = [key for key, value in plain.items() if key in GROUPS and isinstance(value, Mapping)]
+        result = step.run(**{**plain, **read_groups(plain, groups)})
+        handed: Handover = step.handover(result)
         for artifact, metadata in {**handed.metadata, **handed.metrics}.items():
             given[artifact].metadata.update(metadata)
     return handed.output
@@ -47,7 +49,7 @@ def _local(value: Any) -> Any:
     if isinstance(value, dsl.Artifact):
         return Path(value.path)
     if isinstance(value, list):
-        return [_local(one) for one in value]
+        return [_local(item) for item in value]
     return value
 
 
@@ -57,24 +59,45 @@ def _is_metrics(value: Any) -> bool:
 
 @contextmanager
 def running(step: str) -> Iterator[None]:
-    """Says how long a step took; a user's mistake, a full disk or a missing permission ends it without a traceback.
+    """Tells the parent of a step's error; one that a user can mend ends the step without a traceback.
 
     Args:
         step: its name.
 
     Raises:
-        SystemExit: with status 1, in place of such an error.
+        SystemExit: with status 1, in place of an error that a user can mend, a full disk or a missing permission.
     """
-    start = time.monotonic()
     with exit_on_user_error(step):
         try:
-            yield
-        except OSError as error:  # of a step's own files: stores report theirs as StorageError
-            if error.strerror is None or (error.filename is None and error.errno != errno.ENOSPC):
-                raise
-            named = "A file of this step" if error.filename is None else os.fsdecode(error.filename)
-            raise StorageError(
-                f"{named}: {error.strerror}.",
-                "Check the permissions and the free space of the folder for intermediate files.",
-            ) from error
-    say(step, f"took {time.monotonic() - start:.1f} s")
+            with _own_files():
+                yield
+        except ClipsegKfpError as error:
+            tell("error", step=step, **error.record())
+            raise
+        except Exception as error:
+            tell(
+                "error",
+                step=step,
+                code="unexpected",
+                what=f"{type(error).__name__}: {error}",
+                where="",
+                remedy="The log has the traceback. If the cause is not on your side, report it with the log.",
+            )
+            raise
+
+
+@contextmanager
+def _own_files() -> Iterator[None]:
+    """Names the file and what helps where a step's own files fail: stores report theirs as ``StorageError``."""
+    try:
+        yield
+    except OSError as error:
+        if error.strerror is None or (error.filename is None and error.errno != errno.ENOSPC):
+            raise
+        path = "" if error.filename is None else os.fsdecode(error.filename)
+        raise StorageError(
+            f"{path or 'A file of this step'}: {error.strerror}.",
+            "Check the permissions and the free space of the folder for intermediate files.",
+            code="step_file",
+            where=path,
+        ) from error

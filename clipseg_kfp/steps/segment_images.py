@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -14,21 +15,17 @@ from numpy.typing import NDArray
 
 from clipseg_kfp import records
 from clipseg_kfp.engine import Engine, Pending, check_choices, int8
-from clipseg_kfp.errors import ParameterError
-from clipseg_kfp.prompts import read_table
-from clipseg_kfp.results import json_bytes
+from clipseg_kfp.errors import OptionsError, ParameterError, Problem
+from clipseg_kfp.options import Inference
 from clipseg_kfp.runtime.concurrency import ordered_map, prefetched
 from clipseg_kfp.runtime.progress import say, track
 from clipseg_kfp.runtime.resources import cpu_limit
-from clipseg_kfp.steps.encode_prompts import TABLE, read_facts_of
+from clipseg_kfp.steps.artifacts import EncodedPrompts, PackedViews, Probabilities
 from clipseg_kfp.steps.handover import Handover
-from clipseg_kfp.steps.preprocess_images import VIEWS
-from clipseg_kfp.steps.settings import Settings
 from clipseg_kfp.steps.timing import timed
 from clipseg_kfp.views import averaged_with_flip, mirrored
 
 STEP = "segment_images"
-PROBABILITIES, ENGINE = "probabilities.arrow", "engine.json"
 
 Rows = list[dict[str, Any]]
 
@@ -40,11 +37,7 @@ def run(
     encoded_prompts: Path,
     model: Path,
     probabilities: Path,
-    batch_size: int = 0,
-    memory_mb: int = 0,
-    backend: str = "auto",
-    device: str = "auto",
-    int8_min_iou: float = 0.99,
+    inference: Inference | None = None,
 ) -> dict[str, Any]:
     """Writes ``probabilities.arrow`` (``records.PROBABILITIES``) and ``engine.json`` into ``probabilities``.
 
@@ -53,55 +46,69 @@ def run(
         encoded_prompts: encode_prompts' output.
         model: checkpoint folder.
         probabilities: output folder.
-        batch_size: views encoded at once, at most; 0 takes what suits the device.
-        memory_mb: what activations may take; 0 takes what suits the device.
-        backend: ``auto``, ``torch`` or ``openvino``.
-        device: ``auto``, ``cpu`` or ``cuda``.
-        int8_min_iou: with precision int8, the least agreement of masks with float32.
+        inference: how the model is computed; its precision must be that of the encoded prompts.
 
     Returns:
         What ``engine.json`` holds: the number of (view, prompt) maps, and how they were computed.
 
     Raises:
-        ParameterError: a bad size or choice, or prompts encoded with another model.
+        OptionsError: another precision than the configuration of the prompts names.
+        ParameterError: a choice that is not available here, or prompts encoded with another model.
         ModelError: the checkpoint cannot be used, or int8 would change the masks.
     """
-    settings = Settings.read(encoded_prompts)
-    precision = settings.precision
-    check_choices(backend, device, precision, batch_size, memory_mb)
-    int8.check_min_iou(int8_min_iou)
-    total = records.count_rows(views / VIEWS)
+    inference = inference or Inference()
+    prompts = EncodedPrompts(encoded_prompts)
+    precision = prompts.precision()
+    if inference.pixels() != Inference.read({"precision": precision}).pixels():
+        raise OptionsError(
+            [
+                Problem(
+                    "inference.precision",
+                    "precision_differs",
+                    f"'{precision}', which the prompts were encoded for, not '{inference.precision}'",
+                    "Give encode_prompts and segment_images the same.",
+                )
+            ]
+        )
+    check_choices(inference)
+    view_file = PackedViews(views).views_path
+    total = records.count_rows(view_file)
     if not total:
         say(STEP, "nothing to segment")
-        return write_maps(probabilities, [], {})
-    table = read_table(encoded_prompts / TABLE)
+        return write_maps(Probabilities(probabilities), [], {})
+    table = prompts.table()
     embeddings = table.embeddings
-    sizes = {"batch_size": batch_size, "memory_mb": memory_mb}
     facts: dict[str, Any] = {}
     if precision == "int8" and total < int8.WORTHWHILE:
-        say(STEP, f"{total} views are too few for int8 to pay; going on in float32")
-        precision = "float32"
-    if precision == "int8":
-        calibration, held_out = _samples(views / VIEWS, total)
+        say(STEP, f"{total} views are too few to gain from int8; float32 is used")
+        inference = inference.model_copy(update={"precision": "float32"})
+    if inference.precision == "int8":
+        calibration, held_out = _samples(view_file, total)
         engine, agreement = int8.load_int8(
             model,
             calibration=calibration,
             held_out=held_out,
             embeddings=embeddings,
             thresholds=[row.threshold or 0.5 for row in table.base],  # Otsu's and hidden ones have none
-            min_iou=int8_min_iou,
-            **sizes,
+            min_iou=inference.int8_min_iou,
+            batch_size=inference.batch_size,
+            memory_mb=inference.memory_mb,
         )
         facts["int8"] = asdict(agreement)
     else:
-        engine = Engine.load(model, backend=backend, device=device, precision=precision, **sizes)
-    if engine.facts.digest != read_facts_of(encoded_prompts).digest:
-        raise ParameterError("The prompts were encoded with another model.", "Encode them again.")
+        engine = Engine.load(model, inference)
+    if engine.facts.digest != prompts.facts().digest:
+        raise ParameterError(
+            "The prompts were encoded with another model.",
+            "Encode them with this model.",
+            code="prompts_of_another_model",
+            where="encoded_prompts",
+        )
     how = engine.describe()
     say(STEP, f"{total:,} views, {len(embeddings)} prompts, {', '.join(how.values())}, {cpu_limit()} threads")
-    results = segment(engine, views / VIEWS, embeddings, flip=settings.flip)
+    results = segment(engine, view_file, embeddings, flip=prompts.views().flip)
     results = track(STEP, results, total, unit="views")
-    return write_maps(probabilities, results, {**how, **facts})
+    return write_maps(Probabilities(probabilities), results, {**how, **facts})
 
 
 def handover(facts: dict[str, Any]) -> Handover:
@@ -114,8 +121,8 @@ def segment(
 ) -> Iterator[tuple[dict[str, Any], NDArray[np.uint8]]]:
     """Yields each view's image and box with its probabilities, uint8 (P, S, S).
 
-    Reading, inference and whatever the caller does run in three threads with a batch waiting between them,
-    so that the cores never wait for the disk.
+    Reading, inference and the caller's work run in three threads with a batch waiting between them, so that the
+    cores never wait for the disk.
 
     Args:
         engine: loaded.
@@ -136,14 +143,14 @@ def segment(
                 begun += pending.images
 
     for rows, parts in prefetched(started()):
-        found = [maps for pending in parts for maps in engine.finish(pending)]
+        maps = [levels for pending in parts for levels in engine.finish(pending)]
         if flip:
-            found = [averaged_with_flip(*pair) for pair in zip(found, found[len(rows) :], strict=False)]
-        yield from zip(rows, found, strict=True)
+            maps = [averaged_with_flip(*pair) for pair in zip(maps, maps[len(rows) :], strict=False)]
+        yield from zip(rows, maps, strict=True)
 
 
 def write_maps(
-    target: Path, results: Iterable[tuple[dict[str, Any], NDArray[np.uint8]]], facts: dict[str, Any]
+    target: Probabilities, results: Iterable[tuple[dict[str, Any], NDArray[np.uint8]]], facts: dict[str, Any]
 ) -> dict[str, Any]:
     """Writes what ``segment`` yields, and how it was computed.
 
@@ -164,44 +171,33 @@ def write_maps(
         ]
 
     maps = 0
-    with records.ArrowWriter(target / PROBABILITIES, records.PROBABILITIES, 64) as writer:
+    with records.ArrowWriter(target.maps_path, records.PROBABILITIES, 64) as writer:
         # A GPU makes maps several times as fast as one core packs them.
         for rows in ordered_map(packed, results, workers=cpu_limit()):
             for row in rows:
                 writer.append(row)
             maps += len(rows)
     facts = {"maps": maps, **facts}
-    (target / ENGINE).write_bytes(json_bytes(facts))
+    target.write_engine(facts)
     return facts
 
 
 def _batches(path: Path, size: int) -> Iterator[tuple[Rows, NDArray[np.uint8]]]:
-    rows: Rows = []
-    parts: list[NDArray[np.uint8]] = []
-    for batch in records.read_arrow(path):
-        found, pixels = batch.select(["image", "box"]).to_pylist(), _pixels(batch["pixels"])
-        while found:
-            wanted = size - len(rows)
-            rows, found = rows + found[:wanted], found[wanted:]
-            parts, pixels = [*parts, pixels[:wanted]], pixels[wanted:]
-            if len(rows) == size:
-                yield rows, np.concatenate(parts)
-                rows, parts = [], []
-    if rows:
-        yield rows, np.concatenate(parts)
+    def views() -> Iterator[tuple[dict[str, Any], NDArray[np.uint8]]]:
+        for batch in records.read_arrow(path):
+            yield from zip(batch.select(["image", "box"]).to_pylist(), _pixels(batch["pixels"]), strict=True)
+
+    source = views()
+    while chunk := list(islice(source, size)):
+        yield [row for row, _ in chunk], np.stack([pixels for _, pixels in chunk])
 
 
 def _samples(path: Path, total: int) -> tuple[list[NDArray[np.uint8]], list[NDArray[np.uint8]]]:
     """Reads the views that int8 calibrates on, and those that it is compared on."""
     views = (view for batch in records.read_arrow(path) for view in _pixels(batch["pixels"]))
     calibration, held_out = (set(indexes) for indexes in int8.sample(total))
-    found: tuple[list[NDArray[np.uint8]], list[NDArray[np.uint8]]] = ([], [])
-    for i, view in enumerate(views):
-        if i in calibration:
-            found[0].append(view.copy())
-        elif i in held_out:
-            found[1].append(view.copy())
-    return found
+    copies = {i: view.copy() for i, view in enumerate(views) if i in calibration or i in held_out}
+    return [copies[i] for i in sorted(calibration)], [copies[i] for i in sorted(held_out - calibration)]
 
 
 def _pixels(column: pa.LargeBinaryArray) -> NDArray[np.uint8]:

@@ -1,8 +1,8 @@
-"""How many images a run takes, which, and how they are split into shards.
+"""Which images a run takes, and how they are split into shards.
 
-Argo keeps all nodes of a run in one object of 1 MB, so shards are few; and a shard's views and probabilities pass
-through the artifact store and the disks of three pods, so they are bounded, too. What does not fit is left for the
-next run.
+Argo keeps all nodes of a run in one object of 1 MB, so the number of shards is bounded; a shard's views and
+probabilities pass through the artifact store and the disks of three pods, so their size is bounded, too. Images that
+do not fit are left for the next run.
 """
 
 from __future__ import annotations
@@ -10,29 +10,27 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from heapq import heappop, heappush, heappushpop
-from pathlib import Path
+from heapq import heappop, heappush
 
-from clipseg_kfp.dataset.sources import Source
-from clipseg_kfp.prompts import read_rows
-from clipseg_kfp.steps.encode_prompts import TABLE, read_facts_of
-from clipseg_kfp.steps.settings import Settings
+from clipseg_kfp.dataset.listing import Source
+from clipseg_kfp.steps.artifacts import EncodedPrompts
+from clipseg_kfp.views.tiles import MAX_TILES, tile_side
 
 MAX_SHARDS = 24  # bounded by tests/pipelines/test_node_sizes.py, which computes the object
 SHARD_BYTES = 512_000_000  # of views, previews and probabilities, as they are estimated here
 
 _PREVIEW_BYTES = 64_000
-_PIXELS_PER_BYTE = 4  # of a file: photographs have 2 to 6, what is stored without loss 1 or less
+_PIXELS_PER_BYTE = 4  # of a file: photographs have 2 to 6, lossless formats 1 or less
 
 
 @dataclass(frozen=True)
 class Sizes:
-    """Estimates what an image takes in the artifacts of its shard.
+    """Estimates the bytes of an image in the artifacts of its shard.
 
     Attributes:
         view: bytes of a view and its maps. A map of smooth probabilities shrinks to a fifth, others to a half.
-        tile: pixels of the source that a tile adds to those before it; 0 where nothing is cut.
-        most_views: an image with more is set aside.
+        tile: pixels of the source that a tile adds to those before it; 0 without tiles.
+        most_views: an image with more is quarantined.
     """
 
     view: int
@@ -40,21 +38,20 @@ class Sizes:
     most_views: int = 1
 
     @classmethod
-    def of(cls, prompts: Path) -> Sizes:
-        """Reads what decides it from encode_prompts' output."""
-        side, settings = read_facts_of(prompts).image_size, Settings.read(prompts)
-        maps = sum(row.expression is None for row in read_rows(prompts / TABLE))
+    def of(cls, prompts: EncodedPrompts) -> Sizes:
+        """Estimates from the model's input size, the prompts and the options."""
+        side, views = prompts.facts().image_size, prompts.views()
+        maps = sum(row.expression is None for row in prompts.rows())
         view = side**2 * 3 + maps * side**2 // 2
-        if not settings.tiling.on:
+        if not views.tiled:
             return cls(view)
-        # What files say of their resolution is not known yet: a tile is taken to be as large as the model's input.
-        known = settings.tiling.size or settings.meters_per_pixel
-        tile = settings.tiling.side(side, settings.meters_per_pixel) if known else side
-        step = tile * (1 - settings.tiling.overlap)
-        return cls(view, max(1, int(step**2)), settings.tiling.max_tiles + 1)
+        # The resolution that files name is not known yet: a tile is assumed to be as large as the model's input.
+        known = views.tile_size or views.meters_per_pixel
+        step = (tile_side(views, side) if known else side) * (1 - views.tile_overlap)
+        return cls(view, max(1, int(step**2)), MAX_TILES + 1)
 
     def __call__(self, size: int) -> int:
-        """Bytes that the image in a file of so many bytes takes."""
+        """Bytes of an image whose file has ``size`` bytes."""
         views = 1 + size * _PIXELS_PER_BYTE // self.tile if self.tile else 1
         return _PREVIEW_BYTES + min(views, self.most_views) * self.view
 
@@ -66,14 +63,12 @@ class Sizes:
 
 @dataclass
 class Selection:
-    """The images whose turn comes first, and of these the first that were listed.
-
-    No more are in memory than a run takes.
+    """The images of the lowest turns, and of these the first that were listed; only those are in memory.
 
     Attributes:
         most: images to keep.
         left: images that no run has seen, and for which there is no room.
-        waiting: the same for others.
+        waiting: the same for images that a run has seen.
         taken: images that were taken.
         again: of those, images that a run has seen.
     """
@@ -87,46 +82,37 @@ class Selection:
     _seen: int = 0
 
     def add(self, turn: int, source: Source) -> None:
-        """Takes an image; 0 is the first turn, of those that no run has seen."""
-        item = (-turn, -self._seen, source)
+        """Adds an image; 0 is the first turn, of images that no run has seen."""
+        heappush(self._kept, (-turn, -self._seen, source))
         self._seen += 1
-        if len(self._kept) < self.most:
-            heappush(self._kept, item)
-        else:
-            self._drop(heappushpop(self._kept, item))
+        self.lower(self.most)
 
     def lower(self, most: int) -> None:
-        """Keeps fewer."""
+        """Keeps at most so many."""
         self.most = most
         while len(self._kept) > most:
-            self._drop(heappop(self._kept))
-
-    def _drop(self, item: tuple[int, int, Source]) -> None:
-        if item[0]:
-            self.waiting += 1
-        else:
-            self.left += 1
+            turn, _, _ = heappop(self._kept)
+            self.waiting += turn != 0
+            self.left += turn == 0
 
     def take(self, sizes: Sizes) -> list[Source]:
         """The images in order, without those that do not fit into a run's shards."""
         kept = sorted(self._kept, reverse=True)
-        fitting = sum(_filled([sizes(item[2].size) for item in kept], len(kept))[:MAX_SHARDS])
-        self.lower(fitting)
-        self.taken = fitting
-        self.again = sum(item[0] < 0 for item in kept[:fitting])
-        return [item[2] for item in kept[:fitting]]
+        self.taken = sum(_filled([sizes(source.size) for _, _, source in kept], len(kept))[:MAX_SHARDS])
+        self.lower(self.taken)
+        self.again = sum(turn < 0 for turn, _, _ in kept[: self.taken])
+        return [source for _, _, source in kept[: self.taken]]
 
 
 def split(sizes: Sequence[int], shard_size: int) -> list[int]:
-    """How many images go into each shard: about ``shard_size``, more where shards would be too many.
+    """The number of images of each shard: about ``shard_size``, more where there would be too many shards.
 
     Args:
         sizes: estimated bytes of each image; they must fit.
-        shard_size: images a shard.
+        shard_size: images per shard.
 
     Returns:
-        Counts, as even as sizes allow; a single 0 where there is nothing, since a loop over nothing is an error in
-        places.
+        Counts, as even as sizes allow; a single 0 without images, since an empty loop is an error in places.
     """
     count = len(sizes)
     most = max(shard_size, math.ceil(count / MAX_SHARDS), 1)
@@ -137,7 +123,7 @@ def split(sizes: Sequence[int], shard_size: int) -> list[int]:
 
 
 def _filled(sizes: Sequence[int], most: int) -> list[int]:
-    """Fills shards one after the other, up to a number of images and ``SHARD_BYTES``; none stays empty."""
+    """Fills shards one after the other, up to ``most`` images and ``SHARD_BYTES``; none stays empty."""
     shards: list[int] = []
     room = 0
     for size in sizes:

@@ -1,8 +1,9 @@
-"""How long each step took, on its way to the report.
+"""How long each step took: measured here, once, for the log, the report and the local run's summary.
 
-A step leaves its seconds, and those of the steps before it, in its own artifact: so publish_results gets them from
-wherever a step ran, and of a cached shard it gets those of the time when the shard was computed. fetch_model leaves
-none, for a model's digest covers all files of its folder, and publish_results writes its report before it ends.
+A step leaves its seconds, and those of the steps before it, in its own artifact. So publish_results gets them from
+wherever a step ran; for a cached shard it gets the seconds of the run that computed it. fetch_model leaves none,
+because a model's digest covers all files of its folder, and neither does publish_results, because it writes its
+report before it ends.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import ParamSpec, TypeVar, cast
 
 from clipseg_kfp.results import json_bytes
+from clipseg_kfp.runtime.events import tell
 
 FILE = "seconds.json"
 
@@ -23,31 +25,33 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 
-def timed(step: str, output: str, *upstream: str) -> Callable[[Callable[P, T]], Callable[P, T]]:
-    """Makes a step note its seconds in its output folder.
+def timed(step: str, output: str = "", *upstream: str) -> Callable[[Callable[P, T]], Callable[P, T]]:
+    """Makes a step record its seconds: in its log, for the parent of a local run, and in its output folder.
 
-    Under ``SOURCE_DATE_EPOCH`` it does not: such runs are to be the same byte for byte.
+    Under ``SOURCE_DATE_EPOCH`` the folder gets none: such runs are to be the same byte for byte.
 
     Args:
         step: its name.
-        output: the parameter that names its output folder.
+        output: the parameter that names its output folder; empty leaves none there.
         upstream: the parameters that name folders of earlier steps whose seconds go along.
     """
 
-    def around(run: Callable[P, T]) -> Callable[P, T]:
+    def decorate(run: Callable[P, T]) -> Callable[P, T]:
         @functools.wraps(run)
-        def running(*args: P.args, **kwargs: P.kwargs) -> T:
+        def measure(*args: P.args, **kwargs: P.kwargs) -> T:
             start = time.monotonic()
-            found = run(*args, **kwargs)
-            if not os.environ.get("SOURCE_DATE_EPOCH"):
-                seconds = summed(cast("Path", kwargs[name]) for name in upstream)
-                seconds[step] = round(time.monotonic() - start, 2)
-                (cast("Path", kwargs[output]) / FILE).write_bytes(json_bytes(seconds))
-            return found
+            result = run(*args, **kwargs)
+            seconds = round(time.monotonic() - start, 2)
+            print(f"[{step}] took {seconds:.1f} s", flush=True)
+            tell("time", step=step, seconds=seconds)
+            if output and not os.environ.get("SOURCE_DATE_EPOCH"):
+                total = {**summed(cast("Path", kwargs[name]) for name in upstream), step: seconds}
+                (cast("Path", kwargs[output]) / FILE).write_bytes(json_bytes(total))
+            return result
 
-        return running
+        return measure
 
-    return around
+    return decorate
 
 
 def summed(folders: Iterable[Path]) -> dict[str, float]:

@@ -11,12 +11,9 @@ def postprocess_masks(
     probabilities: dsl.Input[dsl.Dataset],
     encoded_prompts: dsl.Input[dsl.Dataset],
     output_uri: str,
-    job_id: str,
     masks: dsl.Output[dsl.Dataset],
-    label_maps: bool = True,
-    overlays: bool = True,
-    probability_bits: int = 0,
-    run_id: str = "",
+    job_id: str = "",
+    outputs: dict = {},  # noqa: B006 - KFP copies it
     endpoint: str = "",
 ):
     """Brings masks to the size of their source, writes them to the bucket and measures them.
@@ -26,11 +23,8 @@ def postprocess_masks(
         probabilities: From segment_images.
         encoded_prompts: From encode_prompts.
         output_uri: Where results go.
-        job_id: Names the run where run_id is empty.
-        label_maps: Write a palette map of the most probable prompt for each image.
-        overlays: Write a preview with all masks painted in for each image.
-        probability_bits: 8 or 16 also writes probabilities of new images, as grayscale PNGs; 0 does not.
-        run_id: Name of the run in the results, where it is told that the shard is done.
+        job_id: Names the run where outputs.run_id is empty; without both, its progress is not told in the results.
+        outputs: What is written besides masks.
         endpoint: URL of the S3 endpoint; empty takes S3_ENDPOINT from the environment.
         masks: A row an image and prompt (run lengths, box, area, probabilities), and a few pictures.
     """

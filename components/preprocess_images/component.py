@@ -11,8 +11,7 @@ def preprocess_images(
     shard: str,
     encoded_prompts: dsl.Input[dsl.Dataset],
     views: dsl.Output[dsl.Dataset],
-    max_megapixels: float = 50.0,
-    max_megabytes: float = 100.0,
+    limits: dict = {},  # noqa: B006 - KFP copies it
     endpoint: str = "",
 ):
     """Fetches a shard's images, decodes them safely and packs them for the model.
@@ -23,8 +22,7 @@ def preprocess_images(
         dataset: From fetch_dataset.
         shard: Name of the shard.
         encoded_prompts: From encode_prompts; tells the model's input size.
-        max_megapixels: Larger images go to quarantine, judged by their header.
-        max_megabytes: Larger objects go to quarantine.
+        limits: Which images are too large; those go to quarantine.
         endpoint: URL of the S3 endpoint; empty takes S3_ENDPOINT from the environment.
         views: Packed views and previews, and what became of each image.
     """

@@ -17,9 +17,8 @@ def publish_results(
     job_id: str,
     report: dsl.Output[dsl.HTML],
     metrics: dsl.Output[dsl.Metrics],
-    run_id: str = "",
     model_uri: str = "",
-    formats: list = [],  # noqa: B006 - KFP copies it
+    outputs: dict = {},  # noqa: B006 - KFP copies it
     endpoint: str = "",
 ) -> str:
     """Writes the run's tables, COCO file, metrics and report, and its manifest last: then the run exists.
@@ -30,10 +29,9 @@ def publish_results(
         encoded_prompts: From encode_prompts.
         evaluation: From evaluate_masks.
         output_uri: Where results go.
-        job_id: Names the run where run_id is empty.
-        run_id: Name of the run in the results.
+        job_id: Names the run where outputs.run_id is empty.
         model_uri: Recorded in the manifest.
-        formats: What to write besides COCO: coco-polygons, yolo, labelstudio, labelstudio-polygons, csv.
+        outputs: The name of the run, and the formats besides COCO.
         endpoint: URL of the S3 endpoint; empty takes S3_ENDPOINT from the environment.
         report: The report, for the UI; the same page lies in the bucket.
         metrics: Counts of images and masks, for the UI.

@@ -11,11 +11,7 @@ def segment_images(
     encoded_prompts: dsl.Input[dsl.Dataset],
     model: dsl.Input[dsl.Model],
     probabilities: dsl.Output[dsl.Dataset],
-    batch_size: int = 0,
-    memory_mb: int = 0,
-    backend: str = "auto",
-    device: str = "auto",
-    int8_min_iou: float = 0.99,
+    inference: dict = {},  # noqa: B006 - KFP copies it
 ):
     """Runs CLIPSeg: every view is encoded once, and every prompt decoded from it.
 
@@ -23,13 +19,7 @@ def segment_images(
         views: From preprocess_images.
         encoded_prompts: From encode_prompts.
         model: From fetch_model.
-        batch_size: Views encoded at once, at most; 0 takes what suits the device.
-        memory_mb: Megabytes that activations may take; 0 takes what suits the device. Weights, some 600 MB
-            for the full-size model, come on top.
-        backend: torch, openvino (CPUs only), or auto: openvino on Intel and AMD CPUs.
-        device: auto, cpu or cuda.
-        int8_min_iou: With precision int8, the least IoU of masks with those of float32 on held-out views;
-            below it the task fails.
+        inference: How the model is computed. Its precision must be the one that the prompts were encoded for.
         probabilities: One map of 8-bit probabilities a view and prompt, at the model's resolution, and in
             engine.json how they were computed.
     """

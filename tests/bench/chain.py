@@ -28,7 +28,7 @@ from timing import alternate, ratio, summed
 from clipseg_kfp import records
 from clipseg_kfp.engine import Engine
 from clipseg_kfp.local.store import EmbeddedStore
-from clipseg_kfp.prompts import read_table
+from clipseg_kfp.options import Limits
 from clipseg_kfp.steps import (
     encode_prompts,
     fetch_dataset,
@@ -36,6 +36,7 @@ from clipseg_kfp.steps import (
     preprocess_images,
     segment_images,
 )
+from clipseg_kfp.steps.artifacts import EncodedPrompts, PackedViews, Probabilities, ShardMasks
 from clipseg_kfp.storage import open_folder
 
 PHOTO = (1732, 1155)
@@ -93,11 +94,11 @@ class Chain:
         encode_prompts.run(model=model, encoded_prompts=self.blob_prompts, prompts=texts, threshold=THRESHOLD)
         fetch_dataset.run(
             source_uri=source_uri, output_uri=f"{uri}/out", encoded_prompts=self.blob_prompts,
-            dataset=self.dataset, shard_size=images,
+            dataset=self.dataset, limits=Limits(shard_size=images),
         )  # fmt: skip
         self.preprocess(self.blob_prompts)
         self.pixels = read_views(self.views)
-        self.embeddings = read_table(self.blob_prompts / encode_prompts.TABLE)[1]
+        self.embeddings = EncodedPrompts(self.blob_prompts).table().embeddings
         maps = np.stack(list(engine.probabilities(self.pixels[:DISTINCT], self.embeddings)))
         prompts = [
             {"name": text, "texts": [text], "threshold": threshold}
@@ -106,7 +107,7 @@ class Chain:
         encode_prompts.run(model=model, encoded_prompts=self.prompts, prompts=prompts)
         whole = (0, 0, *PHOTO)
         drawn = (({"image": i, "box": whole}, draw_maps(i)) for i in range(images))
-        segment_images.write_maps(self.blobs, drawn, {})
+        segment_images.write_maps(Probabilities(self.blobs), drawn, {})
 
     @property
     def views(self) -> Path:
@@ -127,8 +128,8 @@ class Chain:
 
     def segment(self) -> None:
         """Does what segment_images does once its engine is loaded."""
-        found = segment_images.segment(self.engine, self.views / preprocess_images.VIEWS, self.embeddings)
-        segment_images.write_maps(self.maps, found, self.engine.describe())
+        found = segment_images.segment(self.engine, PackedViews(self.views).views_path, self.embeddings)
+        segment_images.write_maps(Probabilities(self.maps), found, self.engine.describe())
 
     def postprocess(self, *, blobs: bool = False) -> None:
         """Writes masks, label maps and overlays, each attempt to a place of its own."""
@@ -143,13 +144,12 @@ class Chain:
     def coverage(self, *, blobs: bool = False) -> float:
         """Mean share of foreground in the last attempt's masks."""
         folder = self.work / f"masks-{self.attempt}{'-blobs' * blobs}"
-        rows = records.read_parquet(folder / postprocess_masks.MASKS, columns=["coverage"])
-        return fmean(row["coverage"] for row in rows)
+        return fmean(row["coverage"] for row in ShardMasks(folder).masks(["coverage"]))
 
 
 def read_views(folder: Path) -> NDArray[np.uint8]:
     """Reads all that preprocess_images wrote: uint8 (B, S, S, 3)."""
-    values = [v for batch in records.read_arrow(folder / preprocess_images.VIEWS) for v in batch["pixels"]]
+    values = [v for batch in records.read_arrow(PackedViews(folder).views_path) for v in batch["pixels"]]
     return np.stack([np.frombuffer(v.as_buffer(), np.uint8).reshape(SIDE, SIDE, 3) for v in values])
 
 

@@ -17,7 +17,7 @@ from clipseg_kfp.engine import Engine
 from clipseg_kfp.engine.checkpoint import load_model, read_facts
 from clipseg_kfp.engine.int8 import load_int8
 from clipseg_kfp.engine.torch_backend import load_torch
-from clipseg_kfp.prompts import embed_texts, parse_prompts
+from clipseg_kfp.prompts import Encoder
 from clipseg_kfp.runtime.progress import say
 from clipseg_kfp.runtime.resources import has_bfloat16
 
@@ -37,10 +37,11 @@ class Documented:
         self.dtype, self.device = getattr(torch, precision), device
         self.processor: Any = CLIPSegProcessor.from_pretrained(folder, local_files_only=True)
         self.model = load_model(folder).to(torch.device(device), self.dtype)  # sets the threads of torch, too
+        self.encoder = Encoder(self.model, read_facts(folder), lambda: self.processor.tokenizer)
 
     def embed(self, prompts: list[str]) -> NDArray[np.float32]:
         """Encodes prompts as the pipeline does, with the same weights: float32 (P, projection_dim)."""
-        return embed_texts(parse_prompts(prompts), self.model, self.processor.tokenizer)
+        return self.encoder.texts(prompts)
 
     def prepare(self, images: list[Image.Image], prompts: list[str]) -> Any:
         """Calls the processor and brings what it returns to the device."""

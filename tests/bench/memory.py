@@ -18,6 +18,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from clipseg_kfp.options import Inference
 from clipseg_kfp.steps import segment_images
 
 DISTINCT = 16
@@ -40,11 +41,11 @@ def write_views(target: Path, count: int) -> None:
     import fullsize
 
     from clipseg_kfp import records
-    from clipseg_kfp.steps.preprocess_images import VIEWS
+    from clipseg_kfp.steps.artifacts import PackedViews
 
     width, height = fullsize.PICTURE
     views = fullsize.views_of(fullsize.draw_pictures(min(DISTINCT, count)))
-    with records.ArrowWriter(target / VIEWS, records.VIEWS) as writer:
+    with records.ArrowWriter(PackedViews(target).views_path, records.VIEWS) as writer:
         for i in range(count):
             pixels = views[i % len(views)].tobytes()
             writer.append({"image": i, "box": (0, 0, width, height), "pixels": pixels})
@@ -117,8 +118,7 @@ def _run_step() -> None:
         encoded_prompts=prompts,
         model=model,
         probabilities=target,
-        backend=sys.argv[5],
-        device="cpu",
+        inference=Inference.read({"backend": sys.argv[5], "device": "cpu"}),
     )
     # A conversion runs in a process of its own, while this one holds next to nothing.
     child = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024 / 1e6

@@ -27,11 +27,11 @@ from clipseg_kfp.engine.checkpoint import ModelFacts
 from clipseg_kfp.images.decode import open_image, preview_jpeg, to_model_input
 from clipseg_kfp.local.store import EmbeddedStore
 from clipseg_kfp.masks import raster as masks
-from clipseg_kfp.prompts import Files, gather, parse_prompts, write_table
-from clipseg_kfp.results import json_bytes
+from clipseg_kfp.options import Inference, Views
+from clipseg_kfp.prompts import Files, gather, parse_prompts
 from clipseg_kfp.runtime.resources import cpu_limit
-from clipseg_kfp.steps import encode_prompts, postprocess_masks, preprocess_images, segment_images
-from clipseg_kfp.steps.settings import Settings
+from clipseg_kfp.steps import postprocess_masks, preprocess_images, segment_images
+from clipseg_kfp.steps.artifacts import EncodedPrompts, Listing, Probabilities
 from clipseg_kfp.storage import open_folder
 from clipseg_kfp.views import Merger, cut_mask, sum_up
 
@@ -129,15 +129,17 @@ class Shard:
 
     def __init__(self, work: Path, uri: str, photos: list[bytes], images: int, absent: int) -> None:
         self.work, self.uri, self.images = work, uri, images
-        prompts = work / "prompts"
-        prompts.mkdir(parents=True)
         facts = ModelFacts("digest", SIDE, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5), 4)
-        (prompts / encode_prompts.FACTS).write_bytes(json_bytes(facts.to_json()))
         wanted = parse_prompts([f"thing {i}" for i in range(PROMPTS)])
-        gathered = list(gather(wanted, facts, THRESHOLD, Files("", "")))
-        write_table(prompts / encode_prompts.TABLE, gathered, np.zeros((PROMPTS, 4), np.float32))
-        Settings().write(prompts)
-        (prompts / encode_prompts.CONFIGURATION).write_text("bench", "ascii")
+        EncodedPrompts(work / "prompts").write(
+            list(gather(wanted, facts, THRESHOLD, Files("", ""))),
+            np.zeros((PROMPTS, 4), np.float32),
+            facts=facts,
+            classes={},
+            views=Views(),
+            inference=Inference(),
+            configuration="bench",
+        )
 
         folder = open_folder(f"{uri}/in")
         for i in range(images):
@@ -147,10 +149,10 @@ class Shard:
              "version": entry.version, "size": entry.size, "ground_truth": []}
             for entry in folder.entries()
         )  # fmt: skip
-        records.write_parquet(work / "shards" / "a.parquet", records.SOURCES, sources)
+        records.write_parquet(Listing(work).shard_path("a"), records.SOURCES, sources)
 
         drawn = (({"image": i, "box": (0, 0, SIDE, SIDE)}, draw_maps(i, absent)) for i in range(images))
-        segment_images.write_maps(work, drawn, {})
+        segment_images.write_maps(Probabilities(work), drawn, {})
 
     def measure(self, attempt: int) -> dict[str, float]:
         """Milliseconds an image of each step, from the step's own call."""

@@ -26,7 +26,17 @@ from clipseg_kfp.demo.bucket import DEMO_PROMPTS
 from clipseg_kfp.engine import Engine
 from clipseg_kfp.engine.checkpoint import load_model, load_tokenizer
 from clipseg_kfp.metrics import Confusion
-from clipseg_kfp.views import WHOLE_WEIGHT, Box, Merger, Tiling, averaged_with_flip, cut, cut_mask, mirrored
+from clipseg_kfp.options import Views
+from clipseg_kfp.views import (
+    WHOLE_WEIGHT,
+    Box,
+    Merger,
+    averaged_with_flip,
+    cut,
+    cut_mask,
+    mirrored,
+    plan_views,
+)
 from tools.large_scenes import LargeScene, draw_large_scene
 
 MODEL = Path(__file__).parents[2] / "examples" / "demo-model"
@@ -38,18 +48,15 @@ BATCH = 16
 class Setting:
     """One way to look at a scene: how it is cut, how its views are blended."""
 
-    tiling: Tiling
-    flip: bool = False
+    views: Views
     whole_weight: float = WHOLE_WEIGHT
 
     def __str__(self) -> str:
-        if not self.tiling.on:
-            return "no tiles" + ", flip" * self.flip
-        whole = f"{self.whole_weight:.2f}" if self.tiling.whole else "no"
-        return (
-            f"tiles {self.tiling.size:4d}, overlap {self.tiling.overlap:5.3f}, whole {whole:>4}"
-            + ", flip" * self.flip
-        )
+        views = self.views
+        flip = ", flip" * views.flip
+        if not views.tiled:
+            return f"no tiles{flip}"
+        return f"tiles {views.tile_size:4d}, overlap {views.tile_overlap:5.3f}, whole {self.whole_weight:.2f}{flip}"
 
 
 def embed(folder: Path, prompts: dict[str, list[str]]) -> torch.Tensor:
@@ -90,25 +97,24 @@ class Bench:
         self.scenes = scenes_
         self.engine = Engine.load(model, "cpu")
         self.embeddings = embed(model, DEMO_PROMPTS)
-        self._seen: dict[tuple[Tiling, bool], list[tuple[list[Box], NDArray[np.uint8]]]] = {}
-        self.seconds: dict[tuple[Tiling, bool], float] = {}
+        self._maps: dict[Views, list[tuple[list[Box], NDArray[np.uint8]]]] = {}
+        self.seconds: dict[Views, float] = {}
 
-    def views(self, tiling: Tiling, flip: bool) -> list[tuple[list[Box], NDArray[np.uint8]]]:
+    def maps(self, views: Views) -> list[tuple[list[Box], NDArray[np.uint8]]]:
         """Returns boxes and maps of every scene."""
-        key = (tiling, flip)
-        if key not in self._seen:
+        if views not in self._maps:
             start, size = time.perf_counter(), self.engine.facts.image_size
-            plans = [tiling.plan(*scene.image.size, size) for scene in self.scenes]
-            self._seen[key] = [
-                (boxes, look(self.engine, self.embeddings, scene.image, boxes, flip))
+            plans = [plan_views(views, *scene.image.size, size) for scene in self.scenes]
+            self._maps[views] = [
+                (boxes, look(self.engine, self.embeddings, scene.image, boxes, views.flip))
                 for scene, boxes in zip(self.scenes, plans, strict=True)
             ]
-            self.seconds[key] = (time.perf_counter() - start) / len(self.scenes)
-        return self._seen[key]
+            self.seconds[views] = (time.perf_counter() - start) / len(self.scenes)
+        return self._maps[views]
 
     def masks(self, setting: Setting, scene: int) -> dict[str, NDArray[np.bool_]]:
         """Returns the mask of each prompt in one scene."""
-        boxes, maps = self.views(setting.tiling, setting.flip)[scene]
+        boxes, maps = self.maps(setting.views)[scene]
         merger = Merger(boxes, *self.scenes[scene].image.size, setting.whole_weight)
         return {
             name: cut_mask(merger.field(list(maps[:, i])), THRESHOLD) for i, name in enumerate(DEMO_PROMPTS)
@@ -151,13 +157,14 @@ def picture(bench: Bench, settings: Sequence[Setting], crop: Box, prompt: str = 
 
 def settings(sizes: Sequence[int]) -> Iterator[Setting]:
     """Lists what is compared: sizes, overlaps, weights of the whole view, flips."""
-    yield from (Setting(Tiling(), flip) for flip in (False, True))
+    yield from (Setting(Views(flip=flip)) for flip in (False, True))
     for size in sizes:
         for weight in (0.0, 0.1, 0.2, 0.3, 0.4, 0.5):
-            yield Setting(Tiling(size), False, weight)
+            yield Setting(Views(tile_size=size), weight)
     finest = sizes[0]
-    yield from (Setting(Tiling(finest, overlap=overlap)) for overlap in (0.0, 0.125, 0.25, 0.375, 0.5))
-    yield Setting(Tiling(finest), True)
+    for overlap in (0.0, 0.125, 0.25, 0.375, 0.5):
+        yield Setting(Views(tile_size=finest, tile_overlap=overlap))
+    yield Setting(Views(tile_size=finest, flip=True))
 
 
 def main() -> None:
@@ -179,12 +186,12 @@ def main() -> None:
     for setting in settings(sides):
         scores = {kind: bench.mean_iou(setting) for kind, bench in kinds.items()}
         bench = kinds["small"]
-        views = len(bench.views(setting.tiling, setting.flip)[0][0]) * (1 + setting.flip)
-        spent = bench.seconds[setting.tiling, setting.flip]
+        views = len(bench.maps(setting.views)[0][0]) * (1 + setting.views.flip)
+        spent = bench.seconds[setting.views]
         row = " ".join(f"{score:6.3f}" for score in scores.values())
         print(f"{setting!s:50} {views:6d} {spent:6.1f} {row}", flush=True)
     if options.picture:
-        shown = [Setting(Tiling()), Setting(Tiling(sides[0]))]
+        shown = [Setting(Views()), Setting(Views(tile_size=sides[0]))]
         picture(kinds["small"], shown, (0, 0, 700, 600)).save(options.picture)
 
 

@@ -16,6 +16,7 @@ from backend_rules import refusals
 from kfp import dsl
 
 from clipseg_kfp.components import ALL
+from clipseg_kfp.options import Views
 from clipseg_kfp.steps import running
 from clipseg_kfp.steps.handover import (
     MAX_METADATA,
@@ -187,21 +188,34 @@ def test_a_step_gets_paths_and_its_values_go_to_their_artifacts(
     shards = [dsl.Dataset(uri=str(tmp_path / f"{i}")) for i in range(2)]
     out, figures = dsl.Dataset(uri=str(tmp_path / "out")), dsl.Metrics(uri=str(tmp_path / "figures"))
 
-    def component(model: Any, shards: Any, names: Any, out: Any, figures: Any, size: int = 3) -> Any:
+    def component(
+        model: Any, shards: Any, names: Any, out: Any, figures: Any, views: Any, size: int = 3
+    ) -> Any:
         from clipseg_kfp.steps.running import run_step
 
         return run_step("component", locals())
 
-    assert component(model, shards, ["x"], out, figures) == ["a"]
+    assert component(model, shards, ["x"], out, figures, {"tile_size": 512.0}) == ["a"]
     assert step.seen == {
         "model": tmp_path / "model",
         "shards": [tmp_path / "0", tmp_path / "1"],
         "names": ["x"],
         "out": tmp_path / "out",
+        "views": Views(tile_size=512),
         "size": 3,
     }
     assert out.metadata == {"n": 3} and figures.metadata == {"iou": 0.5}
-    assert "took" in capsys.readouterr().out
+    assert capsys.readouterr().err == ""
+
+
+def test_all_options_that_cannot_be_used_are_told_at_once(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(running, "import_module", lambda name: FakeStep(Handover(), {}))
+    with pytest.raises(SystemExit) as end:
+        running.run_step("component", {"views": {"tile_siz": 1}, "limits": {"limit": -1.0}})
+    error = capsys.readouterr().err
+    assert end.value.code == 1 and "views.tile_siz" in error and "limits.limit" in error
 
 
 def test_a_users_mistake_ends_without_a_traceback(

@@ -9,7 +9,10 @@ import sys
 import time
 from pathlib import Path
 
-from clipseg_kfp.images import guarded as decoding
+import numpy as np
+from numpy.typing import NDArray
+
+from clipseg_kfp.images import decode
 from clipseg_kfp.runtime.worker_main import memory_limited
 from clipseg_kfp.views import prepare as preparing
 from clipseg_kfp.views.prepare import Looks, Prepared
@@ -56,16 +59,16 @@ def peak_bytes() -> int:
     return 1024 * int(next(line.split()[1] for line in status.splitlines() if line.startswith("VmHWM:")))
 
 
-def decode_mask(data: bytes, name: str) -> tuple[tuple[int, int], bytes]:
+def decode_mask(data: bytes, name: str) -> NDArray[np.bool_]:
     """The real one, but for files that begin with one of the words."""
     misbehave(data[:4])
-    return decoding._decode_mask(data, name)
+    return decode.decode_mask(data, name)
 
 
-def decode_labels(data: bytes, name: str) -> tuple[tuple[int, int], bytes]:
+def decode_labels(data: bytes, name: str) -> NDArray[np.uint16]:
     """The real one, but for files that begin with one of the words."""
     misbehave(data[:4])
-    return decoding._decode_labels(data, name)
+    return decode.decode_labels(data, name)
 
 
 def misbehave(word: bytes) -> None:

@@ -18,6 +18,9 @@ from transformers import CLIPSegForImageSegmentation, CLIPTokenizer  # noqa: F40
 
 import clipseg_kfp.engine.torch_backend  # noqa: F401
 from clipseg_kfp.engine import Engine
+from clipseg_kfp.naming import digest
+from clipseg_kfp.options import Inference, Limits, Outputs
+from clipseg_kfp.options.groups import Format
 from clipseg_kfp.steps import (
     encode_prompts,
     evaluate_masks,
@@ -28,10 +31,11 @@ from clipseg_kfp.steps import (
     publish_results,
     segment_images,
 )
+from clipseg_kfp.steps.artifacts import Listing
 from clipseg_kfp.steps.running import running
 
 PROMPTS = ["a circle", "red things"]
-FORMATS = ("yolo", "labelstudio", "csv")
+FORMATS: tuple[Format, ...] = ("yolo", "labelstudio", "csv")
 EPOCH = "1700000000"  # of every run, so that two of them can be the same byte by byte
 
 
@@ -61,6 +65,11 @@ class Task:
     def record(self) -> Path:
         """The list of the steps that are done, in order."""
         return self.work.with_suffix(".done")
+
+    @property
+    def errors(self) -> Path:
+        """What it writes to standard error; not beside ``work``, whose disk may be full."""
+        return self.model.parent / f"{digest(str(self.work))}.err"
 
     def done(self) -> list[str]:
         """The steps that are done."""
@@ -95,7 +104,7 @@ def run(task: Task) -> End:
     said = [json.loads(line) for line in notes.read_text("utf-8").splitlines()]
     return End(
         process.exitcode,
-        task.work.with_suffix(".err").read_text("utf-8") if process.exitcode else "",
+        task.errors.read_text("utf-8") if process.exitcode else "",
         [value for name, value in said if name == "boundary"],
         sum(value for name, value in said if name == "views"),
     )
@@ -119,7 +128,7 @@ def _main(task: Task, notes: Path) -> None:
     Engine.begin = counted
     roots = {"work": task.work, **task.output.roots}
     Boundaries(roots, task.output.remote, task.kill_at, lambda name: note("boundary", name)).start()
-    with task.work.with_suffix(".err").open("w") as errors:
+    with task.errors.open("w") as errors:
         os.dup2(errors.fileno(), 2)
     with Path(os.devnull).open("w") as nothing, redirect_stdout(nothing):
         _run_steps(task)
@@ -156,12 +165,12 @@ def _steps(task: Task) -> Iterator[tuple[str, Callable[[], Any]]]:
             encoded_prompts=prompts,
             dataset=dataset,
             output_uri=task.output.uri,
-            shard_size=2,
-            run_id=task.run_id,
+            limits=Limits(shard_size=2),
+            outputs=Outputs(run_id=task.run_id),
         ),
     )
     masks: list[Path] = []
-    for shard in fetch_dataset.read_summary(dataset).shards:
+    for shard in Listing(dataset).summary().shards:
         views, maps, found = (folder(f"{shard}/{name}") for name in ("views", "maps", "masks"))
         masks.append(found)
         steps = _shard_steps(shard, dataset, prompts, model, (views, maps, found), task)
@@ -177,9 +186,8 @@ def _steps(task: Task) -> Iterator[tuple[str, Callable[[], Any]]]:
             encoded_prompts=prompts,
             evaluation=evaluation,
             report=folder("results") / "report.html",
-            run_id=task.run_id,
             model_uri="file:///tiny",
-            formats=FORMATS,
+            outputs=Outputs(run_id=task.run_id, formats=FORMATS),
             output_uri=task.output.uri,
         ),
     )
@@ -205,8 +213,7 @@ def _shard_steps(
             encoded_prompts=prompts,
             model=model,
             probabilities=maps,
-            backend="torch",
-            device="cpu",
+            inference=Inference(backend="torch", device="cpu"),
         ),
     )
     yield (
@@ -216,8 +223,7 @@ def _shard_steps(
             probabilities=maps,
             encoded_prompts=prompts,
             masks=found,
-            probability_bits=8,
             output_uri=task.output.uri,
-            run_id=task.run_id,
+            outputs=Outputs(run_id=task.run_id, probability_bits=8),
         ),
     )

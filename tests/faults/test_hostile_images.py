@@ -21,6 +21,8 @@ import hostile_decoders
 import numpy as np
 import pytest
 from conftest import Tally
+from encoded import write_encoded
+from grouped import grouped
 from hostile_images import corpus, encode, many_scans, picture
 from PIL import Image
 
@@ -30,15 +32,13 @@ from clipseg_kfp.errors import ParameterError
 from clipseg_kfp.images import guarded as decoding
 from clipseg_kfp.images.decode import ImageRejectedError, decode_image, to_model_input
 from clipseg_kfp.images.guarded import decode_mask
-from clipseg_kfp.prompts import Files, gather, parse_prompts, write_table
+from clipseg_kfp.options import Views
 from clipseg_kfp.prompts.files import mask_like
-from clipseg_kfp.results import json_bytes
-from clipseg_kfp.runtime import messages as answers
+from clipseg_kfp.runtime import messages, workers
 from clipseg_kfp.runtime import worker_main as worker
-from clipseg_kfp.runtime import workers
 from clipseg_kfp.runtime.resources import cpu_limit
-from clipseg_kfp.steps import encode_prompts, preprocess_images, timing
-from clipseg_kfp.steps.settings import Settings
+from clipseg_kfp.steps import preprocess_images, timing
+from clipseg_kfp.steps.artifacts import Listing, PackedViews
 from clipseg_kfp.truth import GroundTruth, Reader, UnusableTruthError
 
 SIDE, DOZEN = 32, 12
@@ -62,14 +62,11 @@ print(hostile_decoders.peak_bytes())
 """
 
 
-def write_shard(work: Path, files: dict[str, bytes], settings: Settings | None = None) -> None:
+def write_shard(work: Path, files: dict[str, bytes], views: Views | None = None) -> None:
     """Writes what the step takes: a folder of images, the shard's table, encoded prompts."""
     facts = ModelFacts("digest", SIDE, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5), 4)
     (work / "in").mkdir(parents=True)
-    (work / encode_prompts.FACTS).write_bytes(json_bytes(facts.to_json()))
-    prompts = gather(parse_prompts(["a thing"]), facts, 0.5, Files("", ""))
-    write_table(work / encode_prompts.TABLE, prompts, np.zeros((1, 4), np.float32))
-    (settings or Settings()).write(work)
+    write_encoded(work, facts, ["a thing"], views=views)
     sources = []
     for name, data in files.items():
         (work / "in" / name).write_bytes(data)
@@ -78,12 +75,14 @@ def write_shard(work: Path, files: dict[str, bytes], settings: Settings | None =
         uri = str(work / "in" / name)
         sources.append({"source": uri, "key": name, "uri": uri, "version": entry.version, "size": entry.size,
                         "ground_truth": []})  # fmt: skip
-    records.write_parquet(work / "shards" / "a.parquet", records.SOURCES, sources)
+    records.write_parquet(Listing(work).shard_path("a"), records.SOURCES, sources)
 
 
 def run(work: Path, **options: Any) -> tuple[list[dict[str, Any]], dict[int, np.ndarray]]:
     """Runs the step; returns its rows, and the first view of each image that is done."""
-    preprocess_images.run(dataset=work, shard="a", encoded_prompts=work, views=work / "out", **options)
+    preprocess_images.run(
+        dataset=work, shard="a", encoded_prompts=work, views=work / "out", **grouped(**options)
+    )
     return results(work)
 
 
@@ -101,9 +100,9 @@ def start(work: Path, prepare: str, seconds: int) -> subprocess.Popen[str]:
 
 
 def results(work: Path) -> tuple[list[dict[str, Any]], dict[int, np.ndarray]]:
-    rows = list(records.read_parquet(work / "out" / preprocess_images.IMAGES))
+    rows = list(records.read_parquet(PackedViews(work / "out").images_path))
     views: dict[int, np.ndarray] = {}
-    for batch in records.read_arrow(work / "out" / preprocess_images.VIEWS):
+    for batch in records.read_arrow(PackedViews(work / "out").views_path):
         for image, pixels in zip(batch["image"].to_pylist(), batch["pixels"].to_pylist(), strict=True):
             views.setdefault(image, np.frombuffer(pixels, np.uint8).reshape(SIDE, SIDE, 3))
     return rows, views
@@ -208,11 +207,13 @@ def test_a_decoder_that_crashes_or_hangs_costs_its_image_only(
     details = {row["key"]: row["detail"] for row in rows}
     assert "SIGSEGV" in details["segfault"] and "more memory" in details["killed"]
     assert decoding.SECONDS_VARIABLE in details["hang"]
-    assert sorted(path.name for path in (tmp_path / "again" / "out").iterdir()) == [
-        preprocess_images.IMAGES,
-        preprocess_images.PREVIEWS,
+    packed = PackedViews(tmp_path / "again" / "out")
+    assert sorted(path.name for path in packed.folder.iterdir()) == [
+        packed.images_path.name,
+        packed.previews_path.name,
         timing.FILE,
-        preprocess_images.VIEWS,
+        "shard.txt",
+        packed.views_path.name,
     ]
 
 
@@ -243,7 +244,7 @@ def test_ground_truth_that_crashes_its_decoder_is_told_and_harmless(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
     for name in ("decode_mask", "decode_labels"):
-        monkeypatch.setattr(decoding, f"_{name}", getattr(hostile_decoders, name))
+        monkeypatch.setattr(decoding.decode, name, getattr(hostile_decoders, name))
     things = np.zeros((30, 40), bool)
     things[4:9] = True
     Image.fromarray(things.view(np.uint8) * np.uint8(255)).save(tmp_path / "good.png")
@@ -256,13 +257,14 @@ def test_ground_truth_that_crashes_its_decoder_is_told_and_harmless(
         return GroundTruth("a circle", uri)
 
     reader = Reader()
-    with pytest.raises(UnusableTruthError, match=r"bad\.png: crashed: Its decoder crashed \(SIGSEGV\)"):
+    with pytest.raises(UnusableTruthError) as caught:
         reader.read(truth("bad.png"), 40, 30)
+    assert caught.value.code == "crashed" and caught.value.where.endswith("bad.png")
     assert np.array_equal(reader.read(truth("good.png"), 40, 30).mask, things)
 
 
 def test_a_support_image_that_crashes_its_decoder_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(decoding, "_decode_mask", hostile_decoders.decode_mask)
+    monkeypatch.setattr(decoding.decode, "decode_mask", hostile_decoders.decode_mask)
     with pytest.raises(ParameterError, match=r"bolt\.png cannot be used as a mask\. Its decoder crashed"):
         mask_like(hostile_decoders.ABORT + b"...", "bolt.png", picture(1))
 
@@ -355,8 +357,8 @@ def test_nobody_else_reads_the_memory_of_who_feeds_workers() -> None:
     ids=["function", "array", "class", "no error", "interrupt", "no pair", "no answer"],
 )
 def test_an_answer_that_no_decoder_gives(answer: object) -> None:
-    with pytest.raises(answers.BadAnswerError):
-        answers.parse_answer(pickle.dumps(answer) if answer else b"")
+    with pytest.raises(messages.BadMessageError):
+        messages.parse_result(pickle.dumps(answer) if answer else b"")
 
 
 def test_workers_know_no_secret_and_import_nothing_heavy(monkeypatch: pytest.MonkeyPatch) -> None:

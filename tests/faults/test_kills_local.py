@@ -34,7 +34,8 @@ def start(
     command = [
         sys.executable, "-m", "clipseg_kfp.cli", "local", "run", "--source", images,
         "--output", str(folder / "out"), "--model", str(model), "--prompt", "a circle",
-        "--shard-size", "2", "--run-id", "one", "--backend", "torch", "--log", str(folder / f"log{name}"),
+        "--set", "limits.shard_size=2", "--set", "inference.backend=torch", "--run-id", "one",
+        "--log", str(folder / f"log{name}"),
         "--work", str(folder / f"work{name}"),
     ]  # fmt: skip
     hook = str(Path(__file__).parent / "ending_steps")

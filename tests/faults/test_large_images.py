@@ -19,9 +19,10 @@ import numpy as np
 from PIL import Image
 
 from clipseg_kfp.masks import raster as masks
+from clipseg_kfp.options import Outputs
 from clipseg_kfp.prompts import Cleaning, Row
 from clipseg_kfp.results import Results
-from clipseg_kfp.steps.postprocess_masks import _finish, _Options, _Work
+from clipseg_kfp.steps.postprocess_masks import _finish, _Work
 from clipseg_kfp.storage import open_folder
 from clipseg_kfp.views import plan
 
@@ -44,8 +45,9 @@ preview = io.BytesIO()
 Image.new("RGB", (1024, 512)).save(preview, "JPEG")
 image = {"source": "", "key": "a.tif", "version": "v", "width": width, "height": height, "ground_truth": []}
 results = Results(open_folder(sys.argv[1]), "c")
-options = _Options(True, True, 16, dict(enumerate(masks.palette(2), start=1)))
-done = _finish(_Work(image, boxes, maps, preview.getvalue()), results, rows, options)
+colors = dict(enumerate(masks.palette(2), start=1))
+work = _Work(image, boxes, maps, preview.getvalue())
+done = _finish(work, results, rows, Outputs(probability_bits=16), colors)
 assert all(0.1 < row["coverage"] < 0.9 for row in done.masks), done.masks
 with open("/proc/self/status") as status:
     print(next(line for line in status if line.startswith("VmHWM")).split()[1])

@@ -13,8 +13,9 @@ from conftest import Tally
 
 from clipseg_kfp.errors import StorageError
 from clipseg_kfp.storage import open_folder, s3
-from clipseg_kfp.storage.connecting import connect
+from clipseg_kfp.storage.connection import connect
 from clipseg_kfp.storage.s3 import S3Folder
+from tests.codes import fails
 
 SMALL = [f"{n} ü.jpg" for n in range(5)]
 LARGE = "large.bin"
@@ -35,11 +36,11 @@ CAUSES = {
     "500": "InternalError|status 500",
     "503": "status 503",
     "cut": "IncompleteRead|1,500 of 3,000 bytes|within the headers",
-    "damaged": "text that is no S3 answer|MD5",
+    "damaged": "not an S3 answer|MD5",
     "damaged request": "BadDigest|MalformedXML|InvalidPart|NoSuchUpload|XAmzContentSHA256Mismatch",
-    "page": "text that is no S3 answer|without an ETag",
-    "blank": "text that is no S3 answer|without an ETag",
-    "200 error": "text that is no S3 answer|without an ETag",
+    "page": "not an S3 answer|without an ETag",
+    "blank": "not an S3 answer|without an ETag",
+    "200 error": "not an S3 answer|without an ETag",
 }
 
 
@@ -234,8 +235,10 @@ def test_a_failed_upload_tells_why_it_failed(
     configure(monkeypatch, TIMEOUT=timeout_for("ABORT", fault))
     broken = faults.on("ABORT", fault)
     calls.proxy.reset(lambda call, number: "500" if call == "PART" else broken(call, number))
-    with pytest.raises(StorageError, match=rf"/{LARGE}: .* InternalError \(4 attempts\)"):
+    with fails("request_refused") as caught:
         calls.make("PART")
+    assert caught.value.where.endswith(f"/{LARGE}")
+    assert "InternalError" in caught.value.message and "(4 " in caught.value.message
     tally.add("faults_tried", tried := calls.proxy.broken["ABORT", fault])
     del calls.data[LARGE]
     configure(monkeypatch, **SETTINGS)
@@ -269,8 +272,11 @@ def test_retry_after_is_honored_within_the_bound(
     configure(monkeypatch, DEADLINE="600")
     monkeypatch.setattr(faults, "RETRY_AFTER", 3600)
     proxy.reset(faults.on("GET", "503"))
-    with pytest.raises(StorageError, match=rf"Retry-After: 3600 s.*/{SMALL[0]} \(1 attempt\).*S3_DEADLINE"):
+    with fails("store_busy") as caught:
         calls.folder.read(SMALL[0])
+    assert caught.value.where.endswith(f"/{SMALL[0]}")
+    assert "3600" in caught.value.message and "(1 " in caught.value.message
+    assert "CLIPSEG_KFP_S3_DEADLINE" in caught.value.remedy
 
 
 def test_a_slow_consumer_is_no_slow_network(calls: Calls, monkeypatch: pytest.MonkeyPatch) -> None:

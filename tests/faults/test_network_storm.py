@@ -18,7 +18,7 @@ from minio import Minio
 
 from clipseg_kfp.errors import StorageError
 from clipseg_kfp.local.store import EmbeddedStore
-from clipseg_kfp.storage.connecting import connect
+from clipseg_kfp.storage.connection import connect
 
 sys.path.append(str(Path(__file__).parents[1] / "steps"))
 from steps_chain import Chain

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from fixtures import TINY_VARIANTS, Build, reset_decoder, views
+from grouped import grouped
 from numpy.typing import NDArray
 
 from clipseg_kfp import records
@@ -19,9 +19,8 @@ from clipseg_kfp.demo.scenes import draw_scene
 from clipseg_kfp.engine import Engine
 from clipseg_kfp.errors import ModelError
 from clipseg_kfp.images.decode import to_model_input
-from clipseg_kfp.prompts import read_table
-from clipseg_kfp.steps import encode_prompts, preprocess_images, segment_images
-from clipseg_kfp.steps.settings import Settings
+from clipseg_kfp.steps import encode_prompts, segment_images
+from clipseg_kfp.steps.artifacts import EncodedPrompts, PackedViews, Probabilities
 
 pytestmark = pytest.mark.gpu
 
@@ -138,25 +137,26 @@ def test_results_that_are_no_numbers_are_an_error(tiny_model: Path) -> None:
 
 @pytest.mark.parametrize("flip", [False, True])
 def test_the_step_gives_the_masks_of_the_cpu(tmp_path: Path, demo_model: Path, flip: bool) -> None:
-    prompts = tmp_path / "prompts"
-    encode_prompts.run(
-        model=demo_model,
-        encoded_prompts=prompts,
-        prompts=[{"name": name, "texts": texts} for name, texts in DEMO_PROMPTS.items()],
-    )
+    looked_for = [{"name": name, "texts": texts} for name, texts in DEMO_PROMPTS.items()]
+    prompts = {}
+    for precision in ("auto", "bfloat16"):
+        prompts[precision] = tmp_path / f"prompts-{precision}"
+        encode_prompts.run(
+            model=demo_model,
+            encoded_prompts=prompts[precision],
+            prompts=looked_for,
+            **grouped(flip=flip, precision=precision),
+        )
     size = 160
-    with records.ArrowWriter(tmp_path / preprocess_images.VIEWS, records.VIEWS) as writer:
+    with records.ArrowWriter(PackedViews(tmp_path).views_path, records.VIEWS) as writer:
         for i in range(40):
             view = to_model_input(draw_scene(2000 + i).image, size)
             writer.append({"image": i, "box": (0, 0, 320, 240), "pixels": view.tobytes()})
-    Settings.of(flip=flip).write(prompts)
-    cpu, cuda = (segmented(tmp_path, demo_model, prompts, device) for device in ("cpu", "cuda"))
+    cpu, cuda = (segmented(tmp_path, demo_model, prompts["auto"], device) for device in ("cpu", "cuda"))
     assert np.abs(cpu - cuda).max() <= 1
-    Settings.of(flip=flip, precision="bfloat16").write(prompts)
-    rough = segmented(tmp_path, demo_model, prompts, "cuda")
-    for i, threshold in enumerate(
-        [row.threshold or 0.5 for row in read_table(prompts / encode_prompts.TABLE).base]
-    ):
+    rough = segmented(tmp_path, demo_model, prompts["bfloat16"], "cuda")
+    for i, row in enumerate(EncodedPrompts(prompts["auto"]).table().base):
+        threshold = row.threshold or 0.5
         found, expected = (maps[:, i] >= 255 * threshold for maps in (rough, cpu))
         agreement = (found & expected).sum() / (found | expected).sum()
         print(f"IoU of bfloat16 and float32, prompt {i}: {agreement:.4f}")
@@ -172,14 +172,11 @@ def segmented(folder: Path, model: Path, prompts: Path, device: str) -> NDArray[
         encoded_prompts=prompts,
         model=model,
         probabilities=target,
-        backend="torch",
-        device=device,
+        **grouped(backend="torch", device=device, precision=EncodedPrompts(prompts).precision()),
     )
-    assert how["device"] == device == json.loads((target / segment_images.ENGINE).read_text())["device"]
+    assert how["device"] == device == Probabilities(target).engine()["device"]
     rows: list[dict[str, Any]] = [
-        row
-        for batch in records.read_arrow(target / segment_images.PROBABILITIES)
-        for row in batch.to_pylist()
+        row for batch in records.read_arrow(Probabilities(target).maps_path) for row in batch.to_pylist()
     ]
     maps = np.stack([records.unpack_map(row["probability"], 160).ravel() for row in rows]).astype(np.int16)
     return maps.reshape(40, -1, maps.shape[1])

@@ -100,8 +100,8 @@ def test_the_whole_pipeline_on_it_writes_the_masks_of_a_local_run(
         "source_uri": f"s3://{bucket}/in",
         "model_uri": f"s3://{bucket}/model",
         "prompts": [{"name": "circle", "texts": ["a circle"]}, {"name": "red", "texts": ["red"]}],
-        "shard_size": 2,
-        "run_id": "same",
+        "limits": {"shard_size": 2},
+        "outputs": {"run_id": "same"},
         "endpoint": s3_env["S3_ENDPOINT"],
         "threshold": 0.5,
     }

@@ -15,6 +15,7 @@ import yaml
 from docker_engine import ROOT
 
 from clipseg_kfp import __version__
+from clipseg_kfp.site.compile import compile_pipeline, settings_for
 from clipseg_kfp.site.image import DEFAULT_IMAGE
 
 IMAGES = ROOT / "images"
@@ -120,7 +121,7 @@ def test_package_and_image_have_one_version() -> None:
     assert f":{__version__}" in DEFAULT_IMAGE
     assert f'version = "{__version__}"' in (ROOT / "pyproject.toml").read_text("utf-8")
     assert f"COMPONENTS=clipseg-kfp-python-cpu:{__version__}" in RECIPES[1].read_text("utf-8")
-    gpu = (ROOT / "pipelines" / "batch_segmentation" / "pipeline.gpu.yaml").read_text("utf-8")
+    gpu = compile_pipeline("batch-segmentation", settings=settings_for("gpu"))
     executors = next(yaml.safe_load_all(gpu))["deploymentSpec"]["executors"]
     images = {executor["container"]["image"] for executor in executors.values()}
     assert images == {DEFAULT_IMAGE, f"clipseg-kfp-python-gpu:{__version__}"}

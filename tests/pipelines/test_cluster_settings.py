@@ -9,12 +9,13 @@ from typing import Any
 
 import pytest
 import yaml
+from codes import fails
 from google.protobuf import json_format
 from kfp.kubernetes import kubernetes_executor_config_pb2 as pb
 
 from clipseg_kfp import __version__, cli
 from clipseg_kfp.components import ALL
-from clipseg_kfp.errors import ParameterError
+from clipseg_kfp.errors import OptionsError, ParameterError
 from clipseg_kfp.site.compile import (
     compile_manifests,
     compile_pipeline,
@@ -183,8 +184,8 @@ def test_inference_fits_two_cpus_and_four_gigabytes_unless_told_otherwise(name: 
         inference = key == "exec-segment-images"
         assert float(resources["cpuLimit"]) <= 2, key
         assert inference or float(resources["memoryLimit"]) <= 4 * 1.0737419, key
-        assert inference or "accelerator" not in resources
-    assert default(spec, "inference_memory") == "4G" and default(spec, "accelerator_type") == ""
+        assert "accelerator" not in resources
+    assert default(spec, "inference_memory") == "4G"
 
 
 def default(spec: dict[str, Any], name: str) -> Any:
@@ -192,22 +193,24 @@ def default(spec: dict[str, Any], name: str) -> Any:
     return spec["root"]["inputDefinitions"]["parameters"][name]["defaultValue"]
 
 
-def test_what_inference_runs_on_can_be_said_by_a_run_and_reaches_the_loop() -> None:
+def test_the_memory_of_inference_can_be_said_by_a_run_and_reaches_the_loop() -> None:
     spec, _ = compiled(**yaml.safe_load(FULL))
     assert default(spec, "inference_memory") == "16Gi"
-    assert default(spec, "accelerator_type") == "amd.com/gpu" and default(spec, "accelerator_count") == "2"
     resources = spec["deploymentSpec"]["executors"]["exec-segment-images"]["container"]["resources"]
-    asked = {
-        "inference_memory": resources["resourceMemoryLimit"],
-        "accelerator_type": resources["accelerator"]["resourceType"],
-        "accelerator_count": resources["accelerator"]["resourceCount"],
-    }
     loop = spec["root"]["dag"]["tasks"]["for-loop-1"]["inputs"]["parameters"]
     inside = spec["components"]["comp-for-loop-1"]["dag"]["tasks"]["segment-images"]["inputs"]["parameters"]
-    for name, value in asked.items():
-        assert value == f"{{{{$.inputs.parameters['pipelinechannel--{name}']}}}}"
-        assert loop[f"pipelinechannel--{name}"] == {"componentInputParameter": name}
-        assert inside[f"pipelinechannel--{name}"] == {"componentInputParameter": f"pipelinechannel--{name}"}
+    channel = "pipelinechannel--inference_memory"
+    assert resources["resourceMemoryLimit"] == f"{{{{$.inputs.parameters['{channel}']}}}}"
+    assert loop[channel] == {"componentInputParameter": "inference_memory"}
+    assert inside[channel] == {"componentInputParameter": channel}
+
+
+def test_accelerators_are_the_site_s() -> None:
+    spec, _ = compiled(**yaml.safe_load(FULL))
+    resources = spec["deploymentSpec"]["executors"]["exec-segment-images"]["container"]["resources"]
+    asked = resources["accelerator"]
+    assert (asked["resourceType"], asked["resourceCount"]) == ("amd.com/gpu", "2")
+    assert not [name for name in spec["root"]["inputDefinitions"]["parameters"] if "accelerator" in name]
 
 
 def test_memory_without_a_request_of_its_own_is_asked_for_as_a_whole() -> None:
@@ -236,43 +239,47 @@ def test_a_variant_takes_a_site_s_settings_on_top() -> None:
 
 
 @pytest.mark.parametrize(
-    ("settings", "words"),
+    ("settings", "places"),
     [
-        ({"imag": IMAGE}, "imag: there is no such setting"),
-        ({"image": "a b"}, "image: 'a b'"),
-        ({"image": "registry/x@sha256:12"}, "image: 'registry/x@sha256:12'"),
-        ({"memory": "4 GB"}, "memory: '4 GB' is no size such as 4Gi"),
-        ({"cpu": "two"}, "cpu: 'two' is no number of CPUs such as 2 or 500m"),
-        ({"image": "Team/X:1"}, "image: 'Team/X:1' is no image reference"),
-        ({"image": "team/x:bad:bad"}, "image: 'team/x:bad:bad' is no image reference"),
-        ({"memory": "1.5Gi"}, "memory: '1.5Gi' is no size .*1536Mi"),
-        ({"memory": "512K"}, "memory: '512K' is no size"),
-        ({"cpu": 0}, "cpu: '0' is no number of CPUs"),
-        ({"labels": {"a b": "x"}}, "labels.a b: 'a b' is no label key"),
-        ({"labels": {"team": "a b"}}, "labels.team: 'a b' is no label value"),
-        ({"node_selector": {"pool": "x" * 64}}, "node_selector.pool: 'x+' is no label value"),
-        ({"annotations": {"/x": "any thing"}}, "annotations./x: '/x' is no label key"),
-        ({"accelerator": {"type": "nvidia.com/one gpu"}}, "accelerator.type: .* is no resource of a node"),
-        ({"storage_keys": {"a b": "X"}}, "storage_keys.a b: 'a b' is no key of a secret"),
-        ({"storage_keys": {"user": "AWS-KEY ID"}}, "storage_keys.user: .* is no name of an environment"),
-        ({"security": {"run_as_user": 0, "run_as_non_root": True}}, "security: run_as_user 0 is root"),
-        ({"tolerations": [{"key": "x", "toleration_seconds": 5}]}, "needs the effect NoExecute"),
-        ({"cache": {"claim": "a", "storage_class": "b"}}, "storage_class goes with size"),
-        ({"tasks": {"segment": {}}}, "tasks.segment: 'segment'"),
-        ({"tasks": {"segment_images": {"memory": "lots"}}}, "tasks.segment_images.memory: 'lots'"),
-        ({"tolerations": [{"operator": "Exists", "value": "x"}]}, "operator Exists takes no value"),
-        ({"tolerations": [{"value": "x"}]}, "operator Equal needs a key"),
-        ({"cache": {}}, "cache: give either claim or size"),
-        ({"accelerator": {"count": 0}}, "accelerator.count: 0: "),
-        ({"pull_policy": "Sometimes"}, "pull_policy: 'Sometimes'"),
-        ({"timeout": 0, "labels": 1}, "labels: 1: .*; timeout: 0: "),
-        ({"storage_secret": "Not A Name"}, "storage_secret: 'Not A Name'"),
+        ({"imag": IMAGE}, "imag"),
+        ({"image": "a b"}, "image"),
+        ({"image": "registry/x@sha256:12"}, "image"),
+        ({"memory": "4 GB"}, "memory"),
+        ({"cpu": "two"}, "cpu"),
+        ({"image": "Team/X:1"}, "image"),
+        ({"image": "team/x:bad:bad"}, "image"),
+        ({"memory": "1.5Gi"}, "memory"),
+        ({"memory": "512K"}, "memory"),
+        ({"cpu": 0}, "cpu"),
+        ({"labels": {"a b": "x"}}, "labels.a b"),
+        ({"labels": {"team": "a b"}}, "labels.team"),
+        ({"node_selector": {"pool": "x" * 64}}, "node_selector.pool"),
+        ({"annotations": {"/x": "any thing"}}, "annotations./x"),
+        ({"accelerator": {"type": "nvidia.com/one gpu"}}, "accelerator.type"),
+        ({"storage_keys": {"a b": "X"}}, "storage_keys.a b"),
+        ({"storage_keys": {"user": "AWS-KEY ID"}}, "storage_keys.user"),
+        ({"security": {"run_as_user": 0, "run_as_non_root": True}}, "security"),
+        ({"tolerations": [{"key": "x", "toleration_seconds": 5}]}, "tolerations.0"),
+        ({"cache": {"claim": "a", "storage_class": "b"}}, "cache"),
+        ({"tasks": {"segment": {}}}, "tasks.segment"),
+        ({"tasks": {"segment_images": {"memory": "lots"}}}, "tasks.segment_images.memory"),
+        ({"tolerations": [{"operator": "Exists", "value": "x"}]}, "tolerations.0"),
+        ({"tolerations": [{"value": "x"}]}, "tolerations.0"),
+        ({"cache": {}}, "cache"),
+        ({"accelerator": {"count": 0}}, "accelerator.count"),
+        ({"pull_policy": "Sometimes"}, "pull_policy"),
+        ({"timeout": 0, "labels": 1}, "labels timeout"),
+        ({"storage_secret": "Not A Name"}, "storage_secret"),
     ],
     ids=str,
 )
-def test_bad_settings_are_named(settings: dict[str, Any], words: str) -> None:
-    with pytest.raises(ParameterError, match=words):
+def test_bad_settings_are_all_named(settings: dict[str, Any], places: str) -> None:
+    with fails("options") as caught:
         checked(settings, "cluster.yaml")
+    assert isinstance(caught.value, OptionsError) and caught.value.message.startswith("cluster.yaml: ")
+    assert " ".join(problem.where for problem in caught.value.problems) == places
+    code = "no_such_setting" if "imag" in settings else "setting_value"
+    assert {problem.code for problem in caught.value.problems} == {code}
 
 
 @pytest.mark.parametrize(
@@ -310,11 +317,8 @@ def test_a_request_above_its_limit_is_named_and_no_limit_is_raised(
 
 
 def test_inference_on_gpus_needs_an_image_that_nodes_can_pull() -> None:
-    with pytest.raises(
-        ParameterError, match="segment_images would still run clipseg-kfp-python-gpu"
-    ) as caught:
+    with fails("gpu_image_missing", where="tasks.segment_images.image"):
         site_settings("gpu", image=IMAGE)
-    assert "--gpu-image" in caught.value.remedy
     gpu = IMAGE.replace("aaaa", "bbbb")
     wanted = site_settings("gpu", image=IMAGE, gpu_image=gpu)
     assert wanted.of("segment_images").image == gpu
@@ -322,17 +326,21 @@ def test_inference_on_gpus_needs_an_image_that_nodes_can_pull() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "words"),
-    [("a: [", "is no YAML"), ("- a", "holds no settings"), (b"\xff", "is no YAML"), (None, "No such file")],
+    ("text", "code"),
+    [
+        ("a: [", "settings_not_yaml"),
+        ("- a", "settings_not_mapping"),
+        (b"\xff", "settings_not_yaml"),
+        (None, "settings_unreadable"),
+    ],
     ids=str,
 )
-def test_a_bad_file_is_named(text: str | bytes | None, words: str, tmp_path: Path) -> None:
+def test_a_bad_file_is_named(text: str | bytes | None, code: str, tmp_path: Path) -> None:
     path = tmp_path / "cluster.yaml"
     if text is not None:
         path.write_bytes(text if isinstance(text, bytes) else text.encode())
-    with pytest.raises(ParameterError, match=words) as caught:
+    with fails(code, where=str(path)):
         read_settings(path)
-    assert str(path) in caught.value.message
 
 
 def test_mappings_merge_and_lists_join() -> None:
@@ -415,7 +423,7 @@ def test_variants_are_written_to_files_of_their_own(tmp_path: Path, monkeypatch:
         (["--toleration", "gpu:Never"], "options: tolerations.0.effect: 'Never'"),
         (["--settings", "/no/such.yaml"], "/no/such.yaml: No such file"),
         (["--namespace", "team"], "or add --format kubernetes"),
-        (["--format", "kubernetes", "--namespace", "Bad NS"], "no namespace is named 'Bad NS'"),
+        (["--format", "kubernetes", "--namespace", "Bad NS"], "'Bad NS'"),
         (["--image", "a b"], "image: 'a b' is no image reference"),
     ],
 )

@@ -1,7 +1,10 @@
-"""What is committed is what the code makes: compiled packages, component READMEs, metadata."""
+"""What is committed is what the code makes: compiled packages, READMEs."""
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +13,7 @@ import yaml
 
 from clipseg_kfp.components import ALL
 from clipseg_kfp.errors import ParameterError
+from clipseg_kfp.options import GROUPS
 from clipseg_kfp.site.compile import compile_pipeline, pipeline_names
 from tools import catalog
 
@@ -32,9 +36,6 @@ def test_readmes_follow_the_specifications(path: Path) -> None:
 def test_every_component_is_documented_and_thin(component: object) -> None:
     name = component.component_spec.name.replace("-", "_")  # type: ignore[attr-defined]
     folder = ROOT / "components" / name
-    metadata = yaml.safe_load((folder / "metadata.yaml").read_text("utf-8"))
-    assert metadata["name"] == name
-    assert metadata["step"] == f"clipseg_kfp.steps.{name}"
     assert len((folder / "component.py").read_text("utf-8").splitlines()) <= 80
     for row in (folder / "README.md").read_text("utf-8").splitlines():
         if row.startswith("| `"):
@@ -47,19 +48,64 @@ def parameters(pipeline: str) -> dict[str, Any]:
     return dict(spec["root"]["inputDefinitions"]["parameters"])
 
 
+REQUIRED = {
+    "batch-segmentation": {"source_uri", "output_uri", "prompts"},
+    "one-shot-segmentation": {"source_uri", "output_uri"},
+    "prompt-evaluation": {"source_uri", "output_uri", "prompt_sets"},
+}
+
+
 @pytest.mark.parametrize("pipeline", pipeline_names())
-def test_every_parameter_of_a_pipeline_has_a_description_for_the_ui_form(pipeline: str) -> None:
-    for name, parameter in parameters(pipeline).items():
+def test_parameters_of_a_pipeline_are_few_and_described_for_the_ui_form(pipeline: str) -> None:
+    found = parameters(pipeline)
+    assert len(found) <= 15
+    for name, parameter in found.items():
         assert len(parameter.get("description", "")) > 15, name
-        assert "defaultValue" in parameter, name
+    assert {name for name, one in found.items() if "defaultValue" not in one} == REQUIRED[pipeline]
+
+
+@pytest.mark.parametrize("pipeline", pipeline_names())
+def test_the_form_shows_every_option_of_a_group_with_its_default(pipeline: str) -> None:
+    found = {name: one for name, one in parameters(pipeline).items() if name in GROUPS}
+    assert len(found) >= 5
+    for name, parameter in found.items():
+        assert parameter["parameterType"] == "STRUCT"
+        own = {"label_maps": False} if (pipeline, name) == ("prompt-evaluation", "outputs") else {}
+        assert parameter["defaultValue"] == {**GROUPS[name].defaults(), **own}
 
 
 def test_what_pipelines_share_is_the_same_in_each() -> None:
     batch, one_shot = parameters("batch-segmentation"), parameters("one-shot-segmentation")
-    assert set(one_shot) - set(batch) == {"support_uri", "engineering"}
+    assert set(one_shot) - set(batch) == {"support"}
     assert not set(batch) - set(one_shot)
-    assert {name for name in batch if batch[name] != one_shot[name]} == {"prompts"}
+    assert {name for name in batch if batch[name] != one_shot[name]} == {"prompts", "prompts_uri"}
     assert one_shot["prompts"]["defaultValue"] == []
+    assert set(parameters("prompt-evaluation")) - set(batch) == {"prompt_sets"}
+
+
+COMPILED = """
+from clipseg_kfp.pipelines import ALL
+from clipseg_kfp.site.compile import compile_manifests, compile_pipeline
+for name in ALL:
+    print(compile_pipeline(name), compile_manifests(name), sep="\\n")
+"""
+
+
+def test_packages_are_the_same_in_every_process() -> None:
+    """kfp hands objects through protobuf, whose maps have another order in each process."""
+    texts = set()
+    for seed in ("1", "2", "3"):
+        done = subprocess.run(
+            [sys.executable, "-c", COMPILED],
+            env={**os.environ, "PYTHONHASHSEED": seed},
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=300,
+        )
+        texts.add(done.stdout)
+    assert len(texts) == 1
+    assert '{"backend": "auto"' in texts.pop()
 
 
 def test_each_pipeline_hands_its_own_example_pictures_on() -> None:
@@ -69,15 +115,10 @@ def test_each_pipeline_hands_its_own_example_pictures_on() -> None:
     }
     assert specs["batch-segmentation"].keys() == specs["one-shot-segmentation"].keys()
     given = {
-        name: (task["support_uri"], task["engineering"])
-        for name, tasks in specs.items()
-        for task in [tasks["encode-prompts"]["inputs"]["parameters"]]
+        name: tasks["encode-prompts"]["inputs"]["parameters"]["support"] for name, tasks in specs.items()
     }
-    assert given["batch-segmentation"][0] == {"runtimeValue": {"constant": ""}}
-    assert given["one-shot-segmentation"] == (
-        {"componentInputParameter": "support_uri"},
-        {"componentInputParameter": "engineering"},
-    )
+    assert given["batch-segmentation"] == {"runtimeValue": {"constant": {}}}
+    assert given["one-shot-segmentation"] == {"componentInputParameter": "support"}
 
 
 def test_an_image_of_ones_own_is_set_everywhere_and_nothing_else_changes() -> None:

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
-import pytest
+from codes import fails
+from grouped import arguments
 from PIL import Image
 from rich.console import Console
 
@@ -53,7 +54,7 @@ def run(tmp_path: Path, source: str, output: str, **changes: object) -> RunSumma
         "endpoint": "",
         **changes,
     }
-    return read_run(run_batch(parameters, tmp_path / "log").manifest)
+    return read_run(run_batch(arguments(parameters), tmp_path / "log").manifest)
 
 
 def test_a_bucket_is_segmented_and_a_second_run_has_nothing_to_do(
@@ -150,7 +151,8 @@ def test_a_failing_step_ends_the_run_with_its_own_words_and_no_manifest(tmp_path
     fill(str(source), scenes=1)
     # only the model's tokenizer can tell that this is too long
     prompts = [{"name": "long", "texts": ["a circle " * 40]}]
-    with pytest.raises(LocalRunError, match=r"encode_prompts: prompts: prompt 1 .*tokens") as caught:
+    with fails("text_too_long") as caught:
         run(tmp_path, str(source), str(tmp_path / "out"), prompts=prompts, run_id="bad")
-    assert "Shorten it." in caught.value.remedy and str(tmp_path / "log") in caught.value.remedy
+    assert isinstance(caught.value, LocalRunError)
+    assert (caught.value.step, caught.value.log) == ("encode_prompts", tmp_path / "log")
     assert not list((tmp_path / "out").rglob("manifest.json"))

@@ -51,7 +51,7 @@ def test_sets_are_compared_in_one_pass(tmp_path: Path, capsys: pytest.CaptureFix
     arguments = [
         "local", "evaluate", "--source", str(tmp_path / "photos"), "--output", str(tmp_path / "out"),
         "--model", str(MODEL), "--ground-truth", str(truth), "--log", str(tmp_path / "log"),
-        "--work", str(tmp_path / "work"), "--shard-size", "4", "--run-id", "compare",
+        "--work", str(tmp_path / "work"), "--set", "limits.shard_size=4", "--run-id", "compare",
         "--prompt", 'good: {"name": "circle", "text": "a circle"}',
         "--prompt", 'good: {"name": "red", "text": "red"}',
         "--prompt", 'good: {"name": "neither", "logic": "not (circle or red)"}',
@@ -88,8 +88,8 @@ def test_sets_are_compared_in_one_pass(tmp_path: Path, capsys: pytest.CaptureFix
     ("changes", "words"),
     [
         (["--prompt", "a cat"], "has no ':' between two parts"),
-        (["--prompt", "a: cat", "--prompts-file", "a: x.yaml"], "there is a set 'a' already"),
-        ([], "There is nothing to compare"),
+        (["--prompt", "a: cat", "--prompts-file", "a: x.yaml"], "'a'"),
+        ([], "--prompts-file"),
         (["--prompt", "a/b: cat"], "is no name for a set"),
         (["--prompt", 'a: {"logic": "x"}'], "prompt_sets, 'a': "),
         (["--prompt", "a: cat", "--ground-truth", "/no/such.json"], "/no/such.json does not exist"),

@@ -42,7 +42,7 @@ from clipseg_kfp.local import runner as local
 def kept(parent):
     yield pathlib.Path(tempfile.mkdtemp(dir=parent))
 
-local.scratch_folder = kept
+local.temporary_folder = kept
 from clipseg_kfp.cli import main
 main(sys.argv[1:])
 """
@@ -135,8 +135,8 @@ def marked_run(
         [
             sys.executable, "-c", DRIVER, "local", "run", "--source", f"{uri}/in/photos", "--output", f"{uri}/out/run",
             "--model", f"{uri}/in/model", "--prompts-file", f"{uri}/in/prompts.yaml", "--work", str(root / "work"),
-            "--log", str(root / "run.log"), "--backend", "torch", "--shard-size", "5",
-            "--format", "yolo", "--format", "labelstudio", "--format", "csv",
+            "--log", str(root / "run.log"), "--set", "inference.backend=torch",
+            "--set", "limits.shard_size=5", "--set", "outputs.formats=yolo,labelstudio,csv",
         ],
         cwd=root, capture_output=True, text=True, timeout=180, check=False,
         env=os.environ | as_least(recorder.endpoint) | {"HOME": str(home), "HF_TOKEN": marks.HUB_TOKEN},

@@ -17,7 +17,7 @@ from rich.console import Console
 
 from clipseg_kfp.cli import main
 from clipseg_kfp.errors import ParameterError, exit_on_user_error
-from clipseg_kfp.local.runner import _Screen
+from clipseg_kfp.local.monitor import LogWriter, Monitor
 from clipseg_kfp.naming import printable
 from clipseg_kfp.results.formats.labelstudio import label_names, labeling_config
 from clipseg_kfp.results.formats.tables import CsvWriter
@@ -76,13 +76,11 @@ def test_logs_and_errors_are_one_line_and_harmless(capsys: pytest.CaptureFixture
 def test_a_local_run_shows_nothing_raw(text: str) -> None:
     """Whatever a step, its libraries or kfp itself print."""
     log, console = io.StringIO(), Console(file=io.StringIO(), force_terminal=False, width=200)
-    with _Screen(log, console) as screen:
-        screen.write(f"[step] {text}\n")
-        screen.write(f"a library says {text}\n")
-        screen.write(f"error: {text}\n")
+    with Monitor(console) as monitor:
+        monitor.take({"kind": "line", "step": "step", "text": text, "progress": False})
+    LogWriter(log).write(f"[step] {text}\na library says {text}\nerror: {text}\n")
     assert not obeyed(log.getvalue())
     assert not obeyed(console.file.getvalue())  # type: ignore[attr-defined]
-    assert not obeyed("".join(screen.problems))
 
 
 @given(hostile)

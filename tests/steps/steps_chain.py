@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from grouped import grouped
 from numpy.typing import NDArray
 from PIL import Image
 
-from clipseg_kfp import records
+from clipseg_kfp.options import Outputs
 from clipseg_kfp.steps import (
     encode_prompts,
     evaluate_masks,
@@ -24,13 +25,8 @@ from clipseg_kfp.steps import (
     publish_results,
     segment_images,
 )
+from clipseg_kfp.steps.artifacts import ShardMasks, Summary
 from clipseg_kfp.storage import Folder, open_folder, open_object
-
-LISTING = (
-    *("shard_size", "limit", "full", "max_quarantined"),
-    *("ground_truth_uri", "ground_truth_format", "ground_truth_classes"),
-)
-LOOKS = ("precision", "tile_size", "tile_ground_resolution", "tile_overlap", "meters_per_pixel", "flip")
 
 
 def picture(seed: int, width: int = 40, height: int = 30, kind: str = "PNG", **options: Any) -> bytes:
@@ -56,7 +52,7 @@ class Run:
     """What one run of the whole chain left behind."""
 
     config: str
-    dataset: fetch_dataset.Dataset
+    dataset: Summary
     shards: list[Path]
     evaluation: evaluate_masks.Evaluation
     published: publish_results.Published
@@ -65,13 +61,11 @@ class Run:
     manifest: dict[str, Any] = field(default_factory=dict)
 
     def images(self) -> dict[str, dict[str, Any]]:
-        rows = [
-            row for shard in self.shards for row in records.read_parquet(shard / preprocess_images.IMAGES)
-        ]
+        rows = [row for shard in self.shards for row in ShardMasks(shard).images()]
         return {row["key"]: row for row in rows}
 
     def masks(self) -> list[dict[str, Any]]:
-        return [row for shard in self.shards for row in records.read_parquet(shard / postprocess_masks.MASKS)]
+        return [row for shard in self.shards for row in ShardMasks(shard).masks()]
 
     def pixels(self, key: str) -> NDArray[Any]:
         return np.asarray(Image.open(io.BytesIO(self.folder.read(key))))
@@ -104,10 +98,9 @@ class Chain:
         dirs = {name: work / name for name in ("model", "prompts", "dataset", "evaluation")}
         for path in dirs.values():
             path.mkdir(parents=True)
-        take = {name: options.pop(name) for name in LISTING if name in options}
-        limits = {n: options.pop(n) for n in ("max_megapixels", "max_megabytes") if n in options}
-        looks = {name: options.pop(name) for name in LOOKS if name in options}
-        formats = options.pop("formats", ())
+        groups = grouped(device="cpu", **options)
+        outputs = groups.get("outputs", Outputs())
+        named = outputs.model_copy(update={"run_id": run_id if check_run_id else ""})
         name = run_id or f"run {self.runs}"
         self.views_seen.clear()
         fetch_model.run(model_uri=str(self.model), model=dirs["model"])
@@ -116,20 +109,20 @@ class Chain:
             encoded_prompts=dirs["prompts"],
             prompts=prompts or ["a circle", "red things"],
             threshold=threshold,
-            **looks,
+            **_of(groups, "views", "inference", "support"),
         )
         dataset = fetch_dataset.run(
             source_uri=source or self.source,
             output_uri=self.output,
             encoded_prompts=dirs["prompts"],
             dataset=dirs["dataset"],
-            run_id=run_id if check_run_id else "",
             job_id=name,
-            **take,
+            outputs=named,
+            **_of(groups, "limits", "ground_truth"),
         )
         self.hook()
         shards = [
-            self.shard(work / shard, shard, dirs, limits, {"job_id": name, **options})
+            self.shard(work / shard, shard, dirs, {**groups, "outputs": outputs}, name)
             for shard in dataset.shards
         ]
         evaluation = evaluate_masks.run(masks=shards, evaluation=dirs["evaluation"])
@@ -140,27 +133,31 @@ class Chain:
             evaluation=dirs["evaluation"],
             report=work / "report.html",
             output_uri=self.output,
-            run_id=name,
+            job_id=name,
             model_uri="file:///tiny",
-            formats=formats,
+            outputs=outputs,
         )
         manifest = json.loads(object_bytes(published.manifest))
         folder = open_folder(self.output).child(config)
         maps = sum(self.views_seen)
         return Run(config, dataset, shards, evaluation, published, maps, folder, manifest)
 
-    def shard(self, work: Path, shard: str, dirs: dict[str, Path], limits: Any, options: Any) -> Path:
+    def shard(self, work: Path, shard: str, dirs: dict[str, Path], groups: Any, job_id: str) -> Path:
         views, maps, masks = (work / name for name in ("views", "maps", "masks"))
         views.mkdir(parents=True), maps.mkdir(), masks.mkdir()
         preprocess_images.run(
-            dataset=dirs["dataset"], shard=shard, encoded_prompts=dirs["prompts"], views=views, **limits
+            dataset=dirs["dataset"],
+            shard=shard,
+            encoded_prompts=dirs["prompts"],
+            views=views,
+            **_of(groups, "limits"),
         )
         segment_images.run(
             views=views,
             encoded_prompts=dirs["prompts"],
             model=dirs["model"],
             probabilities=maps,
-            device="cpu",
+            **_of(groups, "inference"),
         )
         postprocess_masks.run(
             views=views,
@@ -168,6 +165,11 @@ class Chain:
             encoded_prompts=dirs["prompts"],
             masks=masks,
             output_uri=self.output,
-            **options,
+            job_id=job_id,
+            **_of(groups, "outputs"),
         )
         return masks
+
+
+def _of(groups: dict[str, Any], *names: str) -> dict[str, Any]:
+    return {name: groups[name] for name in names if name in groups}

@@ -9,6 +9,7 @@ from steps_chain import Chain, picture
 from test_steps import encoded, list_dataset, put  # noqa: F401 - a fixture among them
 
 from clipseg_kfp import records
+from clipseg_kfp.steps.artifacts import Listing
 
 
 @pytest.mark.parametrize("files", [{}, {"notes.txt": b"no image"}], ids=["nothing", "other files"])
@@ -17,7 +18,7 @@ def test_of_no_images(chain: Chain, encoded: Any, files: dict[str, bytes], optio
     put(chain, files)
     found = list_dataset(chain, encoded, **options)
     assert (found.listed, found.shards) == (0, ["shard-000"])
-    assert list(records.read_parquet(chain.work / "listed/shards/shard-000.parquet")) == []
+    assert list(records.read_parquet(Listing(chain.work / "listed").shard_path("shard-000"))) == []
 
 
 @pytest.mark.parametrize("limit", [0, 5])

@@ -11,14 +11,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+from codes import fails
 from PIL import Image
 
 from clipseg_kfp.engine.checkpoint import digest_of
-from clipseg_kfp.errors import ParameterError
 from clipseg_kfp.naming import digest
-from clipseg_kfp.prompts import read_table
 from clipseg_kfp.results import ALGORITHM
 from clipseg_kfp.steps import encode_prompts
+from clipseg_kfp.steps.artifacts import EncodedPrompts
 from clipseg_kfp.storage import open_object
 
 
@@ -100,13 +100,13 @@ def root(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 def test_a_prompt_file_and_what_it_names(root: str, model_folder: Path, tmp_path: Path) -> None:
     put(root)
     first = encode(model_folder, tmp_path / "1", [], prompts_uri=f"{root}/prompts.yaml")
-    table = read_table(tmp_path / "1" / encode_prompts.TABLE)
+    table = EncodedPrompts(tmp_path / "1").table()
     assert [row.name for row in table.base] == ["bolt", "nut", "star"]
     assert [row.name for row in table.outputs] == ["bolt", "nut", "no star"]
     assert [row.threshold for row in table.rows] == [0.3, 0.6, None, 0.45]
     assert table.rows[0].description == "2 images with mask"
     assert table.embeddings.shape == (3, 32)
-    assert encode_prompts.read_configuration(tmp_path / "1") == first
+    assert EncodedPrompts(tmp_path / "1").configuration() == first
 
     assert encode(model_folder, tmp_path / "2", [], prompts_uri=f"{root}/prompts.yaml") == first
     changes: list[dict[str, bytes]] = [
@@ -134,10 +134,12 @@ def test_the_same_content_elsewhere_is_the_same_configuration(model_folder: Path
     )
     assert here == there
     # What results say of a configuration must not tell the two apart either: objects are written once.
-    assert encode_prompts.prompt_rows(tmp_path / "here-out") == encode_prompts.prompt_rows(
-        tmp_path / "there-out"
-    )
-    json.dumps(encode_prompts.prompt_rows(tmp_path / "here-out"))
+    said = [
+        [row.to_json() for row in EncodedPrompts(tmp_path / f"{name}-out").shown()]
+        for name in ("here", "there")
+    ]
+    assert said[0] == said[1]
+    json.dumps(said)
 
 
 def test_plain_texts_keep_their_digest(model_folder: Path, tmp_path: Path) -> None:
@@ -166,8 +168,9 @@ def test_numbers_that_kubeflow_made_floats_are_whole_again(model_folder: Path, t
 
 
 def test_a_file_that_is_not_there_names_the_prompt(model_folder: Path, tmp_path: Path) -> None:
-    with pytest.raises(ParameterError, match=r"^prompts: prompt 2 \('nut'\): .*nut\.png does not exist"):
+    with fails("file_missing") as caught:
         encode(model_folder, tmp_path, ["star", {"name": "nut", "image": str(tmp_path / "nut.png")}])
+    assert caught.value.where.endswith("nut.png") and "'nut'" in caught.value.message
 
 
 def test_doubtful_vectors_are_noted(

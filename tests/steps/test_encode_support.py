@@ -8,11 +8,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from codes import fails, refuses
+from grouped import grouped
 from PIL import Image
 
-from clipseg_kfp.errors import ParameterError
-from clipseg_kfp.prompts import read_table
 from clipseg_kfp.steps import encode_prompts
+from clipseg_kfp.steps.artifacts import EncodedPrompts
 from clipseg_kfp.storage import open_folder
 
 
@@ -52,8 +53,8 @@ def put(root: str, files: dict[str, bytes]) -> None:
         open_folder(root).write(key, data)
 
 
-def encode(model: Path, target: Path, prompts: list[Any], **parameters: Any) -> str:
-    return encode_prompts.run(model=model, encoded_prompts=target, prompts=prompts, **parameters)
+def encode(model: Path, target: Path, prompts: list[Any], **options: Any) -> str:
+    return encode_prompts.run(model=model, encoded_prompts=target, prompts=prompts, **grouped(**options))
 
 
 def test_folders_are_what_prompts_with_the_same_pictures_are(
@@ -68,7 +69,7 @@ def test_folders_are_what_prompts_with_the_same_pictures_are(
         {"name": "nut", "image": f"{root}/nut/images/a.png", "mask": f"{root}/nut/masks/a.png"},
     ]
     assert shown == encode(model_folder, tmp_path / "written", written)
-    tables = [read_table(tmp_path / name / encode_prompts.TABLE) for name in ("shown", "written")]
+    tables = [EncodedPrompts(tmp_path / name).table() for name in ("shown", "written")]
     assert [row.name for row in tables[0].rows] == ["loose", "bolt", "nut"]
     np.testing.assert_array_equal(tables[0].embeddings, tables[1].embeddings)
 
@@ -88,29 +89,27 @@ def test_a_changed_mask_or_another_way_to_prepare_is_another_configuration(
 
 
 @pytest.mark.parametrize(
-    ("files", "words"),
+    ("files", "code", "place"),
     [
-        ({"nut/images/d.png": picture(3)}, r"prompt 2 \('nut'\): .*nut/images/d\.png has no mask"),
-        (
-            {f"bolt/{i}.png": b"" for i in range(99)},
-            r"prompt 1 \('bolt'\): .*has 101 images; 100 are allowed",
-        ),
-        ({"screw/x.png": b"no image"}, r"prompt 3 \('screw'\): .*cannot be used as a support image"),
-        ({"screw/masks/x.png": b""}, r"no images in .*screw"),
+        ({"nut/images/d.png": picture(3)}, "support_without_mask", "nut/images/d.png"),
+        ({f"bolt/{i}.png": b"" for i in range(99)}, "support_images_too_many", "bolt"),
+        ({"screw/x.png": b"no image"}, "image_mislabelled", "screw/x.png"),
+        ({"screw/masks/x.png": b""}, "support_empty", "screw"),
     ],
     ids=["no-mask", "too-many", "no-image", "empty"],
 )
 def test_mistakes_name_the_thing(
-    files: dict[str, bytes], words: str, model_folder: Path, tmp_path: Path
+    files: dict[str, bytes], code: str, place: str, model_folder: Path, tmp_path: Path
 ) -> None:
     root = str(tmp_path / "support")
     put(root, SUPPORT | files)
-    with pytest.raises(ParameterError, match=words):
+    with fails(code) as caught:
         encode(model_folder, tmp_path / "out", [], support_uri=root)
+    assert caught.value.where.rstrip("/").endswith(place)
 
 
 def test_nothing_to_look_for_is_named(model_folder: Path, tmp_path: Path) -> None:
-    with pytest.raises(ParameterError, match="list of prompts is empty"):
+    with fails("prompts_empty"):
         encode(model_folder, tmp_path / "out", [])
-    with pytest.raises(ParameterError, match="engineering is 'all'"):
+    with refuses(("support.engineering", "literal_error")):
         encode(model_folder, tmp_path / "out", ["a cat"], engineering="all")

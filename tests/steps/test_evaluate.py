@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 from numpy.typing import NDArray
 from PIL import Image
+from probability_maps import read_probability
 from steps_chain import Chain, Run, mask_picture, picture
 from test_steps import GOOD, counts, put
 
@@ -19,8 +20,8 @@ from clipseg_kfp import records
 from clipseg_kfp.masks.raster import decode_rle
 from clipseg_kfp.metrics import THRESHOLDS, Confusion
 from clipseg_kfp.naming import safe_segment
-from clipseg_kfp.results.formats.probability import decode_probability
 from clipseg_kfp.steps import evaluate_masks
+from clipseg_kfp.steps.artifacts import ShardMasks
 
 PROMPTS = ["a circle", "red things"]
 
@@ -37,7 +38,7 @@ def metrics(run: Run) -> dict[str, Any]:
 def probabilities(run: Run) -> dict[tuple[str, str], NDArray[np.float32]]:
     """The 16-bit maps that a run wrote, by key and prompt."""
     return {
-        (row["key"], row["prompt"]): decode_probability(run.folder.read(row["probability"]))
+        (row["key"], row["prompt"]): read_probability(run.folder.read(row["probability"]))
         for row in run.masks()
     }
 
@@ -200,7 +201,7 @@ def test_probabilities_are_kept_only_where_there_is_ground_truth(chain: Chain) -
     rows = [
         row
         for shard in run.shards
-        for batch in records.read_arrow(shard / "scores.arrow")
+        for batch in records.read_arrow(ShardMasks(shard).scores_path)
         for row in batch.to_pylist()
     ]
     assert sorted((row["key"], row["prompt"]) for row in rows) == [

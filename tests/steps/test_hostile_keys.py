@@ -25,7 +25,8 @@ def test_odd_keys_have_results_of_their_own(chain: Chain) -> None:
     images = run.images()
     assert {key: row["status"] for key, row in images.items()} == dict.fromkeys(KEYS, "done")
     assert run.manifest["counts"] == {
-        "listed": len(KEYS), "done": len(KEYS), "skipped": 0, "quarantined": 0, "masks": 2 * len(KEYS), "left": 0,
+        "listed": len(KEYS), "done": len(KEYS), "skipped": 0, "quarantined": 0, "masks": 2 * len(KEYS),
+        "left": 0,
     }  # fmt: skip
     names = [row["mask"] for row in run.masks()]
     names += [row[kind] for row in images.values() for kind in ("label_map", "overlay")]

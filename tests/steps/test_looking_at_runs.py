@@ -16,8 +16,7 @@ from test_steps import put
 
 from clipseg_kfp import records
 from clipseg_kfp.cli import main
-from clipseg_kfp.steps.evaluate_masks import TRUTHS
-from clipseg_kfp.steps.postprocess_masks import GALLERY
+from clipseg_kfp.steps.artifacts import EvaluationTables, ShardMasks
 
 
 @pytest.fixture
@@ -44,7 +43,10 @@ def call(*arguments: str) -> int:
 
 def test_the_report_has_the_layers_that_there_is_data_for(measured: Run, tmp_path: Path) -> None:
     pictures = [
-        row for s in measured.shards for b in records.read_arrow(s / GALLERY) for row in b.to_pylist()
+        row
+        for s in measured.shards
+        for b in records.read_arrow(ShardMasks(s).gallery_path)
+        for row in b.to_pylist()
     ]
     assert {row["key"] for row in pictures} == {"a.png", "b.png", "c.png"}
     for row in pictures:
@@ -52,7 +54,7 @@ def test_the_report_has_the_layers_that_there_is_data_for(measured: Run, tmp_pat
         assert row["key"] == "c.png" or "cat" in [heat["prompt"] for heat in row["heats"]], "it is measured"
         for heat in row["heats"]:
             assert Image.open(io.BytesIO(heat["jpeg"])).size == (40, 30)
-    drawings = tmp_path / "work" / "run-1" / "evaluation" / TRUTHS
+    drawings = EvaluationTables(tmp_path / "work" / "run-1" / "evaluation").truths_path
     rows = [row for batch in records.read_arrow(drawings) for row in batch.to_pylist()]
     assert {row["key"] for row in rows} == {"a.png", "b.png"}
     drawn = np.asarray(Image.open(io.BytesIO(rows[0]["png"])).convert("RGBA"))

@@ -11,6 +11,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from encoded import write_encoded
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -18,10 +19,8 @@ from clipseg_kfp import records
 from clipseg_kfp.engine.checkpoint import ModelFacts
 from clipseg_kfp.images.decode import preview_jpeg
 from clipseg_kfp.masks.raster import decode_rle, upsample
-from clipseg_kfp.prompts import Files, gather, parse_prompts, write_table
-from clipseg_kfp.results import json_bytes
-from clipseg_kfp.steps import encode_prompts, postprocess_masks, preprocess_images, segment_images
-from clipseg_kfp.steps.settings import Settings
+from clipseg_kfp.steps import postprocess_masks
+from clipseg_kfp.steps.artifacts import PackedViews, Probabilities, ShardMasks
 
 SIDE = 48
 SIZES = [(200, 150), (31, 97), (200, 150), (SIDE, SIDE), (1, 1), (640, 3), (600, 700)]
@@ -38,16 +37,11 @@ def draw_maps(seed: int) -> NDArray[np.uint8]:
 
 
 def write_prompts(folder: Path, thresholds: list[float], side: int = SIDE) -> Path:
-    folder.mkdir(parents=True)
     facts = ModelFacts("digest", side, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5), 4)
-    (folder / encode_prompts.FACTS).write_bytes(json_bytes(facts.to_json()))
-    prompts = parse_prompts([{"name": f"thing {i}", "text": "thing", "threshold": threshold}
-                             for i, threshold in enumerate(thresholds)])  # fmt: skip
-    gathered = list(gather(prompts, facts, 0.5, Files("", "")))
-    write_table(folder / encode_prompts.TABLE, gathered, np.zeros((len(thresholds), 4), np.float32))
-    Settings().write(folder)
-    (folder / encode_prompts.CONFIGURATION).write_text("config", "ascii")
-    return folder
+    prompts = [
+        {"name": f"thing {i}", "text": "thing", "threshold": value} for i, value in enumerate(thresholds)
+    ]
+    return write_encoded(folder, facts, prompts)
 
 
 def write_shard(folder: Path, sizes: list[tuple[int, int]]) -> Path:
@@ -58,11 +52,12 @@ def write_shard(folder: Path, sizes: list[tuple[int, int]]) -> Path:
          "height": height, "label_map": "", "overlay": ""}
         for i, (width, height) in enumerate(sizes)
     ]  # fmt: skip
-    records.write_parquet(folder / preprocess_images.IMAGES, records.IMAGES, rows)
-    with records.ArrowWriter(folder / preprocess_images.PREVIEWS, records.PREVIEWS) as previews:
+    packed = PackedViews(folder)
+    records.write_parquet(packed.images_path, records.IMAGES, rows)
+    with records.ArrowWriter(packed.previews_path, records.PREVIEWS) as previews:
         for i, size in enumerate(sizes):
             previews.append({"image": i, "jpeg": preview_jpeg(Image.new("RGB", size, "gray"))})
-    with records.ArrowWriter(folder / preprocess_images.VIEWS, records.VIEWS) as views:
+    with records.ArrowWriter(packed.views_path, records.VIEWS) as views:
         for i, size in enumerate(sizes):
             views.append({"image": i, "box": (0, 0, *size), "pixels": b""})
     return folder
@@ -70,19 +65,19 @@ def write_shard(folder: Path, sizes: list[tuple[int, int]]) -> Path:
 
 def test_every_pixel_and_every_measure(tmp_path: Path) -> None:
     prompts, views = write_prompts(tmp_path / "prompts", THRESHOLDS), write_shard(tmp_path / "views", SIZES)
-    with records.ArrowWriter(tmp_path / segment_images.PROBABILITIES, records.PROBABILITIES, 7) as writer:
+    with records.ArrowWriter(Probabilities(tmp_path).maps_path, records.PROBABILITIES, 7) as writer:
         for i in range(len(SIZES)):
             for prompt, probability in enumerate(draw_maps(i)):
                 writer.append({"image": i, "box": (0, 0, *SIZES[i]), "prompt": prompt,
                                "probability": records.pack_map(probability)})  # fmt: skip
-    (tmp_path / segment_images.ENGINE).write_text("{}")
+    Probabilities(tmp_path).write_engine({})
     out = tmp_path / "out"
     count = postprocess_masks.run(
         views=views, probabilities=tmp_path, encoded_prompts=prompts, masks=tmp_path / "target",
         output_uri=str(out),
     )  # fmt: skip
-    rows = list(records.read_parquet(tmp_path / "target" / postprocess_masks.MASKS))
-    images = list(records.read_parquet(tmp_path / "target" / postprocess_masks.IMAGES))
+    made = ShardMasks(tmp_path / "target")
+    rows, images = list(made.masks()), list(made.images())
     assert count == len(rows) == len(SIZES) * len(THRESHOLDS)
     assert [row["key"] for row in rows[:: len(THRESHOLDS)]] == [image["key"] for image in images]
     for i, ((width, height), image) in enumerate(zip(SIZES, images, strict=True)):
@@ -110,12 +105,13 @@ def test_every_pixel_and_every_measure(tmp_path: Path) -> None:
 PEAK = """
 import sys
 from pathlib import Path
+from clipseg_kfp.options import Outputs
 from clipseg_kfp.steps import postprocess_masks
 
 work = Path(sys.argv[1])
 postprocess_masks.run(
     views=work, probabilities=work, encoded_prompts=Path(sys.argv[2]), masks=work / "target",
-    output_uri=str(work / "out"), label_maps=False, overlays=False,
+    output_uri=str(work / "out"), outputs=Outputs(label_maps=False, overlays=False),
 )
 # Of this program alone; ru_maxrss would begin with what the parent had.
 print(next(line.split()[1] for line in open("/proc/self/status") if line.startswith("VmHWM:")))
@@ -130,10 +126,10 @@ def test_memory_does_not_grow_with_the_shard(tmp_path: Path) -> None:
     pixels = records.pack_map(np.random.default_rng(0).integers(0, 256, (side, side), dtype=np.uint8))
     for count in (60, 300):
         work = write_shard(tmp_path / str(count), [(20, 20)] * count)
-        with records.ArrowWriter(work / segment_images.PROBABILITIES, records.PROBABILITIES, 16) as writer:
+        with records.ArrowWriter(Probabilities(work).maps_path, records.PROBABILITIES, 16) as writer:
             for i in range(count):
                 writer.append({"image": i, "box": (0, 0, 20, 20), "prompt": 0, "probability": pixels})
-        (work / segment_images.ENGINE).write_text("{}")
+        Probabilities(work).write_engine({})
         done = subprocess.run(
             [sys.executable, "-c", PEAK, str(work), str(prompts)],
             capture_output=True, text=True, timeout=60, check=True,

@@ -15,6 +15,7 @@ from clipseg_kfp import records
 from clipseg_kfp.metrics import Confusion, Histogram
 from clipseg_kfp.metrics.evaluation import Evaluation
 from clipseg_kfp.steps import rank_prompts
+from clipseg_kfp.steps.artifacts import EncodedPrompts, EvaluationTables
 from clipseg_kfp.steps.rank_prompts import Ranked
 
 HOSTILE = "<script>alert(1)</script>|[x](http://y)\u202egnp"
@@ -37,12 +38,11 @@ def evaluated(skills: dict[str, float]) -> Evaluation:
 def ranked(tmp_path: Path, skills: dict[str, float], names: dict[str, str]) -> Ranked:
     found = evaluated(skills)
     evaluation, prompts = tmp_path / "evaluation", tmp_path / "prompts"
-    evaluation.mkdir(), prompts.mkdir()
+    tables = EvaluationTables(evaluation)
     rows = (found.row(name) for name in found.prompts)
-    records.write_parquet(evaluation / "evaluation.parquet", records.EVALUATION, rows)
-    (evaluation / "curves.json").write_text(json.dumps(found.curves()))
-    (evaluation / "thresholds.json").write_text(json.dumps({"thresholds": found.thresholds}))
-    (prompts / "classes.json").write_text(json.dumps(names))
+    records.write_parquet(tables.prompts_path, records.EVALUATION, rows)
+    tables.write(metrics={}, curves=found.curves(), thresholds={"thresholds": found.thresholds})
+    EncodedPrompts(prompts)._write_json("classes.json", names)
     return rank_prompts.run(
         evaluation=evaluation,
         encoded_prompts=prompts,
@@ -51,6 +51,12 @@ def ranked(tmp_path: Path, skills: dict[str, float], names: dict[str, str]) -> R
         page=tmp_path / "page.html",
         source_uri=HOSTILE,
     )
+
+
+def pages(tmp_path: Path, skills: dict[str, float]) -> tuple[str, str]:
+    """What the UI shows, as HTML and as Markdown."""
+    ranked(tmp_path, skills, {})
+    return (tmp_path / "page.html").read_text("utf-8"), (tmp_path / "table.md").read_text("utf-8")
 
 
 def test_prompts_and_sets_in_order(tmp_path: Path) -> None:
@@ -104,27 +110,27 @@ def test_what_kubeflow_shows(tmp_path: Path) -> None:
 
 
 def test_names_are_text_in_both_pages(tmp_path: Path) -> None:
-    found = ranked(tmp_path, {HOSTILE: 0.5, "dog": 0.4}, {})
-    for page in (found.html(), found.markdown()):
+    html, markdown = pages(tmp_path, {HOSTILE: 0.5, "dog": 0.4})
+    for page in (html, markdown):
         assert "<script>" not in page and "alert" in page
         assert "\u202e" not in page and "u202egnp" in page, "text that turns itself is spelled out"
-    assert "default-src 'none'" in found.html()
-    assert "[x](" not in found.markdown()
-    table = [line for line in found.markdown().splitlines() if line.startswith("| 1 ")]
+    assert "default-src 'none'" in html
+    assert "[x](" not in markdown
+    table = [line for line in markdown.splitlines() if line.startswith("| 1 ")]
     assert len(table) == 1 and table[0].count("|") == 9
-    assert "http://" not in found.html().replace("http://y", "") and found.html().count("<link") == 1
-    assert found.html().count('class="line"') == 2 * 2, "in the plot and in its legend"
+    assert "http://" not in html.replace("http://y", "") and html.count("<link") == 1
+    assert html.count('class="line"') == 2 * 2, "in the plot and in its legend"
 
 
 def test_many_prompts_make_no_large_pages(tmp_path: Path) -> None:
-    found = ranked(tmp_path, {f"prompt {i} {'x' * 100}": 0.5 for i in range(300)}, {})
-    assert len(found.markdown()) < 100_000 and "And 100 more" in found.markdown()
-    assert len(found.html()) < 200_000 and "And 100 more" in found.html()
+    html, markdown = pages(tmp_path, {f"prompt {i} {'x' * 100}": 0.5 for i in range(300)})
+    assert len(markdown) < 100_000 and "And 100 more" in markdown
+    assert len(html) < 200_000 and "And 100 more" in html
 
 
 def test_prompts_without_foreground_have_a_row_and_no_curve(tmp_path: Path) -> None:
     """Their IoU jumps to 1 where nothing is said any more, which no reader would take for what it is."""
-    page = ranked(tmp_path, {"cat": 0.5, "none": 0.0}, {}).html()
+    page = pages(tmp_path, {"cat": 0.5, "none": 0.0})[0]
     assert page.count('class="best"') == page.count('<svg class="span"') == 1
     assert "<bdi>none</bdi></td>" in page
 
@@ -132,6 +138,6 @@ def test_prompts_without_foreground_have_a_row_and_no_curve(tmp_path: Path) -> N
 def test_nothing_to_rank(tmp_path: Path) -> None:
     found = ranked(tmp_path, {}, {})
     assert found.figures() == {} and found.confusion_matrix() == [[0, 0], [0, 0]]
-    assert "no ground truth" in found.html() and "no ground truth" in found.markdown()
+    assert all("no ground truth" in path.read_text() for path in tmp_path.glob("*.*"))
     false_rate, _, thresholds = found.roc()
     assert len(false_rate) == len(thresholds) == 51

@@ -8,16 +8,24 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from codes import fails, refuses
+from grouped import grouped
 from PIL import Image
 from PIL.ExifTags import Base as ExifTag
 from pycocotools.coco import COCO
 from steps_chain import Chain, Run, mask_picture, object_bytes, picture
 
 from clipseg_kfp import records
-from clipseg_kfp.errors import ClipsegKfpError, ParameterError, StorageError
 from clipseg_kfp.masks.raster import decode_rle
 from clipseg_kfp.steps import fetch_dataset, preprocess_images, segment_images, sharding
-from clipseg_kfp.steps.settings import Settings
+from clipseg_kfp.steps.artifacts import (
+    EncodedPrompts,
+    EvaluationTables,
+    Listing,
+    Probabilities,
+    ShardMasks,
+    Summary,
+)
 from clipseg_kfp.storage import open_folder
 
 EXIF = Image.Exif()
@@ -248,7 +256,7 @@ def test_publishing_twice_changes_nothing(chain: Chain, monkeypatch: pytest.Monk
         evaluation=work / "evaluation",
         report=work / "again.html",
         output_uri=chain.output,
-        run_id="one",
+        job_id="one",
         model_uri="file:///tiny",
     )
     assert contents(chain.output) == before
@@ -264,7 +272,7 @@ def test_a_name_is_for_one_run(chain: Chain, at_once: bool, changed: bool) -> No
     before = contents(chain.output)
     if changed:
         put(chain, {"b.png": picture(2)})
-    with pytest.raises(ParameterError, match=r"The run 'nightly' exists already under .*another run_id"):
+    with fails("run_exists", where="outputs.run_id"):
         chain(run_id="nightly", check_run_id=at_once)
     assert bool(chain.views_seen) == (changed and not at_once)
     after = contents(chain.output)
@@ -295,7 +303,7 @@ def test_an_attempt_that_ended_before_latest_is_mended(chain: Chain) -> None:
         evaluation=work / "evaluation",
         report=work / "again.html",
         output_uri=chain.output,
-        run_id="one",
+        job_id="one",
     )
     assert contents(chain.output) == before
 
@@ -307,7 +315,7 @@ def test_a_run_without_a_shard_is_not_committed(chain: Chain) -> None:
     run = chain(shard_size=2)
     before = contents(chain.output)
     work = chain.work / "run-1"
-    with pytest.raises(StorageError, match=r"4 images were listed, 2 came out: .* of shard-001 is missing"):
+    with fails("images_do_not_match") as caught:
         publish_results.run(
             masks=run.shards[:1],
             dataset=work / "dataset",
@@ -315,8 +323,9 @@ def test_a_run_without_a_shard_is_not_committed(chain: Chain) -> None:
             evaluation=work / "evaluation",
             report=work / "again.html",
             output_uri=chain.output,
-            run_id="partial",
+            job_id="partial",
         )
+    assert "shard-001" in caught.value.message
     assert contents(chain.output) == before
 
 
@@ -401,9 +410,14 @@ def encoded(chain: Chain) -> Path:
     return target
 
 
-def list_dataset(chain: Chain, encoded: Path, name: str = "listed", **options: Any) -> fetch_dataset.Dataset:
-    settings = {"source_uri": chain.source, "output_uri": chain.output, **options}
-    return fetch_dataset.run(encoded_prompts=encoded, dataset=chain.work / name, **settings)
+def list_dataset(chain: Chain, encoded: Path, name: str = "listed", **options: Any) -> Summary:
+    return fetch_dataset.run(
+        source_uri=chain.source,
+        output_uri=chain.output,
+        encoded_prompts=encoded,
+        dataset=chain.work / name,
+        **grouped(**options),
+    )
 
 
 @pytest.mark.parametrize(
@@ -413,7 +427,9 @@ def test_shards(chain: Chain, encoded: Path, images: int, shard_size: int, shard
     put(chain, {f"{i}.png": b"%d" % i for i in range(images)})
     found = list_dataset(chain, encoded, shard_size=shard_size)
     assert len(found.shards) == shards <= sharding.MAX_SHARDS
-    rows = [list(records.read_parquet(chain.work / f"listed/shards/{name}.parquet")) for name in found.shards]
+    rows = [
+        list(records.read_parquet(Listing(chain.work / "listed").shard_path(name))) for name in found.shards
+    ]
     assert sorted(row["key"] for shard in rows for row in shard) == sorted(f"{i}.png" for i in range(images))
     assert all(rows)  # a shard without images would be a pod for nothing
 
@@ -427,7 +443,7 @@ def test_the_digest_of_a_listing(chain: Chain, encoded: Path) -> None:
     put(chain, {"c.png": b"c"})
     digests.append(list_dataset(chain, encoded, "more").digest)
     assert len(set(digests)) == 3
-    assert fetch_dataset.read_summary(chain.work / "again").digest == digests[0]
+    assert Listing(chain.work / "again").summary().digest == digests[0]
 
 
 @pytest.mark.parametrize("chain", ["folder", "s3"], indirect=True)
@@ -491,7 +507,7 @@ def test_perfect_ground_truth(chain: Chain) -> None:
     assert run.evaluation.figures() == {
         "mean_iou": 1, "iou_fg": 1, "iou_bin": 1, "average_precision": 1, "iou_a~20circle": 1, "iou_red~20things": 1,
     }  # fmt: skip
-    table = list(records.read_parquet(chain.work / "run-2/evaluation/evaluation.parquet"))
+    table = list(records.read_parquet(EvaluationTables(chain.work / "run-2/evaluation").prompts_path))
     assert [(row["prompt"], row["images"], row["iou"]) for row in table] == [
         ("a circle", 2, 1.0),
         ("red things", 2, 1.0),
@@ -581,22 +597,22 @@ def test_two_versions_of_a_key_have_their_own_ground_truth(chain: Chain, tmp_pat
 
     full, empty = np.ones((2, 2), bool), np.zeros((2, 2), bool)
     put(chain, {"full.png": mask_picture(full), "empty.png": mask_picture(empty)})
-    shard = tmp_path / "shard"
+    shard = ShardMasks(tmp_path / "shard")
     images, masks = [], []
     for version, name, rle in (("1", "full", "04"), ("2", "empty", "4")):
         truth = [{"prompt": "cat", "uri": f"{chain.source}/{name}.png", "kind": "mask", "data": ""}]
         common = {"key": "a.jpg", "version": version, "width": 2, "height": 2}
         images.append({**common, "status": "done", "ground_truth": truth})
         masks.append({**common, "prompt": "cat", "rle": rle})
-    records.write_parquet(shard / "images.parquet", records.IMAGES, images)
-    records.write_parquet(shard / "masks.parquet", records.MASKS, masks)
-    with records.ArrowWriter(shard / "scores.arrow", records.SCORES) as scores:
+    records.write_parquet(shard.images_path, records.IMAGES, images)
+    records.write_parquet(shard.masks_path, records.MASKS, masks)
+    with records.ArrowWriter(shard.scores_path, records.SCORES) as scores:
         for row, value in zip(masks, (255, 0), strict=True):
             names = {name: row[name] for name in ("key", "version", "prompt")}
             scores.append({**names, "boxes": [[0, 0, 2, 2]], "maps": bytes([value] * 4)})
-    with records.ArrowWriter(shard / "gallery.arrow", records.GALLERY):
+    with records.ArrowWriter(shard.gallery_path, records.GALLERY):
         pass  # no pictures
-    found = evaluate_masks.run(masks=[shard], evaluation=tmp_path / "out").prompts["cat"]
+    found = evaluate_masks.run(masks=[shard.folder], evaluation=tmp_path / "out").prompts["cat"]
     assert (found.tp, found.tn, found.fp, found.fn, found.images) == (4, 4, 0, 0, 2)
 
 
@@ -614,62 +630,48 @@ def test_without_label_maps_and_overlays(chain: Chain) -> None:
 # Mistakes
 
 
-def failing(message: str, call: Any, kind: type[ClipsegKfpError] = ParameterError) -> None:
-    with pytest.raises(kind, match=message):
-        call()
-
-
 def test_wrong_buckets_are_named(chain: Chain, s3_env: dict[str, str]) -> None:
     put(chain, GOOD)
     chain.output, output = "s3://not-there/out", chain.output
-    failing("bucket 'not-there' does not exist", chain, StorageError)
+    with fails("bucket_missing", where="s3://not-there"):
+        chain()
     chain.output = output
-    failing("bucket 'nowhere' does not exist", lambda: chain(source="s3://nowhere/x"), StorageError)
-    failing("missing-folder does not exist", lambda: chain(source="/missing-folder"), StorageError)
+    with fails("bucket_missing", where="s3://nowhere"):
+        chain(source="s3://nowhere/x")
+    with fails("folder_missing", where="/missing-folder"):
+        chain(source="/missing-folder")
 
 
 def test_an_output_that_cannot_be_written_fails_before_the_inference(chain: Chain, tmp_path: Path) -> None:
     put(chain, GOOD)
     (tmp_path / "file").write_bytes(b"")
     chain.output = str(tmp_path / "file" / "out")
-    failing("file/out", chain, StorageError)
+    with fails("file_error") as caught:
+        chain()
+    assert str(tmp_path / "file") in caught.value.where
     assert chain.views_seen == []
 
 
 @pytest.mark.parametrize("threshold", [0, 1, -1, 1.5, float("nan")])
 def test_bad_thresholds(chain: Chain, threshold: float) -> None:
-    failing(f"threshold is {threshold}", lambda: chain(threshold=threshold))
+    with fails("threshold_out_of_range", where="threshold"):
+        chain(threshold=threshold)
 
 
 def test_bad_prompts(chain: Chain) -> None:
-    failing("prompts 1 and 2 have the same name 'cat'", lambda: chain(["cat", "cat"]))
+    with fails("name_taken"):
+        chain(["cat", "cat"])
 
 
-@pytest.mark.parametrize(
-    ("option", "value"),
-    [
-        ("shard_size", 0),
-        ("limit", -1),
-        ("max_megapixels", 0),
-        ("max_megabytes", -1),
-        ("max_megapixels", float("nan")),
-        ("max_megabytes", float("inf")),
-    ],
-)
-def test_bad_limits(chain: Chain, option: str, value: float) -> None:
-    put(chain, {"a.png": GOOD["a.png"]})
-    failing(option, lambda: chain(**{option: value}))
-
-
-def test_bad_sizes_and_choices_of_the_engine(encoded: Path, chain: Chain, tmp_path: Path) -> None:
-    common: dict[str, Any] = {
-        "views": tmp_path, "encoded_prompts": encoded, "model": chain.model, "probabilities": tmp_path,
-    }  # fmt: skip
-    failing("device is 'tpu'", lambda: segment_images.run(**common, device="tpu"))
-    failing("int8_min_iou is 2", lambda: segment_images.run(**common, int8_min_iou=2))
-    failing("precision is 'half'", lambda: Settings.of(precision="half"))
-    failing("batch_size is -1", lambda: segment_images.run(**common, batch_size=-1))
-    failing("memory_mb is -1", lambda: segment_images.run(**common, memory_mb=-1))
+def test_prompts_encoded_for_another_precision(encoded: Path, chain: Chain, tmp_path: Path) -> None:
+    with refuses(("inference.precision", "precision_differs")):
+        segment_images.run(
+            views=tmp_path,
+            encoded_prompts=encoded,
+            model=chain.model,
+            probabilities=tmp_path,
+            **grouped(precision="bfloat16"),
+        )
 
 
 def test_prompts_of_another_model(encoded: Path, chain: Chain, tmp_path: Path) -> None:
@@ -681,18 +683,16 @@ def test_prompts_of_another_model(encoded: Path, chain: Chain, tmp_path: Path) -
         encoded_prompts=encoded,
         views=tmp_path / "views",
     )
-    facts = json.loads((encoded / "model.json").read_text())
-    (encoded / "model.json").write_text(json.dumps({**facts, "digest": "0" * 32}))
-    failing(
-        "another model",
-        lambda: segment_images.run(
+    prompts = EncodedPrompts(encoded)
+    prompts._write_json("model.json", {**prompts.facts().to_json(), "digest": "0" * 32})
+    with fails("prompts_of_another_model", where="encoded_prompts"):
+        segment_images.run(
             views=tmp_path / "views",
             encoded_prompts=encoded,
             model=chain.model,
             probabilities=tmp_path / "maps",
-        ),
-    )
-    assert not (tmp_path / "maps" / "probabilities.arrow").exists()
+        )
+    assert not Probabilities(tmp_path / "maps").maps_path.exists()
 
 
 def test_objects_above_the_size_limit_are_not_fetched(chain: Chain, monkeypatch: pytest.MonkeyPatch) -> None:

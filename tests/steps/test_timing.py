@@ -27,7 +27,7 @@ def publish_again(chain: Chain, run: Run) -> publish_results.Published:
         path.write_text(json.dumps({"evaluate_masks": 99.5}))
     return publish_results.run(
         encoded_prompts=work / "prompts", dataset=work / "dataset", evaluation=work / "evaluation", masks=run.shards,
-        report=work / "again.html", output_uri=chain.output, run_id=run.manifest["run"],
+        report=work / "again.html", output_uri=chain.output, job_id=run.manifest["run"],
         model_uri="file:///tiny",
     )  # fmt: skip
 
@@ -60,7 +60,7 @@ def test_an_attempt_takes_the_times_of_the_one_before(chain: Chain, monkeypatch:
     again = publish_results.run(
         encoded_prompts=work / "prompts", dataset=work / "dataset", evaluation=work / "evaluation",
         masks=[path.parent for path in work.rglob("scores.arrow")], report=work / "again.html",
-        output_uri=chain.output, run_id="run", model_uri="file:///tiny",
+        output_uri=chain.output, job_id="run", model_uri="file:///tiny",
     )  # fmt: skip
     manifest = json.loads(Path(again.manifest.removeprefix("file://")).read_text())
     assert "seconds" in manifest and len({file["name"] for file in manifest["files"]}) == len(
