@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from clipseg_kfp.client import Client as Client
+    from clipseg_kfp.client import Recipe as Recipe
     from clipseg_kfp.segmenter import Segmenter as Segmenter
     from clipseg_kfp.site.image import use_image as use_image
 
@@ -19,11 +20,12 @@ except PackageNotFoundError:  # a checkout on the path, not installed
 #: What is loaded when it is first asked for, so that a step that needs none of it does not pay for it.
 _LAZY = {
     "Client": "clipseg_kfp.client",
+    "Recipe": "clipseg_kfp.client",
     "Segmenter": "clipseg_kfp.segmenter",
     "use_image": "clipseg_kfp.site.image",
 }
 
-__all__ = ["Client", "Segmenter", "__version__", "use_image"]
+__all__ = ["Client", "Recipe", "Segmenter", "__version__", "use_image"]
 
 
 def __getattr__(name: str) -> Any:

@@ -24,6 +24,25 @@ LATER = (
     "safetensors.torch",
     "torch",
 )
+#: Packages of this project whose modules the steps import.
+ROOMS = (
+    "dataset",
+    "engine",
+    "images",
+    "masks",
+    "metrics",
+    "options",
+    "prompts",
+    "records",
+    "report",
+    "results",
+    "results.formats",
+    "runtime",
+    "steps",
+    "storage",
+    "truth",
+    "views",
+)
 NAMES = ("CLIPSegForImageSegmentation", "CLIPTokenizer", "CLIPSegProcessor")
 
 
@@ -46,10 +65,8 @@ def main() -> None:
     if importlib.util.find_spec("openvino"):  # not in the GPU's image
         importlib.import_module("clipseg_kfp.engine.openvino_backend")
         importlib.import_module("clipseg_kfp.engine.conversion")
-    from clipseg_kfp import engine, prompts, report, steps, storage, views
-    from clipseg_kfp.results import formats
-
-    for package in (engine, formats, prompts, report, steps, storage, views):
+    for room in ROOMS:
+        package = importlib.import_module(f"clipseg_kfp.{room}")
         for module in pkgutil.iter_modules(package.__path__, package.__name__ + "."):
             if not module.name.endswith(("__main__", "openvino_backend", "conversion")):
                 importlib.import_module(module.name)

@@ -8,7 +8,7 @@ import tomllib
 from pathlib import Path
 
 #: What only describes, compiles and submits pipelines. A task needs kfp itself, which is locked without these.
-CLIENT = {"docstring-parser", "kfp", "kfp-kubernetes", "kfp-server-api", "kubernetes", "protobuf"}
+CLIENT = {"croniter", "docstring-parser", "kfp", "kfp-kubernetes", "kfp-server-api", "kubernetes", "protobuf"}
 #: The extras of each image, and whether it is a client too.
 IMAGES = {
     "cpu": (["openvino"], False),

@@ -17,6 +17,7 @@ from clipseg_kfp.cli import (
     demo,
     evaluate,
     local,
+    options,
     prompts,
     results,
     runs,
@@ -35,6 +36,7 @@ app.command("demo")(demo.demo)
 local.app.command("evaluate")(evaluate.evaluate)
 app.add_typer(local.app, name="local")
 app.command("compile")(compile.compile_package)
+app.command("options")(options.options)
 app.add_typer(prompts.app, name="prompts")
 app.add_typer(results.app, name="results")
 app.command("upload")(cluster.upload)
@@ -44,8 +46,8 @@ app.add_typer(schedule.app, name="schedule")
 app.command("doctor")(cluster.doctor)
 
 
-def _version(wanted: bool) -> None:
-    if wanted:
+def _version(asked: bool) -> None:
+    if asked:
         print(__version__)
         raise typer.Exit
 
@@ -60,7 +62,7 @@ def _root(
 
 
 def main(arguments: list[str] | None = None) -> Any:
-    """Entry point; a user's mistake ends in one clear message and status 1, never in a traceback."""
+    """Entry point; an error that a user can mend ends in one message and status 1, without a traceback."""
     # A polite kill ends like Ctrl-C does: servers are stopped, temporary folders removed.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
@@ -69,16 +71,16 @@ def main(arguments: list[str] | None = None) -> Any:
         _complain(error.message, error.remedy)
         sys.exit(1)
     except OSError as error:
-        _complain(*_words(error))
+        _complain(*_explained(error))
         sys.exit(1)
 
 
-def _words(error: OSError) -> tuple[str, str]:
+def _explained(error: OSError) -> tuple[str, str]:
     """What is wrong with a path, and what to do about it."""
     where = f"{error.filename}: " if error.filename else ""
     remedies = {
         errno.ENOSPC: "Free some space, or name a place on another disk.",
-        errno.ENOENT: "Check the path; make its folder first.",
+        errno.ENOENT: "Check the path. Make its folder first.",
     }
     refused = "Check the path and its permissions, or name another one."
     return f"{where}{error.strerror or error}", remedies.get(error.errno or 0, refused)

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-import time
-from typing import Annotated
+from itertools import count
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 
-from clipseg_kfp.cli.compile import GpuImage, SettingsOption, Variant, warn_of_images
+from clipseg_kfp.cli.compile import warn_of_images
 from clipseg_kfp.cli.connection import connected
 from clipseg_kfp.cli.runs import StartTimeout, Timeout, follow, limits
 from clipseg_kfp.cli.shared import Endpoint
-from clipseg_kfp.client import Client, Run
-from clipseg_kfp.client.packages import spec_of
-from clipseg_kfp.client.parameters import declared, from_file, from_words
-from clipseg_kfp.client.session import DEFAULT_EXPERIMENT, DEFAULT_PIPELINE
+from clipseg_kfp.client import Client, Recipe, Round, Run
+from clipseg_kfp.client.packages import declared, spec_of
+from clipseg_kfp.client.parameters import from_file, from_words
+from clipseg_kfp.client.runs import DEFAULT_EXPERIMENT
+from clipseg_kfp.client.upload import DEFAULT_PIPELINE
 from clipseg_kfp.errors import ParameterError
 
 Pipeline = Annotated[
@@ -31,15 +32,6 @@ PromptsFile = Annotated[
     typer.Option(
         help="JSON or YAML prompt file: of this machine, sent with the run, or s3://, read by its pods."
     ),
-]
-Image = Annotated[
-    str,
-    typer.Option(
-        help="Container image: the named pipeline is uploaded with it first, and with --settings of your site."
-    ),
-]
-VariantOption = Annotated[
-    Variant | None, typer.Option(help="cpu, or gpu: the named pipeline is uploaded so first.")
 ]
 Version = Annotated[
     str, typer.Option("--pipeline-version", help="Version of the pipeline; empty takes the newest.")
@@ -62,7 +54,10 @@ def given_parameters(
     for name in ("prompts", "prompts_uri"):
         if name in words:
             raise ParameterError(
-                f"--prompts-file and the parameter {name} both say what to look for.", "Give one of them."
+                f"Both --prompts-file and the parameter {name} give prompts.",
+                "Give one of them.",
+                code="prompts_twice",
+                where=name,
             )
     if "://" in prompts_file:
         asked: dict[str, object] = {"prompts_uri": prompts_file}
@@ -76,14 +71,11 @@ def given_parameters(
 @connected
 def upload(
     client: Client,
+    recipe: Recipe,
     source: Annotated[
         str,
         typer.Argument(help="batch-segmentation, one-shot-segmentation, prompt-evaluation, or a YAML file."),
     ] = DEFAULT_PIPELINE,
-    image: Annotated[str, typer.Option(help="Container image of all components, for a name.")] = "",
-    gpu_image: GpuImage = "",
-    variant: Annotated[Variant | None, typer.Option(help="cpu, or gpu: inference on one GPU.")] = None,
-    site: SettingsOption = None,
     name: Annotated[str, typer.Option(help="Name on the cluster; empty takes the package's.")] = "",
     version_name: Annotated[
         str, typer.Option(help="Name of the version; empty derives it from the content.")
@@ -99,16 +91,7 @@ def upload(
 
         clipseg-kfp upload batch-segmentation.yaml --namespace team-a
     """
-    done = client.upload(
-        source,
-        image,
-        settings=site,
-        variant=variant or "",
-        gpu_image=gpu_image,
-        pipeline_name=name,
-        version_name=version_name,
-        shared=shared,
-    )
+    done = client.upload(source, recipe, pipeline_name=name, version_name=version_name, shared=shared)
     warn_of_images(done.images)
     print(f"{done.action}: {done.pipeline}, version {done.version}")
     print(f"  {done.url}")
@@ -119,14 +102,11 @@ def upload(
 @connected
 def run(
     client: Client,
+    recipe: Recipe,
     pipeline: Pipeline = DEFAULT_PIPELINE,
     settings: Settings = None,
     parameters: SettingsFile = "",
     prompts_file: PromptsFile = "",
-    image: Image = "",
-    gpu_image: GpuImage = "",
-    variant: VariantOption = None,
-    site: SettingsOption = None,
     version: Version = "",
     experiment: Experiment = DEFAULT_EXPERIMENT,
     name: Annotated[str, typer.Option(help="Name of the run; empty takes the pipeline's and the time.")] = "",
@@ -164,56 +144,37 @@ def run(
     """
     times = limits(timeout, start_timeout)
     # Read once, so that the parameters are checked against the version that is run.
-    found = client.version(
-        pipeline,
-        image=image,
-        version=version,
-        settings=site,
-        variant=variant or "",
-        gpu_image=gpu_image,
-    )
+    found = client.version(pipeline, recipe, version=version)
     given = given_parameters(found, settings, parameters, prompts_file)
-    options = {"experiment": experiment, "name": name, "service_account": service_account}
-    if until_done:
-        _run_until_done(client, found, given, options, times, endpoint)
+    options: dict[str, Any] = {"experiment": experiment, "name": name, "service_account": service_account}
+    if not until_done:
+        started = client.runs.start(found, given, **options)
+        _tell_started(started)
+        if wait:
+            started.endpoint = endpoint
+            raise typer.Exit(follow(started, *times))
+        print(f"  follow it: clipseg-kfp runs watch {started.id}")
         return
-    started = client.run_version(found, given, **options)
-    _tell_started(started)
-    if wait:
-        started.endpoint = endpoint
-        raise typer.Exit(follow(started, *times))
-    print(f"  follow it: clipseg-kfp runs watch {started.id}")
+
+    def followed(run: Run, left: float | None) -> None:
+        _tell_started(run)
+        if status := follow(run, left, times[1]):
+            raise typer.Exit(status)
+
+    numbers = count(1)
+
+    def tell(one: Round) -> None:
+        counts = ", ".join(f"{one.counts[name]:,} {name}" for name in ("done", "quarantined", "skipped"))
+        print(f"run {next(numbers)}: {counts}; {one.left:,} images left")
+
+    client.runs.until_done(
+        found, given, endpoint=endpoint, timeout=times[0], wait=followed, on_round=tell, **options
+    )
 
 
 def _tell_started(started: Run) -> None:
     Console().print(f"started: {started.name}", markup=False, highlight=False, soft_wrap=True)
     print(f"  {started.url}")
-
-
-def _run_until_done(
-    client: Client,
-    version: object,
-    parameters: dict[str, object],
-    options: dict[str, str],
-    times: tuple[float | None, float | None],
-    endpoint: str,
-) -> None:
-    from clipseg_kfp.client.repeating import until_done
-
-    timeout, start_timeout = times
-    end = None if timeout is None else time.monotonic() + timeout
-
-    def wait(run: Run) -> None:
-        _tell_started(run)
-        status = follow(run, None if end is None else max(0.0, end - time.monotonic()), start_timeout)
-        if status:
-            raise typer.Exit(status)
-
-    for number, one in enumerate(
-        until_done(client, version, parameters, wait, endpoint=endpoint, **options), start=1
-    ):
-        counts = ", ".join(f"{one.counts[name]:,} {name}" for name in ("done", "quarantined", "skipped"))
-        print(f"run {number}: {counts}; {one.left:,} images left")
 
 
 @connected

@@ -57,10 +57,10 @@ def compile_package(
     variant: Annotated[Variant, typer.Option(help="cpu, or gpu: inference on one NVIDIA GPU.")] = Variant.CPU,
     settings: SettingsOption = None,
     accelerator: Annotated[
-        str, typer.Option(help="Default of the parameter accelerator_type, as nvidia.com/gpu.")
+        str, typer.Option(help="Resource of a node that inference asks for, such as nvidia.com/gpu.")
     ] = "",
     accelerator_count: Annotated[
-        int, typer.Option(help="Default of the parameter accelerator_count.", show_default=False)
+        int, typer.Option(help="How many of them; 1 where this is not given.", show_default=False)
     ] = 0,
     node_selector: Annotated[Words, typer.Option(help="[task:]label=value; may be repeated.")] = None,
     toleration: Annotated[Words, typer.Option(help="[task:]key[=value][:effect]; may be repeated.")] = None,
@@ -96,6 +96,8 @@ def compile_package(
         raise ParameterError(
             "A package to upload has no namespace.",
             "Leave out --namespace, or add --format kubernetes; 'clipseg-kfp upload' takes a namespace.",
+            code="namespace_unused",
+            where="namespace",
         )
     said: dict[str, Any] = {
         "endpoint": endpoint,
@@ -138,7 +140,12 @@ def _for_task(word: str, name: str, parse: Any) -> dict[str, Any]:
 def _label(word: str) -> dict[str, str]:
     key, equals, value = word.partition("=")
     if not key or not equals:
-        raise ParameterError(f"--node-selector '{word}' is not of the form label=value.")
+        raise ParameterError(
+            f"--node-selector '{word}' is not of the form label=value.",
+            "Write --node-selector pool=gpu, for example.",
+            code="node_selector_form",
+            where=word,
+        )
     return {key: value}
 
 
@@ -146,6 +153,11 @@ def _toleration(word: str) -> list[dict[str, str]]:
     taint, _, effect = word.partition(":")
     key, equals, value = taint.partition("=")
     if not key:
-        raise ParameterError(f"--toleration '{word}' is not of the form key[=value][:effect].")
+        raise ParameterError(
+            f"--toleration '{word}' is not of the form key[=value][:effect].",
+            "Write --toleration nvidia.com/gpu:NoSchedule, for example.",
+            code="toleration_form",
+            where=word,
+        )
     made = {"key": key, "operator": "Equal" if equals else "Exists"}
     return [{**made, **({"value": value} if value else {}), **({"effect": effect} if effect else {})}]

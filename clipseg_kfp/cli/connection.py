@@ -1,4 +1,4 @@
-"""The options that say where the cluster is, shared by all commands that talk to one."""
+"""The options that several commands share: the way to the cluster, and what a pipeline is compiled with."""
 
 from __future__ import annotations
 
@@ -8,13 +8,14 @@ from typing import Annotated, Any
 
 import typer
 
-from clipseg_kfp.client import Client, Login
+from clipseg_kfp.cli.compile import GpuImage, SettingsOption, Variant
+from clipseg_kfp.client import Client, Login, Recipe
 from clipseg_kfp.client.login import read_secret
 
 _PANEL = "Connection"
 
 
-def _options(
+def _client(
     host: Annotated[
         str,
         typer.Option(help="URL of the Kubeflow Pipelines API; else KFP_ENDPOINT.", rich_help_panel=_PANEL),
@@ -60,14 +61,45 @@ def _options(
     return Client(login=login)
 
 
+def _recipe(
+    image: Annotated[
+        str,
+        typer.Option(
+            help="Container image of all components: the named pipeline is compiled and uploaded first."
+        ),
+    ] = "",
+    gpu_image: GpuImage = "",
+    variant: Annotated[
+        Variant | None, typer.Option(help="cpu, or gpu: the named pipeline is uploaded so first.")
+    ] = None,
+    site: SettingsOption = None,
+) -> Recipe:
+    return Recipe(image=image, settings=site, variant=variant or "", gpu_image=gpu_image)
+
+
+#: What makes an argument of this type from options of the command line.
+_MADE_BY: dict[Any, Callable[..., Any]] = {Client: _client, Recipe: _recipe}
+
+
 def connected(command: Callable[..., None]) -> Callable[..., None]:
-    """Gives a command the options of the connection; its first parameter becomes the client."""
-    own = list(inspect.signature(command, eval_str=True).parameters.values())[1:]
-    more = list(inspect.signature(_options, eval_str=True).parameters.values())
+    """Gives a command the options of the connection for its ``Client``, and of the recipe for its ``Recipe``."""
+    made: dict[str, tuple[Callable[..., Any], list[str]]] = {}
+    own: list[inspect.Parameter] = []
+    more: list[inspect.Parameter] = []
+    for parameter in inspect.signature(command, eval_str=True).parameters.values():
+        maker = _MADE_BY.get(parameter.annotation)
+        if maker is None:
+            own.append(parameter)
+            continue
+        options = list(inspect.signature(maker, eval_str=True).parameters.values())
+        made[parameter.name] = maker, [one.name for one in options]
+        (more if maker is _client else own).extend(options)
 
     def wrapped(**given: Any) -> None:
-        client = _options(**{one.name: given.pop(one.name) for one in more})
-        command(client, **given)
+        values = {
+            name: maker(**{key: given.pop(key) for key in keys}) for name, (maker, keys) in made.items()
+        }
+        command(**values, **given)
 
     parameters = [one.replace(kind=inspect.Parameter.KEYWORD_ONLY) for one in (*own, *more)]
     wrapped.__name__, wrapped.__doc__, wrapped.__module__ = (

@@ -9,7 +9,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from clipseg_kfp.cli.shared import Endpoint, interruptible, parsed_classes, parsed_prompt, parted
+from clipseg_kfp.cli.shared import Endpoint, Set, interruptible, local_groups, parsed_prompt, parted
 from clipseg_kfp.errors import ParameterError
 
 
@@ -27,21 +27,10 @@ def evaluate(
     ground_truth: Annotated[
         str, typer.Option(help="COCO or PhraseCut file, or folder of masks or label maps; else masks/CLASS/.")
     ] = "",
-    ground_truth_format: Annotated[
-        str, typer.Option(help="auto, masks, labels, voc, coco or phrasecut.")
-    ] = "auto",
     ground_truth_class: Annotated[
         list[str] | None, typer.Option(help="PROMPT=CLASS where names differ; repeat for more.")
     ] = None,
-    limit: Annotated[int, typer.Option(help="The most images to take; 0 takes all.")] = 0,
-    shard_size: Annotated[int, typer.Option(help="Images a shard; two shards run at once.")] = 500,
-    backend: Annotated[str, typer.Option(help="auto, torch or openvino.")] = "auto",
-    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
-    precision: Annotated[str, typer.Option(help="auto, float32, bfloat16 or int8.")] = "auto",
-    tile_size: Annotated[
-        int, typer.Option(help="Tiles of so many pixels for larger images; 0 cuts none.")
-    ] = 0,
-    flip: Annotated[bool, typer.Option(help="Average with the mirror image: twice the time.")] = False,
+    options: Set = None,
     run_id: Annotated[str, typer.Option(help="Name of the run in the results; empty takes the time.")] = "",
     endpoint: Endpoint = "",
     log: Annotated[Path, typer.Option(help="File for the whole log.")] = Path("clipseg-kfp.log"),
@@ -49,9 +38,9 @@ def evaluate(
         Path | None, typer.Option(help="Folder for intermediate files; else the system's temporary folder.")
     ] = None,
 ) -> None:
-    """Runs prompt-evaluation on this machine: which wording finds a thing best, and from which threshold.
+    """Runs prompt-evaluation on this machine: which wording finds a thing best, and at which threshold.
 
-    Images are encoded once for all sets. A set's prompts are called after the class that they look for.
+    Images are encoded once for all sets. Name the prompts of a set after the class that they look for.
 
     Examples:
         clipseg-kfp local evaluate --source ./photos --ground-truth ./instances.json --output ./evaluation
@@ -64,6 +53,7 @@ def evaluate(
     from clipseg_kfp.results.summary import read_run, show
 
     sets = _sets(prompt or [], prompts_file or [])
+    groups = local_groups(options, "", ground_truth, ground_truth_class, run_id or new_run_id())
     console = Console()
     with interruptible():
         finished = run_evaluation(
@@ -72,17 +62,7 @@ def evaluate(
                 "output_uri": output,
                 "model_uri": model,
                 "prompt_sets": sets,
-                "ground_truth_uri": ground_truth,
-                "ground_truth_format": ground_truth_format,
-                "ground_truth_classes": parsed_classes(ground_truth_class or []),
-                "limit": limit,
-                "shard_size": shard_size,
-                "backend": backend,
-                "device": device,
-                "precision": precision,
-                "tile_size": tile_size,
-                "flip": flip,
-                "run_id": run_id or new_run_id(),
+                **groups,
                 "endpoint": endpoint,
             },
             log,
@@ -108,10 +88,20 @@ def _sets(prompts: list[str], files: list[str]) -> dict[str, Any]:
     for text in files:
         name, uri = parted(text, ":", "--prompts-file", "plain: prompts.yaml")
         if name in sets:
-            raise ParameterError(f"--prompts-file: there is a set '{name}' already.", "Take another name.")
+            raise ParameterError(
+                f"--prompts-file: the set '{name}' is given twice.",
+                "Choose another name.",
+                code="prompt_set_twice",
+                where=name,
+            )
         sets[name] = uri
     if not sets:
-        raise ParameterError("There is nothing to compare.", 'Give --prompt "SET: WHAT" or --prompts-file.')
+        raise ParameterError(
+            "There are no prompts to compare.",
+            'Give --prompt "SET: WHAT" or --prompts-file.',
+            code="prompts_empty",
+            where="prompt",
+        )
     return sets
 
 

@@ -24,10 +24,10 @@ def prompts_check(
     ] = None,
     endpoint: Endpoint = "",
 ) -> None:
-    """Checks a prompt file and prints it in full form; a line a prompt goes to standard error.
+    """Checks a prompt file and prints it in full form; one line per prompt goes to standard error.
 
-    The files that it names must be there. With --model they are read and checked as well, and texts must not
-    be longer than the model reads.
+    The files that it names must exist. With --model they are read and checked too, and texts must not be longer
+    than the model reads.
 
     Examples:
         clipseg-kfp prompts check prompts.yaml
@@ -46,9 +46,9 @@ def prompts_check(
 
         facts = read_facts(model)
         check_texts(prompts, model)
-        for one in gather(prompts, facts, 0.5, files):
-            for note in one.notes:
-                print(printable(f"note: prompt '{one.prompt.name}': {note}"), file=sys.stderr)
+        for row in gather(prompts, facts, 0.5, files):
+            for note in row.notes:
+                print(printable(f"note: prompt '{row.name}': {note}"), file=sys.stderr)
     for number, prompt in prompts.numbered():
         hidden = ", hidden" if prompt.hidden else ""
         print(f"{number}: {prompt.name} ({prompt.kind}{hidden})", file=sys.stderr)

@@ -58,11 +58,10 @@ def show(
     try:
         page.write_bytes(found.read("report.html"))
     except OSError as error:
-        raise ParameterError(f"{page} cannot be written: {error.strerror}.", "Name another --out.") from error
-    said = sys.stderr if json_ else sys.stdout
-    print(f"The report is in {page}", file=said)
+        raise _unwritable(page, error) from error
+    print(f"The report is in {page}", file=sys.stderr if json_ else sys.stdout)
     if open_ and not webbrowser.open(page.resolve().as_uri()):
-        print("No browser was found: open that file yourself.", file=sys.stderr)
+        print("No browser was found. Open the file yourself.", file=sys.stderr)
 
 
 def export(
@@ -101,7 +100,9 @@ def export(
     from clipseg_kfp.storage import open_folder
 
     if run and all_:
-        raise ParameterError("--run and --all were both given.", "Give one of them.")
+        raise ParameterError(
+            "--run and --all were both given.", "Give one of them.", code="exclusive", where="run"
+        )
     runs = _chosen(output, config, run, endpoint)
     runs = runs if all_ else runs[:1]
     results = Results(open_folder(output, endpoint), runs[0]["config"])
@@ -110,7 +111,7 @@ def export(
             results, runs, format_, out, tolerance=tolerance, image_url_prefix=image_url_prefix
         )
     except OSError as error:
-        raise ParameterError(f"{out} cannot be written: {error.strerror}.", "Name another --out.") from error
+        raise _unwritable(out, error) from error
     told = f"{images:,} images of {len(runs):,} run{'' if len(runs) == 1 else 's'} in {out}"
     print(told + (f"; {older:,} older versions left out." if older else "."))
 
@@ -120,18 +121,21 @@ def _chosen(output: str, config: str, run: str, endpoint: str) -> list[dict[str,
     runs = runs_of(output, config, endpoint)
     if not runs:
         raise ParameterError(
-            f"There are no committed runs under {output}.", "Check the name; see output_uri."
+            f"There are no committed runs under {output}.",
+            "Name the folder or prefix that the runs had as output_uri.",
+            code="no_runs",
+            where=output,
         )
     named = [manifest for manifest in runs if manifest["run"] == run]
     if run and not named:
-        raise ParameterError(
-            f"There is no committed run '{run}' under {output}.", "See 'clipseg-kfp results list'."
-        )
+        raise no_such_run(run, output)
     if len({manifest["config"] for manifest in named}) > 1:
         raise ParameterError(
             f"Several configurations have a run '{run}': "
             f"{', '.join(manifest['config'] for manifest in named)}.",
             "Name one with --config.",
+            code="run_ambiguous",
+            where=run,
         )
     return named or [manifest for manifest in runs if manifest["config"] == runs[0]["config"]]
 
@@ -150,7 +154,31 @@ def configs_of(folder: Any, config: str, output: str) -> list[str]:
     """Digests of all configurations, or of the one that is asked for."""
     from clipseg_kfp.results.commit import configurations
 
-    there = configurations(folder)
-    if config and config not in there:
-        raise ParameterError(f"{output} has no configuration '{config}'.", "See 'clipseg-kfp results list'.")
-    return [config] if config else there
+    known = configurations(folder)
+    if config and config not in known:
+        raise ParameterError(
+            f"There is no configuration '{config}' under {output}.",
+            "'clipseg-kfp results list' shows all.",
+            code="no_such_config",
+            where=config,
+        )
+    return [config] if config else known
+
+
+def no_such_run(run: str, output: str) -> ParameterError:
+    """The error of a run that is not there."""
+    return ParameterError(
+        f"There is no committed run '{run}' under {output}.",
+        "'clipseg-kfp results list' shows all.",
+        code="no_such_run",
+        where=run,
+    )
+
+
+def _unwritable(path: Path, error: OSError) -> ParameterError:
+    return ParameterError(
+        f"{path} cannot be written: {error.strerror}.",
+        "Name another --out.",
+        code="unwritable",
+        where=str(path),
+    )

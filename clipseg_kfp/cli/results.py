@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from clipseg_kfp.cli.result_views import configs_of, export, runs_of, show
+from clipseg_kfp.cli.result_views import configs_of, export, no_such_run, runs_of, show
 from clipseg_kfp.cli.shared import Endpoint, group
 from clipseg_kfp.errors import ParameterError
 
@@ -47,8 +47,8 @@ def list_results(output: Output, config: Config = "", json_: AsJson = False, end
         table.add_column(name, justify="right")
     for run in runs:
         prompts = ", ".join(prompt["name"] for prompt in run["prompts"])
-        said = [escape(text) for text in (run["config"], run["run"], run["created"], prompts)]
-        table.add_row(*said, *(f"{run['counts'].get(name, 0):,}" for name in counted))
+        texts = [escape(text) for text in (run["config"], run["run"], run["created"], prompts)]
+        table.add_row(*texts, *(f"{run['counts'].get(name, 0):,}" for name in counted))
     Console().print(table if runs else "There are no committed runs.")
 
 
@@ -85,9 +85,7 @@ def verify(
         latest = {each["config"]: each for each in reversed(runs)}
         chosen = runs if all_ else list(latest.values())
     if run and not chosen:
-        raise ParameterError(
-            f"There is no committed run '{run}' under {output}.", "See 'clipseg-kfp results list'."
-        )
+        raise no_such_run(run, output)
     folder, sound, told = open_folder(output, endpoint), True, []
     for manifest in chosen:
         found = verify_run(Results(folder, manifest["config"]), manifest, quiet=json_)
@@ -104,7 +102,7 @@ def verify(
     if not sound:
         print(
             "Some objects are not as their run says. Restore them from a backup, or start a run with "
-            "full=true under the same configuration: it makes all masks again, in a run of its own. "
+            "limits.full=true under the same configuration: it makes all masks again, in a run of its own. "
             "Then delete the manifest.json of the damaged run.",
             file=sys.stderr,
         )
@@ -142,7 +140,9 @@ def collect(
     from clipseg_kfp.storage import open_folder
 
     if not older_than >= 0:
-        raise ParameterError(f"--older-than is {older_than}.", "Give hours, 0 or more.")
+        raise ParameterError(
+            f"--older-than is {older_than}.", "Give hours, 0 or more.", code="older_than", where="older-than"
+        )
     folder = open_folder(output, endpoint)
     configs = configs_of(folder, config, output)
     garbage = list(find_garbage(folder, older_than=older_than, configs=configs, staging=staging))

@@ -17,17 +17,15 @@ from clipseg_kfp.client import display as show
 from clipseg_kfp.client.durations import seconds
 from clipseg_kfp.client.logs import kubectl_logs
 from clipseg_kfp.client.progress import Follower
-from clipseg_kfp.client.states import (
-    EXIT_INTERRUPTED,
-    EXIT_NOT_STARTED,
-    EXIT_STATUS,
-    EXIT_TIMEOUT,
-    SUCCEEDED,
-)
+from clipseg_kfp.client.tasks import CANCELED, FAILED, SKIPPED, SUCCEEDED
 from clipseg_kfp.client.wait import ended_badly
 from clipseg_kfp.errors import ClipsegKfpError
 
 app = group("Look at runs on the cluster, wait for them, cancel them, read what came out.")
+
+#: Exit status of ``wait``, ``watch`` and ``run --wait``; 1 is an error of the client, 2 wrong usage.
+EXIT_STATUS = {SUCCEEDED: 0, FAILED: 3, CANCELED: 4, SKIPPED: 5}
+EXIT_TIMEOUT, EXIT_NOT_STARTED, EXIT_INTERRUPTED = 6, 7, 130
 
 Named = Annotated[str, typer.Argument(help="ID of the run, or its name: the newest of that name.")]
 Timeout = Annotated[str, typer.Option(help="Stop waiting after, for example, 90s, 15m, 6h or 1d.")]
@@ -61,11 +59,10 @@ def follow(run: Run, timeout: float | None, start_timeout: float | None, *, live
     try:
         with show.following(console, live=console.is_terminal if live is None else live) as view:
             run.wait(timeout, start_timeout=start_timeout, on_change=view)
-    except RunError as error:
+    except (RunError, WaitTimeoutError) as error:
         _say(error.message, error.remedy)
-        return EXIT_STATUS[error.state]
-    except WaitTimeoutError as error:
-        _say(error.message, error.remedy)
+        if isinstance(error, RunError):
+            return EXIT_STATUS[error.state]
         return EXIT_NOT_STARTED if isinstance(error, StartTimeoutError) else EXIT_TIMEOUT
     except KeyboardInterrupt:
         _say("Not waiting any more; the run goes on.", f"Come back with: clipseg-kfp runs watch {run.id}")
@@ -94,7 +91,7 @@ def list_runs(
     Example:
         clipseg-kfp runs list --most 5
     """
-    runs = client.runs(most, experiment)
+    runs = client.runs.list(most, experiment)
     if as_json:
         _json([_facts(run) for run in runs])
     else:
@@ -114,7 +111,7 @@ def show_run(client: Client, run: Named, endpoint: Endpoint = "", as_json: Json 
 
         clipseg-kfp runs show 5f1c… --endpoint http://localhost:9000 --json
     """
-    found = client.get_run(run)
+    found = client.runs.get(run)
     found.endpoint = endpoint
     told = Follower()(found)
     reason = ended_badly(found) if found.ended and found.state != SUCCEEDED else None
@@ -165,7 +162,7 @@ def show_logs(
 
         clipseg-kfp runs logs 5f1c… --task segment-images --shard 3 --endpoint http://localhost:9000
     """
-    found = client.get_run(run)
+    found = client.runs.get(run)
     found.endpoint, found.artifact_store = endpoint, store or found.artifact_store
     try:
         for log in found.logs(task, shard, drivers=raw):
@@ -201,10 +198,7 @@ def watch(
     Example:
         clipseg-kfp runs watch 5f1c… --timeout 6h
     """
-    times = limits(timeout, start_timeout)
-    found = client.get_run(run)
-    found.endpoint = endpoint
-    raise typer.Exit(follow(found, *times))
+    _follow(client, run, timeout, start_timeout, endpoint)
 
 
 @app.command("wait")
@@ -224,10 +218,16 @@ def wait(
     Example:
         clipseg-kfp runs wait 5f1c… --timeout 6h --start-timeout 10m
     """
+    _follow(client, run, timeout, start_timeout, endpoint, live=False)
+
+
+def _follow(
+    client: Client, run: str, timeout: str, start_timeout: str, endpoint: str, live: bool | None = None
+) -> None:
     times = limits(timeout, start_timeout)
-    found = client.get_run(run)
+    found = client.runs.get(run)
     found.endpoint = endpoint
-    raise typer.Exit(follow(found, *times, live=False))
+    raise typer.Exit(follow(found, *times, live=live))
 
 
 @app.command("cancel")
@@ -238,7 +238,7 @@ def cancel(client: Client, run: Named) -> None:
     Example:
         clipseg-kfp runs cancel 5f1c…
     """
-    found = client.get_run(run)
+    found = client.runs.get(run)
     before = found.ended
     found.cancel()
     print(f"ended before, as {found.state}" if before else f"asked to end; now {found.state}")
@@ -252,7 +252,7 @@ def retry(client: Client, run: Named) -> None:
     Example:
         clipseg-kfp runs retry 5f1c…
     """
-    found = client.get_run(run).retry()
+    found = client.runs.get(run).retry()
     print(f"started again; now {found.state}")
     print(f"  follow it: clipseg-kfp runs watch {found.id}")
 
@@ -267,7 +267,7 @@ def list_artifacts(client: Client, run: Named, endpoint: Endpoint = "", as_json:
     Example:
         clipseg-kfp runs artifacts 5f1c… --endpoint http://localhost:9000
     """
-    found = client.get_run(run).artifacts(endpoint)
+    found = client.runs.get(run).artifacts(endpoint)
     if as_json:
         _json([dataclasses.asdict(one) for one in found])
     else:
@@ -285,7 +285,7 @@ def list_metrics(client: Client, run: Named, endpoint: Endpoint = "", as_json: J
     from clipseg_kfp.client.outputs import results
     from clipseg_kfp.results.summary import show as show_summary
 
-    summary = results(client.get_run(run), endpoint)
+    summary = results(client.runs.get(run), endpoint)
     if as_json:
         _json(summary.metrics)
     else:

@@ -11,23 +11,21 @@ from rich.console import Console
 
 from clipseg_kfp.cli.cluster import (
     Experiment,
-    Image,
     Pipeline,
     PromptsFile,
     ServiceAccount,
     Settings,
     SettingsFile,
-    VariantOption,
     Version,
     given_parameters,
 )
-from clipseg_kfp.cli.compile import GpuImage, SettingsOption
 from clipseg_kfp.cli.connection import connected
 from clipseg_kfp.cli.shared import group
-from clipseg_kfp.client import Client
+from clipseg_kfp.client import Client, Recipe
 from clipseg_kfp.client.display import plain, schedule_table
+from clipseg_kfp.client.runs import DEFAULT_EXPERIMENT
 from clipseg_kfp.client.schedules import Applied
-from clipseg_kfp.client.session import DEFAULT_EXPERIMENT, DEFAULT_PIPELINE
+from clipseg_kfp.client.upload import DEFAULT_PIPELINE
 from clipseg_kfp.errors import ParameterError
 
 app = group("Recurring runs: each takes what is new in the bucket.")
@@ -44,6 +42,7 @@ End = Annotated[str, typer.Option(help="No run after.")]
 @connected
 def create(
     client: Client,
+    recipe: Recipe,
     name: Name,
     pipeline: Pipeline = DEFAULT_PIPELINE,
     cron: Cron = "",
@@ -58,30 +57,19 @@ def create(
     settings: Settings = None,
     parameters: SettingsFile = "",
     prompts_file: PromptsFile = "",
-    image: Image = "",
-    gpu_image: GpuImage = "",
-    variant: VariantOption = None,
-    site: SettingsOption = None,
     version: Version = "",
     experiment: Experiment = DEFAULT_EXPERIMENT,
     service_account: ServiceAccount = "",
 ) -> None:
-    """Makes the schedule of this name be so: creates it, changes it, or leaves it as it is.
+    """Creates the schedule of this name, changes it, or leaves it as it is.
 
     Examples:
         clipseg-kfp schedule create nightly --cron "30 2 * * *" --set source_uri=s3://mlpipeline/shared/photos
 
         clipseg-kfp schedule create often batch-segmentation.yaml --every 30m --parameters parameters.yaml
     """
-    found = client.version(
-        pipeline,
-        image=image,
-        version=version,
-        settings=site,
-        variant=variant or "",
-        gpu_image=gpu_image,
-    )
-    applied = client.schedule_version(
+    found = client.version(pipeline, recipe, version=version)
+    applied = client.schedules.apply(
         name,
         found,
         given_parameters(found, settings, parameters, prompts_file),
@@ -102,6 +90,7 @@ def create(
 @connected
 def update(
     client: Client,
+    recipe: Recipe,
     name: Either,
     cron: Cron = "",
     every: Every = "",
@@ -121,10 +110,6 @@ def update(
             "--pipeline-version", help="Take this version; without --pipeline, of the same pipeline."
         ),
     ] = "",
-    image: Image = "",
-    gpu_image: GpuImage = "",
-    variant: VariantOption = None,
-    site: SettingsOption = None,
 ) -> None:
     """Changes what is given of a schedule and keeps the rest, its version included.
 
@@ -133,25 +118,20 @@ def update(
 
         clipseg-kfp schedule update nightly --pipeline batch-segmentation --set threshold=0.4
     """
-    old = client.get_schedule(name)
-    made_with = (image, gpu_image, variant, site)
-    if any(made_with) and not pipeline:
+    if recipe and not pipeline:
         raise ParameterError(
             "--image, --gpu-image, --variant and --settings need --pipeline.",
             "Name the pipeline to upload with them.",
+            code="recipe_without_pipeline",
+            where="pipeline",
         )
-    if pipeline:
-        found = client.version(
-            pipeline,
-            image=image,
-            version=version,
-            settings=site,
-            variant=variant or "",
-            gpu_image=gpu_image,
-        )
-    else:
-        found = client.scheduled_version(old, version)
-    applied = client.update_schedule(
+    old = client.schedules.get(name)
+    found = (
+        client.version(pipeline, recipe, version=version)
+        if pipeline
+        else client.schedules.version(old, version)
+    )
+    applied = client.schedules.update(
         old.id,
         given_parameters(found, settings, parameters, prompts_file),
         version=found,
@@ -175,7 +155,7 @@ def list_schedules(
     Example:
         clipseg-kfp schedule list
     """
-    found = client.schedules()
+    found = client.schedules.list()
     if not as_json:
         Console().print(schedule_table(found) if found else "There are no schedules.")
         return
@@ -201,7 +181,7 @@ def enable(client: Client, name: Either) -> None:
     Example:
         clipseg-kfp schedule enable nightly
     """
-    print("enabled" if client.enable_schedule(name) else "was enabled already")
+    print("enabled" if client.schedules.enable(name) else "was enabled already")
 
 
 @app.command("disable")
@@ -212,7 +192,7 @@ def disable(client: Client, name: Either) -> None:
     Example:
         clipseg-kfp schedule disable nightly
     """
-    print("disabled" if client.enable_schedule(name, False) else "was disabled already")
+    print("disabled" if client.schedules.disable(name) else "was disabled already")
 
 
 @app.command("delete")
@@ -223,7 +203,7 @@ def delete(client: Client, name: Either) -> None:
     Example:
         clipseg-kfp schedule delete nightly
     """
-    client.delete_schedule(name)
+    client.schedules.delete(name)
     print("deleted")
 
 
@@ -244,5 +224,7 @@ def _time(text: str, option: str) -> datetime | None:
     try:
         value = datetime.fromisoformat(text)
     except ValueError:
-        raise ParameterError(f"{option}: '{text}' is no time.", "Write 2026-12-01T06:00Z.") from None
+        raise ParameterError(
+            f"{option}: '{text}' is not a time.", "Write 2026-12-01T06:00Z.", code="time", where=option
+        ) from None
     return value if value.tzinfo else value.replace(tzinfo=UTC)

@@ -11,12 +11,11 @@ from clipseg_kfp.client.errors import (
     WaitTimeoutError,
 )
 from clipseg_kfp.client.login import Login
-from clipseg_kfp.client.parameters import Parameter
-from clipseg_kfp.client.repeating import Round
-from clipseg_kfp.client.runs import Run
+from clipseg_kfp.client.packages import Parameter, Recipe
+from clipseg_kfp.client.runs import Round, Run
 from clipseg_kfp.client.schedules import Schedule
 from clipseg_kfp.client.upload import Uploaded
-from clipseg_kfp.results.repeating import NoProgressError
+from clipseg_kfp.results.until_done import NoProgressError
 
 __all__ = [
     "Client",
@@ -27,6 +26,7 @@ __all__ = [
     "NoProgressError",
     "NotFoundError",
     "Parameter",
+    "Recipe",
     "Round",
     "Run",
     "RunError",

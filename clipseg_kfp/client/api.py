@@ -131,6 +131,8 @@ class Api:
             raise ClusterError(
                 f"{self.login.host} does not answer as Kubeflow Pipelines does ({type(error).__name__}).",
                 "Check that the endpoint is that of the Pipelines API.",
+                code="not_kubeflow",
+                where=self.login.host,
             ) from None
         answer = getattr(method.__self__.api_client, "last_response", None)  # type: ignore[attr-defined]
         kind = answer.urllib3_response.headers.get("content-type", "") if answer is not None else ""
@@ -139,6 +141,8 @@ class Api:
                 f"{self.login.host} answers with a web page instead of the API's data ({self.login.way}).",
                 "Log in (KFP_TOKEN_FILE, KFP_COOKIES_FILE or KFP_DEX_USERNAME), and check that the endpoint "
                 "is that of the API; in full Kubeflow it ends in /pipeline.",
+                code="web_page",
+                where=self.login.host,
             )
         return result
 
@@ -149,12 +153,16 @@ class Api:
         return UnavailableError(
             f"{self.login.host} cannot be reached: {text}.",
             "Check the endpoint; is 'kubectl port-forward' or the VPN still running?",
+            code="unreachable",
+            where=self.login.host,
         )
 
     def _untrusted(self, said: str) -> ClusterError:
         return ClusterError(
             f"No safe connection to {self.login.host}: {' '.join(said.split())}",
             "Give the certificate authority of your site with --ca-cert or KFP_CA_CERT.",
+            code="certificate_untrusted",
+            where=self.login.host,
         )
 
     def _translated(self, error: Any) -> Exception:
@@ -167,19 +175,29 @@ class Api:
                 f"The backend does not accept the login (401, {way}).",
                 "Renew it: KFP_TOKEN_FILE, KFP_COOKIES_FILE or KFP_DEX_USERNAME with its password; tokens and "
                 "sessions expire.",
+                code="login_refused",
             )
         if error.status == 403:
             place = f" in namespace '{self.login.namespace}'" if self.login.namespace else ""
             return LoginError(
                 f"The login ({way}) may not do this{place} (403): {said}",
                 "Ask for the role kubeflow-edit in the namespace, or name another with --namespace.",
+                code="forbidden",
+                where=self.login.namespace,
             )
         if error.status == 404:
             return NotFoundError(f"Not found at {host} (404): {said}", "Check names, IDs and the endpoint.")
         if error.status == 409:
-            return ConflictError(f"It is there already (409): {said}")
-        words = f"The backend answered {error.status}: {said}"
-        return _PassingError(UnavailableError(words)) if error.status in _PASSING else ClusterError(words)
+            return ConflictError(f"It exists already (409): {said}", "Choose another name.")
+        kind = UnavailableError if error.status in _PASSING else ClusterError
+        made = kind(
+            f"The backend answered {error.status}: {said}",
+            "Try again later; if it stays, look at the logs of Kubeflow's ml-pipeline."
+            if error.status in _PASSING
+            else "Change what the answer names; 'clipseg-kfp doctor' checks the rest.",
+            code=f"http_{error.status}",
+        )
+        return _PassingError(made) if isinstance(made, UnavailableError) else made
 
 
 class _PassingError(Exception):

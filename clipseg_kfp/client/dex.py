@@ -60,12 +60,19 @@ def session_cookies(
     if not form.path.endswith("/login"):
         raise _no_form(host, status)
     if form.scheme == "http" and urlsplit(host).scheme == "https":
-        raise LoginError("The login form is not encrypted, but the endpoint is.", "Tell the administrator.")
+        raise LoginError(
+            "The login form is not encrypted, but the endpoint is.",
+            "Tell the administrator.",
+            code="dex_unencrypted",
+            where=host,
+        )
     status, url = _visit(opener, url, {"login": username, "password": password})
     if urlsplit(url).path.endswith("/login"):  # Dex shows the form again
         raise LoginError(
             f"Dex does not accept {username} with this password.",
             "Check KFP_DEX_USERNAME and the password.",
+            code="dex_refused",
+            where=username,
         )
     if urlsplit(url).path.endswith("/approval"):
         status, url = _visit(opener, url, {"approval": "approve"})
@@ -88,7 +95,10 @@ def _visit(opener: OpenerDirector, url: str, form: dict[str, str] | None = None)
         reason: Any = getattr(error, "reason", error)
         place = urlsplit(url)
         raise ClusterError(
-            f"{place.scheme}://{place.netloc} cannot be reached: {reason}.", "Check the endpoint."
+            f"{place.scheme}://{place.netloc} cannot be reached: {reason}.",
+            "Check the endpoint.",
+            code="unreachable",
+            where=place.netloc,
         ) from None
 
 
@@ -103,4 +113,6 @@ def _no_form(host: str, status: int) -> LoginError:
     return LoginError(
         f"{host} leads to no login form of Dex that this client knows (status {status}).",
         "Log in with a browser and give its session cookies in KFP_COOKIES_FILE, or a token in KFP_TOKEN_FILE.",
+        code="dex_form_unknown",
+        where=host,
     )

@@ -16,7 +16,7 @@ from rich.text import Text
 
 from clipseg_kfp.client.durations import duration
 from clipseg_kfp.client.progress import Follower
-from clipseg_kfp.client.states import STYLES
+from clipseg_kfp.client.tasks import CANCELED, FAILED, SKIPPED, SUCCEEDED
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -24,6 +24,16 @@ if TYPE_CHECKING:
     from clipseg_kfp.client.outputs import Artifact
     from clipseg_kfp.client.runs import Run
     from clipseg_kfp.client.schedules import Schedule
+
+
+_STYLES = {
+    SUCCEEDED: "green",
+    FAILED: "bold red",
+    CANCELED: "yellow",
+    SKIPPED: "dim",
+    "RUNNING": "cyan",
+    "PENDING": "dim",
+}
 
 
 def task_table(run: Run) -> Table:
@@ -46,7 +56,7 @@ def run_view(run: Run, told: Sequence[str]) -> Group:
 
 def state_text(state: str) -> Text:
     """A state in its color."""
-    return Text(state, style=STYLES.get(state, ""))
+    return Text(state, style=_STYLES.get(state, ""))
 
 
 def run_table(runs: Sequence[Run]) -> Table:

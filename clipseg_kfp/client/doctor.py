@@ -13,8 +13,7 @@ from clipseg_kfp.client.client import Client
 from clipseg_kfp.client.display import safe
 from clipseg_kfp.client.errors import LoginError, NotFoundError
 from clipseg_kfp.client.image_checks import images
-from clipseg_kfp.client.packages import images_of, spec_of, storage_keys_of
-from clipseg_kfp.client.parameters import declared
+from clipseg_kfp.client.packages import declared, images_of, spec_of, storage_keys_of
 from clipseg_kfp.client.secret_checks import FIELDS, lent, storage_secret
 from clipseg_kfp.client.storage_checks import has_credentials, has_endpoint, storage
 from clipseg_kfp.errors import ClipsegKfpError
@@ -224,7 +223,12 @@ def _model(uri: str, endpoint: str) -> Iterator[Finding]:
 
     try:
         if open_folder(uri, endpoint).stat("config.json") is None:
-            raise NotFoundError(f"{uri} holds no config.json.", "Copy all files of the checkpoint there.")
+            raise NotFoundError(
+                f"{uri} has no config.json.",
+                "Copy all files of the checkpoint there.",
+                code="checkpoint_incomplete",
+                where=uri,
+            )
         yield Finding("model", "ok", f"{uri} holds a checkpoint")
     except ClipsegKfpError as error:
         yield Finding("model", "fail", _said(error))

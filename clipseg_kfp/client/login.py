@@ -104,7 +104,10 @@ class Login:
             password = _env("KFP_DEX_PASSWORD") or _secret("KFP_DEX_PASSWORD_FILE")
             if not password:
                 raise LoginError(
-                    f"There is no password for {username}.", "Set KFP_DEX_PASSWORD_FILE or KFP_DEX_PASSWORD."
+                    f"There is no password for {username}.",
+                    "Set KFP_DEX_PASSWORD_FILE or KFP_DEX_PASSWORD.",
+                    code="password_missing",
+                    where="dex_password",
                 )
         if username:  # one way only, the first of those that are there
             cookies = ""
@@ -194,10 +197,17 @@ def read_secret(path: str) -> str:
     try:
         text = Path(path).expanduser().read_text("utf-8").strip()
     except (OSError, UnicodeDecodeError) as error:
-        why = error.strerror if isinstance(error, OSError) else "no text"
-        raise LoginError(f"{path}: {why}.", "Name a file that you may read.") from None
+        why = error.strerror if isinstance(error, OSError) else "not a text file"
+        raise LoginError(
+            f"{path}: {why}.", "Name a file that you may read.", code="secret_unreadable", where=path
+        ) from None
     if not text:
-        raise LoginError(f"{path} is empty.", "Put the token, cookies or password into it.")
+        raise LoginError(
+            f"{path} is empty.",
+            "Put the token, cookies or password into it.",
+            code="secret_empty",
+            where=path,
+        )
     return text
 
 
@@ -207,6 +217,8 @@ def _url(host: str) -> str:
             "There is no Kubeflow Pipelines endpoint.",
             "Give --host or set KFP_ENDPOINT, for example https://kubeflow.example/pipeline, or "
             "http://localhost:8080 with 'kubectl port-forward -n kubeflow svc/ml-pipeline-ui 8080:80'.",
+            code="endpoint_missing",
+            where="host",
         )
     full = host if "://" in host else f"https://{host}"
     try:
@@ -217,6 +229,9 @@ def _url(host: str) -> str:
     if not valid or "@" in full or " " in full:
         shown = full.rsplit("@", 1)[-1]  # what stands before it may be a password
         raise ParameterError(
-            f"The endpoint '{shown}' is no plain URL.", "Write https://host/pipeline; credentials apart."
+            f"The endpoint '{shown}' is not a plain URL.",
+            "Write https://host/pipeline, without credentials.",
+            code="endpoint_invalid",
+            where="host",
         )
     return full.partition("#")[0].partition("?")[0].rstrip("/")

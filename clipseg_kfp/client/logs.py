@@ -81,7 +81,7 @@ class Log:
             return fatal[-1][1], ""
         return "It ended in the middle of its work, without a word.", (
             "It was killed or its node was lost: look whether memory ran out ('kubectl describe pod' says OOMKilled), "
-            "and raise memory_mb or inference_memory."
+            "and raise inference.memory_mb or inference_memory."
         )
 
 
@@ -110,7 +110,10 @@ def logs(run: Run, task: str = "", shard: int | None = None, *, drivers: bool = 
     order = {name: number for number, name in enumerate(tasks_in(run.spec))}
     if task and order and task not in order:
         raise NotFoundError(
-            f"The run '{run.name}' has no task '{task}'.", f"Its tasks are {', '.join(order)}."
+            f"The run '{run.name}' has no task '{task}'.",
+            f"Its tasks are {', '.join(order)}.",
+            code="task_not_found",
+            where=task,
         )
     store = open_from_here(run, run.artifact_store or ARTIFACT_STORE, run.endpoint)
     found = list(_archived(run, store)) or list(_beside_artifacts(run, store))
@@ -133,6 +136,8 @@ def logs(run: Run, task: str = "", shard: int | None = None, *, drivers: bool = 
         raise NotFoundError(
             f"No logs{what} of the run '{run.name}' are below {store.uri}.",
             f"A pod's log comes there when it ends. Of pods that run: {kubectl_logs(run)}",
+            code="logs_not_found",
+            where=task,
         )
 
 

@@ -86,8 +86,10 @@ def results(run: Run, endpoint: str = "") -> RunSummary:
     output, own_name = place_of(run)
     if not output:
         raise NotFoundError(
-            f"The run '{run.name}' has no parameter output_uri: it is no run of this project.",
+            f"The run '{run.name}' has no parameter output_uri: it is not a run of this project.",
             "Look at it in the UI.",
+            code="run_foreign",
+            where=run.id,
         )
     folder = open_from_here(run, output, endpoint)
     for config in configurations(folder):
@@ -97,6 +99,8 @@ def results(run: Run, endpoint: str = "") -> RunSummary:
     raise NotFoundError(
         f"No committed results of the run '{own_name}' are below {output}.",
         f"It is {run.state}; results are committed by its last task.",
+        code="results_not_found",
+        where=output,
     )
 
 

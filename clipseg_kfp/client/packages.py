@@ -10,12 +10,45 @@ from typing import Any
 import yaml
 
 from clipseg_kfp import __version__
-from clipseg_kfp.client.parameters import Parameter, declared
 from clipseg_kfp.errors import ParameterError
 from clipseg_kfp.naming import digest
 
 #: The safe loader; libyaml's reads a package in a tenth of the time, where PyYAML was built with it.
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """A parameter that a pipeline declares.
+
+    Attributes:
+        name: of the parameter.
+        kind: ``parameterType`` of the pipeline specification, such as NUMBER_INTEGER.
+        default: its default value.
+        required: there is no default.
+        literals: the only values that it takes; empty takes any of its kind.
+    """
+
+    name: str
+    kind: str
+    default: Any
+    required: bool
+    literals: tuple[Any, ...] = ()
+
+
+def declared(spec: Mapping[str, Any]) -> dict[str, Parameter]:
+    """The parameters of a pipeline specification, by name."""
+    found = spec.get("root", {}).get("inputDefinitions", {}).get("parameters", {})
+    return {
+        name: Parameter(
+            name=name,
+            kind=item.get("parameterType", "STRING"),
+            default=item.get("defaultValue"),
+            required="defaultValue" not in item and not item.get("isOptional", False),
+            literals=tuple(item.get("literals", ())),
+        )
+        for name, item in found.items()
+    }
 
 
 @dataclass(frozen=True)
@@ -79,6 +112,8 @@ def open_package(source: str, recipe: Recipe = Recipe()) -> Package:
             raise ParameterError(
                 f"'{source}' is compiled already: its image, variant and settings cannot be set here.",
                 "Compile it again with them, or name a pipeline instead of a file.",
+                code="recipe_for_file",
+                where=source,
             )
         try:
             return read_package(Path(source).expanduser().read_text("utf-8"), source)
@@ -86,9 +121,16 @@ def open_package(source: str, recipe: Recipe = Recipe()) -> Package:
             raise ParameterError(
                 f"{source}: there is no such file.",
                 "Check its path, or write one with 'clipseg-kfp compile'.",
+                code="package_missing",
+                where=source,
             ) from None
         except UnicodeDecodeError:
-            raise ParameterError(f"{source} is no YAML text.", "Give a compiled pipeline package.") from None
+            raise ParameterError(
+                f"{source} is not a YAML file.",
+                "Give a compiled pipeline package.",
+                code="package_invalid",
+                where=source,
+            ) from None
     from clipseg_kfp.site.compile import compile_pipeline, site_settings
 
     wanted = site_settings(recipe.variant, recipe.settings, image=recipe.image, gpu_image=recipe.gpu_image)
@@ -125,7 +167,10 @@ def read_package(text: str, where: str) -> Package:
     except (yaml.YAMLError, json_format.Error, ValueError, TypeError) as error:
         reason = " ".join(str(error).split())
         raise ParameterError(
-            f"{where} is no pipeline package: {reason[:300]}.", "Make one with 'clipseg-kfp compile'."
+            f"{where} is not a pipeline package: {reason[:300]}.",
+            "Make one with 'clipseg-kfp compile'.",
+            code="package_invalid",
+            where=where,
         ) from None
     spec = documents[0]
     return Package(

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from datetime import date
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from clipseg_kfp.client.packages import Parameter, declared, spec_of
 from clipseg_kfp.errors import ParameterError
+from clipseg_kfp.options import GROUPS, add_word, from_word, nested, options_of, over_own_defaults
+from clipseg_kfp.site.kubernetes import is_size, size
 
 _WORDS = {
     "STRING": "a text",
@@ -31,40 +33,109 @@ _EXAMPLES = {
     "STRUCT": '{"a cat": "cat"}',
 }
 _WHOLE = 2**53  # beyond, the API's numbers are not exact
+#: Parameters that name a place in a bucket, and whether they may be empty.
+PLACES = {
+    "source_uri": False,
+    "output_uri": False,
+    "model_uri": False,
+    "prompts_uri": True,
+}
 
 
-@dataclass(frozen=True)
-class Parameter:
-    """A parameter that a pipeline declares.
+def checked_values(version: Any, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Checks the parameters of a run against what a version declares and, where it is ours, what its steps take.
 
-    Attributes:
-        name: of the parameter.
-        kind: ``parameterType`` of the pipeline specification, such as NUMBER_INTEGER.
-        default: its default value.
-        required: there is no default.
-        literals: the only values that it takes; empty takes any of its kind.
+    Args:
+        version: ``V2beta1PipelineVersion``.
+        given: values by name.
+
+    Raises:
+        ParameterError: names the parameter, and what would do.
     """
+    from clipseg_kfp.site.compile import pipeline_names
 
-    name: str
-    kind: str
-    default: Any
-    required: bool
-    literals: tuple[Any, ...] = ()
+    spec = spec_of(version)
+    parameters = declared(spec)
+    if given.get("prompts_uri") and "prompts" in parameters:
+        given = {"prompts": [], **given}  # the file takes the place of the list
+    values = check(parameters, given)
+    if spec.get("pipelineInfo", {}).get("name") in pipeline_names():
+        defaults = {name: one.default for name, one in parameters.items() if not one.required}
+        whole = {**defaults, **values}
+        _check_steps(values, whole)
+        _check_memory(whole.get("inference_memory", ""), spec)
+    return values
 
 
-def declared(spec: Mapping[str, Any]) -> dict[str, Parameter]:
-    """The parameters of a pipeline specification, by name."""
-    found = spec.get("root", {}).get("inputDefinitions", {}).get("parameters", {})
-    return {
-        name: Parameter(
-            name=name,
-            kind=item.get("parameterType", "STRING"),
-            default=item.get("defaultValue"),
-            required="defaultValue" not in item and not item.get("isOptional", False),
-            literals=tuple(item.get("literals", ())),
+def _check_steps(given: Mapping[str, Any], whole: Mapping[str, Any]) -> None:
+    """``given`` is what the user says, ``whole`` with the defaults of the rest."""
+    from clipseg_kfp.pipelines.arguments import check_values
+    from clipseg_kfp.prompts import parse_prompts
+
+    check_values(dict(given))
+    for name, may_be_empty in PLACES.items():
+        if name in whole:
+            _check_place(name, str(whole[name] or ""), may_be_empty)
+    for group in ("support", "ground_truth"):
+        _check_place(f"{group}.uri", str((whole.get(group) or {}).get("uri", "")), may_be_empty=True)
+    for name, one in (whole.get("prompt_sets") or {}).items():
+        if isinstance(one, str):
+            _check_place(f"prompt_sets: {name}", one, may_be_empty=False)
+        else:
+            parse_prompts(one, f"prompt_sets: {name}")
+    if "prompt_sets" in whole and not whole["prompt_sets"]:
+        raise ParameterError(
+            "prompt_sets is empty.",
+            'Give at least one set, as {"plain": ["a cat"]}.',
+            code="prompt_sets_empty",
+            where="prompt_sets",
         )
-        for name, item in found.items()
-    }
+    if (
+        "prompts" in whole
+        and not whole.get("prompts_uri")
+        and (whole["prompts"] or not (whole.get("support") or {}).get("uri"))
+    ):
+        parse_prompts(whole["prompts"])
+    if not is_size(whole.get("inference_memory", "4G")):
+        raise ParameterError(
+            f"inference_memory is '{whole['inference_memory']}'.",
+            "Give a size such as 4G or 12Gi.",
+            code="memory_size",
+            where="inference_memory",
+        )
+
+
+def _check_memory(limit: str, spec: Mapping[str, Any]) -> None:
+    """A limit below what the task asks for makes a pod that Kubernetes refuses."""
+    for executor in spec.get("deploymentSpec", {}).get("executors", {}).values():
+        resources = executor.get("container", {}).get("resources", {})
+        request = str(resources.get("resourceMemoryRequest", ""))
+        if "inference_memory" not in str(resources.get("resourceMemoryLimit", "")) or not is_size(request):
+            continue
+        if size(limit) < size(request):
+            raise ParameterError(
+                f"inference_memory is '{limit}', and inference asks for {request}.",
+                f"Give {request} or more, or lower memory_request in the settings.",
+                code="memory_too_small",
+                where="inference_memory",
+            )
+
+
+def _check_place(name: str, uri: str, may_be_empty: bool) -> None:
+    if not uri and may_be_empty:
+        return
+    # A model may lie in the image, or on a volume that the settings mount.
+    forms = (r"s3://[^/]", r"hf://[^/]", "file:///") if name == "model_uri" else (r"s3://[^/]",)
+    if not any(re.match(form, uri) for form in forms):
+        known = "s3://bucket/prefix" + (
+            ", hf://org/name@revision or file:///path-in-the-pod" * (len(forms) > 1)
+        )
+        raise ParameterError(
+            f"{name} is '{uri}', which pods cannot read.",
+            f"Give {known}.",
+            code="uri_not_for_pods",
+            where=name,
+        )
 
 
 def check(parameters: Mapping[str, Parameter], given: Mapping[str, Any]) -> dict[str, Any]:
@@ -72,26 +143,28 @@ def check(parameters: Mapping[str, Parameter], given: Mapping[str, Any]) -> dict
 
     Args:
         parameters: what the pipeline declares.
-        given: values by name.
+        given: values by name; options also under their dotted names.
 
     Returns:
-        The values; whole numbers stay whole.
+        The values, options in their groups; whole numbers stay whole.
 
     Raises:
-        ParameterError: unknown names (with the nearest known one), missing ones, wrong types.
+        OptionsError: unknown names, with the nearest known ones.
+        ParameterError: missing ones, wrong types.
     """
-    for name in given:
-        if name not in parameters:
-            near = get_close_matches(name, parameters, 1)
-            meant = f" Did you mean '{near[0]}'?" if near else ""
-            raise ParameterError(
-                f"The pipeline has no parameter '{name}'.{meant}",
-                f"It has: {', '.join(sorted(parameters)) or 'none'}.",
-            )
+    given = nested(given, parameters)
     missing = sorted(name for name, one in parameters.items() if one.required and name not in given)
     if missing:
-        raise ParameterError(f"These parameters are needed: {', '.join(missing)}.", "Give each with --set.")
-    return {name: _checked(parameters[name], value) for name, value in given.items()}
+        raise ParameterError(
+            f"These parameters are needed: {', '.join(missing)}.",
+            "Give each with --set.",
+            code="parameters_missing",
+            where=missing[0],
+        )
+    checked = {name: _checked(parameters[name], value) for name, value in given.items()}
+    for name in checked.keys() & GROUPS.keys():
+        checked[name] = over_own_defaults(checked[name], name, parameters[name].default)
+    return checked
 
 
 def _checked(parameter: Parameter, value: Any) -> Any:
@@ -108,11 +181,15 @@ def _checked(parameter: Parameter, value: Any) -> Any:
         raise ParameterError(
             f"The parameter '{parameter.name}' takes {_WORDS[parameter.kind]}, not {_found(value)}.",
             _example(parameter, value),
+            code="parameter_type",
+            where=parameter.name,
         )
     if parameter.literals and value not in parameter.literals:
         raise ParameterError(
             f"The parameter '{parameter.name}' does not take {_shown(value)}.",
             f"Choose from: {', '.join(map(_shown, parameter.literals))}.",
+            code="parameter_choice",
+            where=parameter.name,
         )
     return int(value) if parameter.kind == "NUMBER_INTEGER" else value
 
@@ -142,18 +219,20 @@ def from_words(parameters: Mapping[str, Parameter], words: Sequence[str]) -> dic
     for word in words:
         name, equals, text = word.partition("=")
         if not equals:
-            raise ParameterError(f"'{word}' is no name=value.", "Write --set threshold=0.4, for example.")
+            raise ParameterError(
+                f"'{word}' is not of the form name=value.",
+                "Write --set threshold=0.4, for example.",
+                code="set_form",
+                where=word,
+            )
         name = name.strip()
+        group, _, option = name.partition(".")
+        if name not in parameters and group in parameters and option in options_of(group):
+            add_word(given, name, from_word(GROUPS[group], option, text))
+            continue
         if name not in parameters:
-            check(parameters, {name: text})
-        kind = parameters[name].kind
-        value = _value(name, kind, text)
-        if name in given and kind == "LIST":
-            given[name] = [*given[name], *value]
-        elif name in given:
-            raise ParameterError(f"The parameter '{name}' is given twice.", "Give it once.")
-        else:
-            given[name] = value
+            nested({name: text}, parameters)  # says what is wrong with it
+        add_word(given, name, _value(name, parameters[name].kind, text))
     return given
 
 
@@ -173,6 +252,8 @@ def _value(name: str, kind: str, text: str) -> Any:
         raise ParameterError(
             f"--set {name}: {_shown(text)} is not {_WORDS.get(kind, kind)}.",
             f"Write --set '{name}={_EXAMPLES.get(kind, '')}', for example.",
+            code="parameter_type",
+            where=name,
         ) from None
     return [value] if kind == "LIST" and isinstance(value, dict) else value
 
@@ -190,13 +271,28 @@ def from_file(path: str) -> dict[str, Any]:
     try:
         content = yaml.safe_load(Path(path).expanduser().read_text("utf-8"))
     except OSError as error:
-        raise ParameterError(f"{path}: {error.strerror}.", "Name a file of parameters.") from None
+        raise ParameterError(
+            f"{path}: {error.strerror}.",
+            "Name a file of parameters.",
+            code="parameters_unreadable",
+            where=path,
+        ) from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ParameterError(f"{path} is neither YAML nor JSON: {' '.join(str(error).split())}.") from None
+        raise ParameterError(
+            f"{path} is neither YAML nor JSON: {' '.join(str(error).split())}.",
+            "Write lines such as 'threshold: 0.4'.",
+            code="parameters_invalid",
+            where=path,
+        ) from None
     if content is None:
         return {}
     if not isinstance(content, dict) or not all(isinstance(name, str) for name in content):
-        raise ParameterError(f"{path} holds no parameters by name.", "Write lines such as 'threshold: 0.4'.")
+        raise ParameterError(
+            f"{path} has no parameters by name.",
+            "Write lines such as 'threshold: 0.4'.",
+            code="parameters_invalid",
+            where=path,
+        )
     return content
 
 

@@ -1,25 +1,34 @@
-"""Runs on the cluster: start, look, wait, cancel, read what came out."""
+"""Runs on the cluster: start, get, wait, cancel, retry, read the results."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
+from itertools import count
 from typing import TYPE_CHECKING, Any
 
 from clipseg_kfp.client.api import Api, named
-from clipseg_kfp.client.errors import ClusterError, ConflictError
+from clipseg_kfp.client.errors import ClusterError, ConflictError, NotFoundError
 from clipseg_kfp.client.nodes import tasks_in
-from clipseg_kfp.client.packages import spec_of
-from clipseg_kfp.client.parameters import declared
-from clipseg_kfp.client.states import ENDS, state_of
-from clipseg_kfp.client.tasks import Task, tasks_of, why_not_told
+from clipseg_kfp.client.packages import Recipe, declared, spec_of
+from clipseg_kfp.client.parameters import checked_values
+from clipseg_kfp.client.stores import open_place
+from clipseg_kfp.client.tasks import ENDS, Task, state_of, tasks_of, why_not_told
+from clipseg_kfp.client.upload import DEFAULT_PIPELINE, read_version
+from clipseg_kfp.errors import ParameterError, StorageError
+from clipseg_kfp.options import value_of
 
 if TYPE_CHECKING:
+    from clipseg_kfp.client.client import Client
     from clipseg_kfp.client.logs import Log
     from clipseg_kfp.client.outputs import Artifact
     from clipseg_kfp.results.plan import Progress
+
+
+DEFAULT_EXPERIMENT = "Default"
 
 
 @dataclass
@@ -83,12 +92,9 @@ class Run:
             reference = self.data.pipeline_version_reference
             if not self._spec and reference and reference.pipeline_version_id:
                 try:
-                    version = self.api.read(
-                        self.api.pipelines.pipeline_service_get_pipeline_version,
-                        pipeline_id=reference.pipeline_id,
-                        pipeline_version_id=reference.pipeline_version_id,
+                    self._spec = spec_of(
+                        read_version(self.api, reference.pipeline_id, reference.pipeline_version_id)
                     )
-                    self._spec = spec_of(version)
                 except ClusterError:  # its version was deleted, or is not ours to see: the run is still shown
                     self._spec = {}
         return self._spec
@@ -221,6 +227,232 @@ class Run:
         return metrics(self, endpoint)
 
 
+@dataclass(frozen=True)
+class Round:
+    """A run that succeeded, among several over one source.
+
+    Attributes:
+        run: the run.
+        counts: of its images, from its manifest.
+        left: images that are left for other runs; 0 after the last.
+    """
+
+    run: Run
+    counts: dict[str, int]
+    left: int
+
+
+class Runs:
+    """The runs of a namespace: ``client.runs``."""
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+
+    def start(
+        self,
+        pipeline: Any = DEFAULT_PIPELINE,
+        parameters: Mapping[str, Any] | None = None,
+        *,
+        recipe: Recipe | None = None,
+        version: str = "",
+        experiment: str = DEFAULT_EXPERIMENT,
+        name: str = "",
+        service_account: str = "",
+        pipeline_root: str = "",
+    ) -> Run:
+        """Starts a run; nothing is sent unless the parameters fit.
+
+        Args:
+            pipeline: name on the cluster, a YAML file, or what ``client.version`` returned.
+            parameters: by name; the others keep their defaults.
+            recipe: the named pipeline is compiled with it and uploaded first.
+            version: name of the version; empty takes the newest.
+            experiment: is created if it does not exist.
+            name: of the run; empty takes the pipeline's and the time.
+            service_account: Kubernetes service account of its pods; empty takes Kubeflow's.
+            pipeline_root: where Kubeflow puts artifacts between tasks; empty takes Kubeflow's.
+
+        Raises:
+            ParameterError: a parameter is unknown, missing or of the wrong type.
+            ClusterError: the backend refused or failed.
+        """
+        import kfp_server_api as server
+
+        api, namespace = self._client.api, self._client.namespace
+        found = self._client.version(pipeline, recipe, version=version)
+        spec = spec_of(found)
+        values = checked_values(found, parameters or {})
+        title = spec.get("pipelineInfo", {}).get("name", "run")
+        body = server.V2beta1Run(
+            display_name=name or f"{title} {datetime.now():%Y-%m-%d %H-%M-%S}",
+            experiment_id=experiment_id(api, experiment, namespace),
+            pipeline_version_reference=server.V2beta1PipelineVersionReference(
+                pipeline_id=found.pipeline_id, pipeline_version_id=found.pipeline_version_id
+            ),
+            runtime_config=server.V2beta1RuntimeConfig(
+                parameters=values, pipeline_root=pipeline_root or None
+            ),
+            service_account=service_account or None,
+        )
+        return Run(api, api.write(api.runs.run_service_create_run, run=body), _spec=spec or None)
+
+    def until_done(
+        self,
+        pipeline: Any = DEFAULT_PIPELINE,
+        parameters: Mapping[str, Any] | None = None,
+        *,
+        recipe: Recipe | None = None,
+        version: str = "",
+        endpoint: str = "",
+        timeout: float | None = None,
+        wait: Callable[[Run, float | None], Any] = Run.wait,
+        on_round: Callable[[Round], None] | None = None,
+        name: str = "",
+        **options: Any,
+    ) -> list[Round]:
+        """Starts runs one after the other until no images are left, and waits for each.
+
+        A run takes a limited number of images (see docs/results.md). What it leaves is read from its results, so
+        their bucket must be reachable from here.
+
+        Args:
+            pipeline: as for :meth:`start`.
+            parameters: by name; ``outputs.run_id`` must be empty.
+            recipe: as for :meth:`start`.
+            version: as for :meth:`start`.
+            endpoint: URL of the S3 endpoint as seen from here; empty takes ``S3_ENDPOINT``.
+            timeout: seconds for all runs together; ``None`` means no limit.
+            wait: called with each run and the seconds that are left; raises unless the run succeeded.
+            on_round: called with every run that succeeded.
+            name: of the runs; from the second on with a number.
+            options: ``experiment``, ``service_account``, ``pipeline_root``.
+
+        Returns:
+            The runs with their counts.
+
+        Raises:
+            RunError: a run ended without success; none is started after it.
+            WaitTimeoutError: the latest run has not ended in time; it goes on.
+            NoProgressError: images are left, and the last run did none.
+            StorageError: the results cannot be read from here. If that shows at once, nothing was started.
+            NotFoundError: a run that succeeded has committed nothing.
+            ParameterError: as for :meth:`start`, or ``outputs.run_id`` is set.
+            ClusterError: the backend refused or failed.
+        """
+        from clipseg_kfp.client import outputs
+        from clipseg_kfp.results.until_done import Rest
+
+        end = None if timeout is None else time.monotonic() + timeout
+        found = self._client.version(pipeline, recipe, version=version)
+        given = dict(parameters or {})
+        whole = {known: one.default for known, one in declared(spec_of(found)).items()} | given
+        _check_repeatable(whole, endpoint)
+        rest = Rest(bool(value_of(whole, "limits.full")))
+        rounds: list[Round] = []
+        for number in count(1):
+            title = f"{name} {number}" if name and number > 1 else name
+            run = self.start(found, given, name=title, **options)
+            run.endpoint = endpoint
+            wait(run, None if end is None else max(0.0, end - time.monotonic()))
+            counts = dict(outputs.results(run, endpoint).manifest["counts"])
+            rounds.append(Round(run, counts, rest.after(counts)))
+            if on_round is not None:
+                on_round(rounds[-1])
+            if not rounds[-1].left:
+                break
+        return rounds
+
+    def get(self, run: str) -> Run:
+        """A run by its ID, or the newest of that name.
+
+        Raises:
+            NotFoundError: there is none.
+        """
+        api = self._client.api
+        try:
+            return Run(api, api.read(api.runs.run_service_get_run, run_id=run))
+        except NotFoundError:
+            for found in self._pages(filter=named(run)):
+                if found.name == run:
+                    return found
+            raise NotFoundError(
+                f"There is no run '{run}'.", "See 'clipseg-kfp runs list'.", code="run_not_found", where=run
+            ) from None
+
+    def list(self, most: int = 20, experiment: str = "") -> list[Run]:
+        """The newest runs, of all experiments or of one.
+
+        Raises:
+            NotFoundError: there is no such experiment.
+        """
+        if not experiment:
+            return [*self._pages(most)]
+        found = find_experiment(self._client.api, experiment, self._client.namespace)
+        if found is None:
+            raise NotFoundError(
+                f"There is no experiment '{experiment}'.",
+                "Look up its name in the UI.",
+                code="experiment_not_found",
+                where=experiment,
+            )
+        return [*self._pages(most, experiment_id=str(found.experiment_id))]
+
+    def wait(self, run: str, timeout: float | None = None, **options: Any) -> Run:
+        """Waits for a run, given by ID or name; see :meth:`Run.wait`."""
+        return self.get(run).wait(timeout, **options)
+
+    def cancel(self, run: str) -> Run:
+        """Cancels a run, given by ID or name; see :meth:`Run.cancel`."""
+        return self.get(run).cancel()
+
+    def retry(self, run: str) -> Run:
+        """Starts the failed tasks of a run again; see :meth:`Run.retry`."""
+        return self.get(run).retry()
+
+    def logs(
+        self, run: str, task: str = "", shard: int | None = None, *, drivers: bool = False
+    ) -> Iterator[Log]:
+        """Streams the logs of a run, given by ID or name; see :meth:`Run.logs`."""
+        return self.get(run).logs(task, shard, drivers=drivers)
+
+    def _pages(self, most: int = 0, **more: Any) -> Iterator[Run]:
+        api = self._client.api
+        where = {} if "experiment_id" in more else {"namespace": self._client.namespace}
+        for data in api.pages(
+            api.runs.run_service_list_runs, "runs", most, sort_by="created_at desc", **where, **more
+        ):
+            yield Run(api, data)
+
+
+def _check_repeatable(parameters: Mapping[str, Any], endpoint: str) -> None:
+    from clipseg_kfp.results.commit import configurations
+
+    if used := value_of(parameters, "outputs.run_id"):
+        raise ParameterError(
+            f"outputs.run_id is '{used}', but each of several runs needs a name of its own.",
+            "Leave it empty: every run is named by its ID.",
+            code="run_id_repeats",
+            where="outputs.run_id",
+        )
+    output = str(parameters.get("output_uri") or "")
+    if not output:
+        raise ParameterError(
+            "The pipeline has no parameter output_uri: it is not one of this project's.",
+            "Start its runs without --until-done.",
+            code="pipeline_foreign",
+            where="output_uri",
+        )
+    try:
+        configurations(open_place(parameters, output, endpoint))
+    except (StorageError, ParameterError) as error:
+        raise type(error)(
+            f"The results say how many images are left, and they cannot be read from here: {error.message}",
+            f"{error.remedy} Nothing was started; without --until-done, start one run after the other.".strip(),
+            code=error.code,
+            where=error.where,
+        ) from error
+
+
 def find_experiment(api: Api, name: str, namespace: str) -> Any | None:
     """An experiment by name; ``None`` where there is none."""
     found = api.pages(
@@ -249,42 +481,7 @@ def experiment_id(api: Api, name: str, namespace: str) -> str:
         raise ConflictError(
             f"The experiment '{name}' is archived.",
             "Restore it in the UI, or name another with --experiment.",
+            code="experiment_archived",
+            where=name,
         )
     return str(experiment.experiment_id)
-
-
-def start(
-    api: Api,
-    version: Any,
-    parameters: dict[str, Any],
-    *,
-    name: str,
-    experiment: str,
-    service_account: str = "",
-    pipeline_root: str = "",
-) -> Run:
-    """Creates a run of a version.
-
-    Args:
-        api: the backend.
-        version: ``V2beta1PipelineVersion``.
-        parameters: checked.
-        name: shown in the UI.
-        experiment: ID of the experiment.
-        service_account: Kubernetes service account of its pods; empty takes Kubeflow's.
-        pipeline_root: where Kubeflow puts the artifacts between tasks; empty takes Kubeflow's.
-    """
-    import kfp_server_api
-
-    body = kfp_server_api.V2beta1Run(
-        display_name=name,
-        experiment_id=experiment,
-        pipeline_version_reference=kfp_server_api.V2beta1PipelineVersionReference(
-            pipeline_id=version.pipeline_id, pipeline_version_id=version.pipeline_version_id
-        ),
-        runtime_config=kfp_server_api.V2beta1RuntimeConfig(
-            parameters=parameters, pipeline_root=pipeline_root or None
-        ),
-        service_account=service_account or None,
-    )
-    return Run(api, api.write(api.runs.run_service_create_run, run=body), _spec=spec_of(version) or None)

@@ -113,7 +113,12 @@ def _output(uri: str, endpoint: str) -> Iterator[Line]:
 def _s3(uri: str, endpoint: str) -> Folder:
     folder = open_folder(uri, endpoint)
     if not isinstance(folder, S3Folder):
-        raise ParameterError(f"'{uri}' is a folder of this machine.", "Pods see s3://bucket/prefix only.")
+        raise ParameterError(
+            f"'{uri}' is a folder on this machine.",
+            "Pods can only read s3://bucket/prefix.",
+            code="uri_not_for_pods",
+            where=uri,
+        )
     return folder
 
 

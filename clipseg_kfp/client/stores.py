@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 def place_of(run: Run) -> tuple[str, str]:
     """The output prefix of a run, empty for one that is not this project's, and its name in the results there."""
     given = run.parameters
-    return str(given.get("output_uri") or ""), str(given.get("run_id") or run.id)
+    named = (given.get("outputs") or {}).get("run_id") or given.get("run_id")  # the latter of version 0.1
+    return str(given.get("output_uri") or ""), str(named or run.id)
 
 
 def open_from_here(run: Run, uri: str, endpoint: str = "") -> Folder:
@@ -37,5 +38,7 @@ def open_place(parameters: Mapping[str, Any], uri: str, endpoint: str = "") -> F
             f"{uri} is in the cluster's store ({inside}), and no S3_ENDPOINT is set on this machine.",
             "Set S3_ENDPOINT (or --endpoint), AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY; a way to the store is "
             "'kubectl port-forward -n kubeflow svc/seaweedfs 9000'.",
+            code="store_unknown",
+            where="endpoint",
         )
     return open_folder(uri, endpoint)

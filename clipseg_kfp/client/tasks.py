@@ -11,11 +11,14 @@ import re
 from collections import Counter
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from itertools import pairwise
 from typing import Any
 
 from clipseg_kfp.client.nodes import details_of, pod_of, workflow_of
-from clipseg_kfp.client.states import CANCELED, ENDS, FAILED, SKIPPED, SUCCEEDED, state_of, was_retried
 
+SUCCEEDED, FAILED, CANCELED, SKIPPED = "SUCCEEDED", "FAILED", "CANCELED", "SKIPPED"
+#: A run in one of these never changes again (but by ``retry``).
+ENDS = (SUCCEEDED, FAILED, CANCELED, SKIPPED)
 #: The worst decides what a row of several instances shows.
 _ORDER = (FAILED, CANCELED, "CANCELING", "RUNNING", "PAUSED", "PENDING", SUCCEEDED, SKIPPED)
 _ATTEMPT = re.compile(r"(?P<name>.+)\(\d+\)")
@@ -23,6 +26,31 @@ _ATTEMPT = re.compile(r"(?P<name>.+)\(\d+\)")
 QUIET = timedelta(minutes=2)
 #: The engine looks every 10 s: what is newer than its nodes by more was not noted by it.
 _BEHIND = timedelta(seconds=30)
+
+
+def state_of(thing: object) -> str:
+    """State of a run or task; one that has not started has none yet.
+
+    The backend ends a canceled run as FAILED; that it was canceled stands in its history only.
+    """
+    state = str(getattr(thing, "state", None) or "PENDING").upper()
+    if state == "RUNTIME_STATE_UNSPECIFIED":
+        return "PENDING"
+    if state not in (FAILED, "ERROR"):
+        return state
+    since_start = "".join(f"{one} " for one in history_of(thing)).rpartition("RUNNING ")[2]
+    return CANCELED if "CANCELING" in since_start else FAILED
+
+
+def history_of(thing: object) -> list[str]:
+    """The states that a run or task has gone through."""
+    return [str(one.state or "PENDING") for one in getattr(thing, "state_history", None) or []]
+
+
+def was_retried(run: object) -> bool:
+    """Whether a run was started again after it had ended."""
+    states = history_of(run)
+    return any(before in ENDS and after not in ENDS for before, after in pairwise(states))
 
 
 @dataclass

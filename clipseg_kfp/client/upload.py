@@ -13,6 +13,7 @@ from clipseg_kfp.client.errors import ConflictError, NotFoundError
 from clipseg_kfp.client.packages import Package
 from clipseg_kfp.errors import ParameterError
 
+DEFAULT_PIPELINE = "batch-segmentation"
 _DIGEST = "sha256:"
 
 
@@ -116,8 +117,19 @@ def find_version(api: Api, name: str, version_name: str = "", namespace: str = "
             f"Upload it first: clipseg-kfp upload {name} --image registry/name@sha256:…"
             if name in pipeline_names()
             else f"Check the name; those that 'clipseg-kfp upload' knows are {', '.join(pipeline_names())}.",
+            code="pipeline_not_found",
+            where=name,
         )
     return named_version(api, pipeline.pipeline_id, version_name, name)
+
+
+def read_version(api: Api, pipeline_id: str, version_id: str) -> Any:
+    """The ``V2beta1PipelineVersion`` with these IDs."""
+    return api.read(
+        api.pipelines.pipeline_service_get_pipeline_version,
+        pipeline_id=pipeline_id,
+        pipeline_version_id=version_id,
+    )
 
 
 def named_version(api: Api, pipeline_id: str, version_name: str = "", name: str = "") -> Any:
@@ -129,6 +141,8 @@ def named_version(api: Api, pipeline_id: str, version_name: str = "", name: str 
         if version_name
         else f"The pipeline '{name or pipeline_id}' has no version yet.",
         "Upload one with 'clipseg-kfp upload'.",
+        code="version_not_found",
+        where=version_name,
     )
 
 
@@ -165,8 +179,10 @@ def _same(api: Api, pipeline_id: str, package: Package, version_name: str) -> An
 
 def _taken(version_name: str) -> ParameterError:
     return ParameterError(
-        f"The version '{version_name}' is there already, with other content.",
+        f"The version '{version_name}' exists already, with other content.",
         "Give another --version-name, or none: then it is named after the content.",
+        code="version_taken",
+        where=version_name,
     )
 
 

@@ -15,8 +15,7 @@ from clipseg_kfp.client.errors import (
     WaitTimeoutError,
 )
 from clipseg_kfp.client.logs import Log, kubectl_logs, reasons
-from clipseg_kfp.client.states import FAILED, SUCCEEDED
-from clipseg_kfp.client.tasks import has_begun
+from clipseg_kfp.client.tasks import FAILED, SUCCEEDED, has_begun
 from clipseg_kfp.errors import ClipsegKfpError
 
 if TYPE_CHECKING:
@@ -69,6 +68,7 @@ def _timed_out(run: Run, timeout: float | None) -> WaitTimeoutError:
     return WaitTimeoutError(
         f"The run '{run.name}' has not ended after {timeout:g} s (last seen {run.state}); it goes on.",
         f"Come back with: clipseg-kfp runs watch {run.id}",
+        where=run.id,
     )
 
 
@@ -77,6 +77,7 @@ def _not_started(run: Run, seconds: float) -> StartTimeoutError:
         f"No pod of the run '{run.name}' has begun its work after {seconds:g} s; the run is {run.state} and goes on.",
         f"Why: kubectl describe pod -n {run.namespace} -l pipeline/runid={run.id}. "
         f"End it with: clipseg-kfp runs cancel {run.id}",
+        where=run.id,
     )
 
 
@@ -84,7 +85,7 @@ def ended_badly(run: Run) -> tuple[str, str]:
     """Why a run did not succeed, as far as its logs tell, and what to do about it."""
     head = f"The run '{run.name}' ended as {run.state}"
     if run.state != FAILED:
-        return f"{head}.", ""
+        return f"{head}.", "Start a new run; it takes over the shards that are done."
     said: list[Log] = []
     try:
         said += run.logs()

@@ -11,7 +11,6 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -20,7 +19,6 @@ from PIL import Image
 
 from clipseg_kfp import __version__, cli
 from clipseg_kfp.errors import ParameterError
-from clipseg_kfp.local.runner import LocalRun
 from clipseg_kfp.local.store import EmbeddedStore
 
 ROOT = Path(__file__).parents[2]
@@ -84,7 +82,7 @@ def local_run(tmp_path: Path, **changes: str) -> list[str]:
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"prompt": ""}, "There is nothing to look for. remedy: Give --prompt"),
+        ({"prompt": ""}, "--support"),
         ({"prompt": " "}, "prompt 1"),
         (
             {"threshold": "1.5"},
@@ -96,16 +94,21 @@ def local_run(tmp_path: Path, **changes: str) -> list[str]:
         ({"source": "s3://"}, "names no bucket"),
         ({"output": "gs://bucket/x"}, "unknown scheme 'gs'"),
         ({"model": "/no/such/model"}, "/no/such/model"),
-        ({"model": "hf://nonsense"}, "not of the form hf://org/name@revision"),
+        ({"model": "hf://nonsense"}, "hf://nonsense"),
         ({"prompts-file": "/no/such.yaml", "prompt": ""}, "/no/such.yaml does not exist"),
-        ({"prompts-file": "x.yaml"}, "exclude each other"),
+        ({"prompts-file": "x.yaml"}, "--prompts-file"),
         ({"support": "/no/such/folder", "prompt": ""}, "/no/such/folder does not exist"),
-        ({"support": str(ROOT / "docs"), "engineering": "blur"}, "engineering is 'blur'"),
-        ({"support": str(ROOT / "docs")}, "demo.png lies in no folder named after a thing. remedy: Lay them"),
-        ({"limit": "-1"}, "limit is -1"),
-        ({"device": "tpu"}, "device is 'tpu'"),
-        ({"max-megapixels": "0"}, "max_megapixels is 0.0. remedy: Give a positive number."),
-        ({"max-megabytes": "nan"}, "max_megabytes is nan."),
+        ({"support": str(ROOT / "docs"), "set": "support.engineering=blur"}, "support.engineering: "),
+        ({"support": str(ROOT / "docs")}, "demo.png"),
+        ({"set": "limits.limit=-1"}, "limits.limit: "),
+        ({"set": "inference.device=tpu"}, "inference.device: "),
+        ({"set": "limits.max_megapixels=0"}, "limits.max_megapixels: "),
+        ({"set": "limits.max_megabytes=NaN"}, "limits.max_megabytes: "),
+        ({"set": "limits.limi=1"}, "limits.limit"),
+        ({"set": "tile_size=512"}, "views.tile_size"),
+        ({"set": "views=512"}, "--set views: "),
+        ({"set": "support.engineering=none"}, "support.engineering: "),
+        ({"set": "views"}, "GROUP.OPTION=VALUE"),
         ({"log": "/proc/no/log"}, "/proc/no: No such file or directory"),
         ({"log": "/dev/null/log"}, "/dev/null: "),
         ({"work": "/dev/null/work"}, "/dev/null/work: Not a directory remedy: Check the path"),
@@ -191,40 +194,6 @@ def test_example_pictures_go_to_the_one_shot_pipeline(
     arguments = local_run(tmp_path, prompt=prompt, support=str(tmp_path / "examples"))
     assert run(arguments, capsys)[2] == "error: stopped"
     assert started == ["one-shot-segmentation"]
-
-
-@pytest.mark.parametrize(
-    ("options", "left", "names"),
-    [
-        ({}, [7, 2, 0], ["one", "one-2", "one-3"]),
-        ({"limit": "5"}, [7], ["one"]),
-        ({}, [0], ["one"]),
-    ],
-)
-def test_a_local_run_goes_on_until_nothing_is_left(
-    options: dict[str, str],
-    left: list[int],
-    names: list[str],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    waiting, started = list(left), []
-
-    def batch(parameters: dict[str, Any], log: Path, *_: Any) -> LocalRun:
-        started.append((parameters["run_id"], log.name))
-        return LocalRun("manifest", {}, log)
-
-    def read(*_: Any) -> Any:
-        counts = {"listed": 5, "done": 5, "skipped": 0, "quarantined": 0, "left": waiting.pop(0)}
-        return SimpleNamespace(manifest={"counts": counts})
-
-    monkeypatch.setattr("clipseg_kfp.local.runner.run_batch", batch)
-    monkeypatch.setattr("clipseg_kfp.results.summary.read_run", read)
-    monkeypatch.setattr("clipseg_kfp.results.summary.show", lambda *_: None)
-    assert run([*local_run(tmp_path, **options), "--run-id", "one"], capsys)[0] == 0
-    assert [name for name, _ in started] == names
-    assert [log for _, log in started] == ["log", *(f"log-{i}" for i in range(2, len(names) + 1))]
 
 
 def test_prompts_check_prints_the_full_form_or_names_the_entry(

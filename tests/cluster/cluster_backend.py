@@ -26,6 +26,9 @@ import kfp_server_api as server
 from cluster_state import RefusedError, State
 
 PACKAGE = str(Path(__file__).parents[2] / "pipelines" / "batch_segmentation" / "pipeline.yaml")
+#: What batch-segmentation needs, and the same for the command line.
+GIVEN = {"source_uri": "s3://in/photos", "output_uri": "s3://out/masks", "prompts": ["a cat"]}
+SET = ("-p", "source_uri=s3://in/photos", "-p", "output_uri=s3://out/masks", "-p", "prompts=a cat")
 _MODELS = server.ApiClient(server.Configuration())
 _ID = r"([^/:]+)"
 

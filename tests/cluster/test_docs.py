@@ -10,10 +10,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from cluster_backend import Backend
+from cluster_backend import GIVEN, Backend
 from test_outputs import commit
 
-from clipseg_kfp import Client
+from clipseg_kfp import Client, Recipe
 from clipseg_kfp.local.store import EmbeddedStore
 
 Say = Callable[..., tuple[int, str, str]]
@@ -46,7 +46,11 @@ def test_commands_work(
     tmp_path: Path,
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    Path("parameters.yaml").write_text("threshold: 0.3\nprompts: [a cat]\n", "utf-8")
+    Path("parameters.yaml").write_text(
+        "source_uri: s3://mlpipeline/shared/photos\noutput_uri: s3://mlpipeline/shared/masks\n"
+        "threshold: 0.3\nprompts: [a cat]\n",
+        "utf-8",
+    )
     Path("prompts.yaml").write_text("defaults: {threshold: 0.4}\nprompts: [a cat]\n", "utf-8")
     for number, block in enumerate(blocks(name, "yaml") or ["parallelism: 4\n"]):
         Path("cluster.yaml" if not number else "other.yaml").write_text(block, "utf-8")
@@ -57,11 +61,13 @@ def test_commands_work(
     backend.state.artifact_store.mkdir()
     monkeypatch.setenv("KFP_ARTIFACT_STORE", str(backend.state.artifact_store))
     image = "registry.example/clipseg-kfp@sha256:" + "1" * 64
-    client.upload("batch-segmentation", image=image)
-    client.upload("prompt-evaluation", image=image)
+    client.upload("batch-segmentation", Recipe(image))
+    client.upload("prompt-evaluation", Recipe(image))
     if name == "troubleshooting":
         backend.state.ending = "FAILED"
-    run = client.run("batch-segmentation", {"output_uri": f"s3://mlpipeline/shared/{name}"}).wait(check=False)
+    run = client.runs.start(
+        "batch-segmentation", {**GIVEN, "output_uri": f"s3://mlpipeline/shared/{name}"}
+    ).wait(check=False)
     if name in ("client", "index"):
         commit(f"s3://mlpipeline/shared/{name}", run.id)
     for line in commands_of(name):

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from cluster_backend import PACKAGE, Backend
 
-from clipseg_kfp import Client
+from clipseg_kfp import Client, Recipe
 from clipseg_kfp.client import Login
 from clipseg_kfp.client.doctor import Asked, Finding, examine
 from clipseg_kfp.client.storage_checks import has_endpoint
@@ -33,7 +33,7 @@ def detail(findings: list[Finding], what: str) -> str:
 
 
 def test_all_is_well(say: Say, client: Client, bucket: str, s3_env: dict[str, str]) -> None:
-    client.upload("batch-segmentation", image="registry.example/clipseg@sha256:" + "0" * 64)
+    client.upload("batch-segmentation", Recipe("registry.example/clipseg@sha256:" + "0" * 64))
     folder = open_folder(f"s3://{bucket}/in")
     folder.write("x.jpg", b"an image")
     open_folder(f"s3://{bucket}/model").write("config.json", b"{}")
@@ -86,7 +86,7 @@ def test_a_reader_may_not_write(
     ("uri", "said"),
     [
         ("s3://no-such-bucket/x", "does not exist"),
-        ("./local", "a folder of this machine"),
+        ("./local", "a folder on this machine"),
         ("ftp://x", "scheme"),
     ],
 )
@@ -137,7 +137,7 @@ def test_a_backend_that_is_older_than_the_packages(
     assert ("store" in marks(findings)) == doubted
     if doubted:
         assert "http://minio-service.kubeflow:9000" in detail(findings, "store")
-        client.upload("batch-segmentation", settings={"endpoint": "https://store.example"})
+        client.upload("batch-segmentation", Recipe(settings={"endpoint": "https://store.example"}))
         assert "store" not in marks(examine(client, Asked()))
 
 
@@ -168,7 +168,7 @@ def test_the_default_image_is_doubted(client: Client) -> None:
     ],
 )
 def test_an_image_is_never_said_to_be_there_by_its_name(client: Client, image: str, mark: str) -> None:
-    client.upload("batch-segmentation", image=image)
+    client.upload("batch-segmentation", Recipe(image))
     findings = examine(client, Asked())
     assert marks(findings)["image"] == mark
     command = f"kubectl run image-check -n kubeflow --rm --attach --restart=Never --image={image} "
@@ -176,12 +176,12 @@ def test_an_image_is_never_said_to_be_there_by_its_name(client: Client, image: s
 
 
 def test_an_image_that_a_node_has(client: Client, kubernetes: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    client.upload("batch-segmentation", image=ON_NODE)
+    client.upload("batch-segmentation", Recipe(ON_NODE))
     assert marks(examine(client, Asked()))["image"] == "ok"
     monkeypatch.setattr(f"{__name__}.NODES_STATUS", 403)  # who may not see nodes learns nothing
     assert marks(examine(client, Asked()))["image"] == "unknown"
     monkeypatch.setattr(f"{__name__}.NODES_STATUS", 200)
-    client.upload("batch-segmentation", image=ON_NODE.replace("1", "2"))
+    client.upload("batch-segmentation", Recipe(ON_NODE.replace("1", "2")))
     assert marks(examine(client, Asked()))["image"] == "unknown"
 
 
@@ -275,7 +275,7 @@ def test_the_storage_secret(client: Client, kubernetes: None, name: str, mark: s
 
 def test_the_keys_are_those_that_the_uploaded_version_takes(client: Client, kubernetes: None) -> None:
     names = {"user": "AWS_ACCESS_KEY_ID", "password": "AWS_SECRET_ACCESS_KEY"}
-    client.upload("batch-segmentation", settings={"storage_keys": names})
+    client.upload("batch-segmentation", Recipe(settings={"storage_keys": names}))
     assert marks(examine(client, Asked(secret="own")))["storage secret"] == "ok"
     assert "lacks the key user and password" in detail(
         examine(client, Asked(secret="whole")), "storage secret"

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from cluster_backend import PACKAGE, Backend
+from cluster_backend import GIVEN, PACKAGE, SET, Backend
 from cluster_workflow import Workflow
 
 from clipseg_kfp import Client
@@ -44,7 +44,7 @@ def load(client: Client, backend: Backend) -> Callable[..., Run]:
 
     def put(name: str, **changes: Any) -> Run:
         backend.state.load({**recorded(name), **changes}, version)
-        return client.get_run(recorded(name)["run_id"])
+        return client.runs.get(recorded(name)["run_id"])
 
     return put
 
@@ -175,7 +175,7 @@ def test_a_canceled_run_is_canceled(say: Say, load: Callable[..., Run]) -> None:
 def test_large_runs_stand_still_here_as_there(client: Client, backend: Backend) -> None:
     backend.state.shards, backend.state.steps = 6, 12
     notes: list[str] = []
-    run = client.run(PACKAGE).wait(on_change=lambda now: notes.append(now.tasks_note))
+    run = client.runs.start(PACKAGE, GIVEN).wait(on_change=lambda now: notes.append(now.tasks_note))
     assert notes[0] == "" and notes[-1] and run.state == "SUCCEEDED" and run.tasks == []
 
 
@@ -232,7 +232,7 @@ def test_logs_lie_in_a_real_store(
 
 def test_one_task_and_one_shard(say: Say, client: Client, backend: Backend, kept: Path) -> None:
     backend.state.shards = 4
-    run = client.run(PACKAGE).wait()
+    run = client.runs.start(PACKAGE, GIVEN).wait()
     assert [log.place.shard for log in run.logs("segment-images")] == [0, 1, 2, 3]
     (log,) = run.logs("segment-images", 3)
     assert log.failure is None and '"shard-003"' in log.text and log.own == "[segment_images] took 3.7 s\n"
@@ -261,7 +261,7 @@ def test_logs_of_a_pipeline_that_was_deleted(load: Callable[..., Run], backend: 
 
 
 def test_logs_of_a_run_that_goes_on(say: Say, client: Client, backend: Backend, kept: Path) -> None:
-    run = client.run(PACKAGE)
+    run = client.runs.start(PACKAGE, GIVEN)
     with pytest.raises(NotFoundError):
         list(run.logs())
     backend.state.steps = 10**6
@@ -283,7 +283,7 @@ def test_every_kind_of_failure_has_its_reason(
 ) -> None:
     backend.state.ending, backend.state.fails = "FAILED", "segment-images"
     backend.state.said["segment-images"] = said
-    run = client.run(PACKAGE)
+    run = client.runs.start(PACKAGE, GIVEN)
     with pytest.raises(RunError) as error:
         run.wait()
     assert error.value.message.endswith(f"segment-images (shard 0): {message}")
@@ -317,7 +317,7 @@ def test_shards_and_images_are_told_from_the_bucket(
 ) -> None:
     backend.state.steps, backend.state.shards = 10**6, 6
     output = f"s3://{bucket}/out"
-    run = client.run(PACKAGE, {"output_uri": output})
+    run = client.runs.start(PACKAGE, {**GIVEN, "output_uri": output})
     assert Follower()(run) == [] and run.progress() is None
     results = Results(open_folder(output), "0123456789abcdef")
     results.describe({"model": "a model"})
@@ -335,10 +335,12 @@ def test_shards_and_images_are_told_from_the_bucket(
 
 
 def test_a_bucket_that_cannot_be_read_is_said_once(say: Say, client: Client, s3_env: dict[str, str]) -> None:
-    status, _, err = say("run", PACKAGE, "--set", "output_uri=s3://no-such-bucket/out", "--wait")
+    status, _, err = say(
+        "run", PACKAGE, *SET[:2], *SET[4:], "--set", "output_uri=s3://no-such-bucket/out", "--wait"
+    )
     assert status == 0 and err.count("no-such-bucket") == 1
     with pytest.raises(StorageError):
-        client.run(PACKAGE, {"output_uri": "s3://no-such-bucket/out"}).progress()
+        client.runs.start(PACKAGE, {**GIVEN, "output_uri": "s3://no-such-bucket/out"}).progress()
 
 
 # Pods that do not start
@@ -439,12 +441,12 @@ def test_kubernetes_says_why(say: Say, load: Callable[..., Run], kubernetes: Non
 
 def test_the_start_has_a_timeout_of_its_own(say: Say, client: Client, backend: Backend) -> None:
     backend.state.unpullable, backend.state.steps = True, 10**6
-    status, _, err = say("run", PACKAGE, "--wait", "--start-timeout", "1s", "--timeout", "1m")
+    status, _, err = say("run", PACKAGE, *SET, "--wait", "--start-timeout", "1s", "--timeout", "1m")
     (run,) = backend.state.runs
     assert status == 7 and f"runs cancel {run}" in err and f"pipeline/runid={run}" in err
     assert say("runs", "wait", run, "--start-timeout", "1s")[0] == 7
     with pytest.raises(StartTimeoutError):
-        client.get_run(run).wait(start_timeout=0.1)
+        client.runs.get(run).wait(start_timeout=0.1)
     assert say("runs", "wait", run, "--start-timeout", "soon")[0] == 1
     backend.state.unpullable = False
     assert say("runs", "wait", run, "--start-timeout", "1s", "--timeout", "2s")[0] == 6  # it has begun

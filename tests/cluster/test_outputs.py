@@ -11,7 +11,7 @@ import kfp_server_api
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from cluster_backend import PACKAGE, Backend
+from cluster_backend import GIVEN, PACKAGE, Backend
 
 from clipseg_kfp import Client
 from clipseg_kfp.client import NotFoundError
@@ -45,7 +45,7 @@ def test_artifacts_and_metrics_of_a_run(
     say: Say, client: Client, bucket: str, s3_env: dict[str, str]
 ) -> None:
     output = f"s3://{bucket}/out"
-    run = client.run(PACKAGE, {"output_uri": output}).wait()
+    run = client.runs.start(PACKAGE, {**GIVEN, "output_uri": output}).wait()
     commit(output, "another", config="f" * 16, done=9)
     commit(output, run.id)
     assert run.metrics()["done"] == 4
@@ -64,7 +64,9 @@ def test_artifacts_and_metrics_of_a_run(
 
 def test_a_run_with_a_name_of_its_own(client: Client, bucket: str, s3_env: dict[str, str]) -> None:
     output = f"s3://{bucket}/out"
-    run = client.run(PACKAGE, {"output_uri": output, "run_id": "may/../day one"}).wait()
+    run = client.runs.start(
+        PACKAGE, {**GIVEN, "output_uri": output, "outputs.run_id": "may/../day one"}
+    ).wait()
     commit(output, "may/../day one", done=2)
     assert run.metrics()["done"] == 2
 
@@ -72,7 +74,7 @@ def test_a_run_with_a_name_of_its_own(client: Client, bucket: str, s3_env: dict[
 def test_a_run_without_results_says_why(
     say: Say, client: Client, bucket: str, s3_env: dict[str, str]
 ) -> None:
-    run = client.run(PACKAGE, {"output_uri": f"s3://{bucket}/out"})
+    run = client.runs.start(PACKAGE, {**GIVEN, "output_uri": f"s3://{bucket}/out"})
     with pytest.raises(NotFoundError, match="No committed results"):
         run.metrics()
     status, _, err = say("runs", "metrics", run.id)
@@ -80,13 +82,13 @@ def test_a_run_without_results_says_why(
 
 
 def test_a_bucket_that_cannot_be_read_is_an_error(client: Client, s3_env: dict[str, str]) -> None:
-    run = client.run(PACKAGE, {"output_uri": "s3://no-such-bucket/out"}).wait()
+    run = client.runs.start(PACKAGE, {**GIVEN, "output_uri": "s3://no-such-bucket/out"}).wait()
     with pytest.raises(StorageError, match="no-such-bucket"):
         run.artifacts()
 
 
 def test_artifacts_that_the_api_names(client: Client, backend: Backend, s3_env: dict[str, str]) -> None:
-    run = client.run(PACKAGE, {"output_uri": "s3://no-such-bucket/out"}).wait()
+    run = client.runs.start(PACKAGE, {**GIVEN, "output_uri": "s3://no-such-bucket/out"}).wait()
     details = backend.state.runs[run.id].run_details.task_details
     node = next(one for one in details if one.display_name == "fetch-model")
     node.outputs = {"model": kfp_server_api.V2beta1ArtifactList(artifact_ids=["17"])}

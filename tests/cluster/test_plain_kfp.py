@@ -53,7 +53,7 @@ def nested() -> Any:
 
     @dsl.pipeline(name="around")
     def around(source_uri: str) -> None:
-        batch_segmentation(source_uri=source_uri)
+        batch_segmentation(source_uri=source_uri, output_uri="s3://out/masks", prompts=["a cat"])
 
     return around
 
@@ -155,7 +155,7 @@ def test_what_is_no_image_is_refused(wrong: str, monkeypatch: pytest.MonkeyPatch
 
 def test_committed_packages_do_not_follow_the_environment() -> None:
     program = (
-        "from clipseg_kfp import catalog\n"
+        "from tools import catalog\n"
         "assert all(path.read_text('utf-8') == text for path, text in catalog.packages().items())"
     )
     subprocess.run(

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import yaml
-from cluster_backend import PACKAGE, Backend, model
+from cluster_backend import GIVEN, PACKAGE, Backend, model
 
 from clipseg_kfp import Client
 from clipseg_kfp.client.errors import UnavailableError
@@ -61,7 +61,7 @@ def asked(client: Client, **parameters: Any) -> dict[str, Any]:
             "pipeline_id": version.pipeline_id,
             "pipeline_version_id": version.pipeline_version_id,
         },
-        "runtime_config": {"parameters": parameters},
+        "runtime_config": {"parameters": {**GIVEN, **parameters}},
     }
 
 
@@ -90,7 +90,7 @@ def test_a_value_that_is_none_of_the_literals(client: Client, backend: Backend, 
     assert post(backend, "runs", asked(client, variant="tpu")) == refused("error-literal-refused")
     assert post(backend, "runs", asked(client, variant="cpu"))[0] == 200
     with pytest.raises(ParameterError) as error:  # the client says so before anything is sent
-        client.run(parameters={"variant": "tpu"})
+        client.runs.start(parameters={**GIVEN, "variant": "tpu"})
     assert "variant" in error.value.message and "cuda" in error.value.remedy
     assert client.parameters()["variant"].literals == ("auto", "cpu", "cuda")
     assert len(backend.state.runs) == 1
@@ -124,7 +124,7 @@ def test_experiments_of_single_user_mode_have_no_namespace(client: Client, backe
 def test_a_retry_of_a_run_that_broke_in_two(client: Client, backend: Backend, say: Say) -> None:
     client.upload(PACKAGE)
     backend.state.ending = "FAILED"
-    run = client.run().wait(check=False, poll=0)
+    run = client.runs.start(parameters=GIVEN).wait(check=False, poll=0)
     backend.state.stuck = "batch-segmentation-qv8db-comp-for-loop-1-iteration-2648381666"
     wanted = refused("error-retry-refused", **{"3073bcd8_1066_49fa_97a7_52c64a49d908": run.id})
     assert post(backend, f"runs/{run.id}:retry") == wanted

@@ -11,16 +11,17 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from cluster_backend import PACKAGE, Backend
+from cluster_backend import GIVEN, PACKAGE, Backend
 
 from clipseg_kfp import Client
-from clipseg_kfp.client import NoProgressError, RunError, WaitTimeoutError, repeating
+from clipseg_kfp.client import NoProgressError, Run, RunError, WaitTimeoutError, outputs
 from clipseg_kfp.errors import ParameterError, StorageError
 from clipseg_kfp.results import Counts, Results, json_bytes
 from clipseg_kfp.storage import open_folder
 
 Say = Callable[..., tuple[int, str, str]]
 CONFIG = "0123456789abcdef"
+SOURCE = ["--set", "source_uri=s3://in/photos", "--set", "prompts=a cat"]
 
 
 def commit(output: str, run: str, counts: Counts) -> None:
@@ -48,13 +49,13 @@ def output(bucket: str, s3_env: dict[str, str]) -> str:
 def committing(output: str, monkeypatch: pytest.MonkeyPatch) -> list[Counts]:
     """What the cluster's runs commit, one after the other; the stand-in has no pods that would."""
     wanted: list[Counts] = []
-    real = repeating.results
+    real = outputs.results
 
     def results(run: Any, endpoint: str) -> Any:
         commit(output, run.id, wanted.pop(0))
         return real(run, endpoint)
 
-    monkeypatch.setattr(repeating, "results", results)
+    monkeypatch.setattr(outputs, "results", results)
     return wanted
 
 
@@ -66,8 +67,8 @@ def test_until_nothing_is_left(
 ) -> None:
     committing += BUCKET
     seen: list[int] = []
-    rounds = client.run_until_done(
-        PACKAGE, {"output_uri": output}, name="photos", on_round=lambda one: seen.append(one.left)
+    rounds = client.runs.until_done(
+        PACKAGE, {**GIVEN, "output_uri": output}, name="photos", on_round=lambda one: seen.append(one.left)
     )
     assert [one.left for one in rounds] == seen == [60, 10, 0]
     assert sum(one.counts["done"] + one.counts["quarantined"] for one in rounds) == 160
@@ -80,7 +81,7 @@ def test_until_nothing_is_left(
 
 def test_the_command_says_what_each_run_did(say: Say, output: str, committing: list[Counts]) -> None:
     committing += BUCKET
-    status, out, _ = say("run", PACKAGE, "--set", f"output_uri={output}", "--until-done")
+    status, out, _ = say("run", PACKAGE, *SOURCE, "--set", f"output_uri={output}", "--until-done")
     assert status == 0
     lines = [line for line in out.splitlines() if line.startswith("run ")]
     assert ["97 done" in lines[0], "3 quarantined" in lines[0], "60 images left" in lines[0]] == [True] * 3
@@ -92,10 +93,10 @@ def test_a_run_that_fails_ends_it(
 ) -> None:
     backend.state.ending = "FAILED"
     with pytest.raises(RunError) as error:
-        client.run_until_done(PACKAGE, {"output_uri": output})
+        client.runs.until_done(PACKAGE, {**GIVEN, "output_uri": output})
     assert error.value.state == "FAILED"
     assert len(backend.state.runs) == 1
-    assert say("run", PACKAGE, "--set", f"output_uri={output}", "--until-done")[0] == 3
+    assert say("run", PACKAGE, *SOURCE, "--set", f"output_uri={output}", "--until-done")[0] == 3
     assert len(backend.state.runs) == 2
 
 
@@ -105,26 +106,26 @@ def test_runs_without_progress_end_it(
     stuck = [BUCKET[0], Counts(100, 0, 100, 0, 0, 60)]
     committing += [*stuck, *stuck]
     with pytest.raises(NoProgressError):
-        client.run_until_done(PACKAGE, {"output_uri": output})
+        client.runs.until_done(PACKAGE, {**GIVEN, "output_uri": output})
     assert len(backend.state.runs) == 2
-    assert say("run", PACKAGE, "--set", f"output_uri={output}", "--until-done")[0] == 1
+    assert say("run", PACKAGE, *SOURCE, "--set", f"output_uri={output}", "--until-done")[0] == 1
 
 
 def test_full_runs_end_when_all_had_their_turn(client: Client, output: str, committing: list[Counts]) -> None:
     committing += [Counts(160, 60, 100, 0, 60, 0)] * 3
-    rounds = client.run_until_done(PACKAGE, {"output_uri": output, "full": True})
+    rounds = client.runs.until_done(PACKAGE, {**GIVEN, "output_uri": output, "limits.full": True})
     assert [one.left for one in rounds] == [100, 40, 0]
 
 
 @pytest.mark.parametrize(
     ("given", "error"),
-    [({"run_id": "one"}, ParameterError), ({"output_uri": "s3://no-such-bucket/out"}, StorageError)],
+    [({"outputs.run_id": "one"}, ParameterError), ({"output_uri": "s3://no-such-bucket/out"}, StorageError)],
 )
 def test_what_cannot_be_repeated_or_read_starts_nothing(
     client: Client, backend: Backend, output: str, given: dict[str, str], error: type[Exception]
 ) -> None:
     with pytest.raises(error):
-        client.run_until_done(PACKAGE, {"output_uri": output, **given})
+        client.runs.until_done(PACKAGE, {**GIVEN, "output_uri": output, **given})
     assert not backend.state.runs
 
 
@@ -133,7 +134,9 @@ def test_a_store_that_is_out_of_reach_from_here(
 ) -> None:
     monkeypatch.delenv("S3_ENDPOINT")
     with pytest.raises(ParameterError) as error:
-        client.run_until_done(PACKAGE, {"output_uri": output, "endpoint": "http://seaweedfs.kubeflow:9000"})
+        client.runs.until_done(
+            PACKAGE, {**GIVEN, "output_uri": output, "endpoint": "http://seaweedfs.kubeflow:9000"}
+        )
     assert "S3_ENDPOINT" in error.value.remedy
     assert not backend.state.runs
 
@@ -143,16 +146,16 @@ def test_the_time_is_for_all_runs_together(
 ) -> None:
     committing += BUCKET
     now, given = 0.0, []
-    monkeypatch.setattr("clipseg_kfp.client.client.time", SimpleNamespace(monotonic=lambda: now))
+    monkeypatch.setattr("clipseg_kfp.client.runs.time", SimpleNamespace(monotonic=lambda: now))
 
-    def wait(self: Any, timeout: float, **_: Any) -> None:
+    def wait(run: Run, timeout: float | None) -> None:
         nonlocal now
+        assert timeout is not None
         given.append(timeout)
         if timeout < 60:
             raise WaitTimeoutError("late")
         now += 60
 
-    monkeypatch.setattr("clipseg_kfp.client.runs.Run.wait", wait)
     with pytest.raises(WaitTimeoutError):
-        client.run_until_done(PACKAGE, {"output_uri": output}, timeout=100)
+        client.runs.until_done(PACKAGE, {**GIVEN, "output_uri": output}, timeout=100, wait=wait)
     assert given == [100, 40]

@@ -8,10 +8,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from cluster_backend import PACKAGE, Backend
+from cluster_backend import PACKAGE, SET, Backend
 from cluster_state import RefusedError
+from codes import fails
 
-from clipseg_kfp import Client, __version__
+from clipseg_kfp import Client, Recipe, __version__
 from clipseg_kfp.cli import cluster
 from clipseg_kfp.client import ClusterError, Uploaded
 from clipseg_kfp.errors import ParameterError
@@ -33,9 +34,9 @@ def test_the_same_content_is_uploaded_once(client: Client, backend: Backend, tmp
 
 
 def test_other_content_becomes_a_new_version(client: Client, backend: Backend) -> None:
-    first = client.upload("batch-segmentation", image="registry.example/clipseg@sha256:" + "0" * 64)
-    second = client.upload("batch-segmentation", image="registry.example/clipseg@sha256:" + "1" * 64)
-    back = client.upload("batch-segmentation", image="registry.example/clipseg@sha256:" + "0" * 64)
+    first = client.upload("batch-segmentation", Recipe("registry.example/clipseg@sha256:" + "0" * 64))
+    second = client.upload("batch-segmentation", Recipe("registry.example/clipseg@sha256:" + "1" * 64))
+    back = client.upload("batch-segmentation", Recipe("registry.example/clipseg@sha256:" + "0" * 64))
     assert (second.action, back.action) == ("new version", "unchanged")
     assert second.newest and not back.newest
     assert second.pipeline_id == first.pipeline_id and back.version_id == first.version_id
@@ -75,8 +76,8 @@ def test_two_uploads_at_once_make_one_version(backend: Backend) -> None:
 def test_a_named_version_keeps_its_content(client: Client) -> None:
     assert client.upload(PACKAGE, version_name="nightly").version == "nightly"
     assert client.upload(PACKAGE, version_name="nightly").action == "unchanged"
-    with pytest.raises(ParameterError, match="'nightly' is there already, with other content"):
-        client.upload("batch-segmentation", image="registry.example/other:1", version_name="nightly")
+    with fails("version_taken", where="nightly"):
+        client.upload("batch-segmentation", Recipe("registry.example/other:1"), version_name="nightly")
 
 
 def test_an_upload_cut_off_in_the_middle_is_finished_by_the_next(client: Client, backend: Backend) -> None:
@@ -108,7 +109,7 @@ def test_a_lost_answer_makes_no_twin(client: Client, backend: Backend) -> None:
         ("pipelineInfo: {name: x}\nroots: {}", "roots"),
         ("- a list", "no pipeline specification"),
         ("", "no pipeline specification"),
-        ("a: [", "is no pipeline package"),
+        ("a: [", "while parsing a flow node"),
     ],
 )
 def test_what_is_no_package_is_not_sent(
@@ -135,12 +136,19 @@ def test_a_shared_pipeline_is_found_by_users(alice: Client) -> None:
 
 
 @pytest.mark.parametrize("name", pipeline_names())
-def test_every_pipeline_goes_up_and_runs_with_its_defaults(
+def test_every_pipeline_goes_up_and_runs_with_what_it_needs(
     client: Client, backend: Backend, name: str
 ) -> None:
-    assert client.upload(name, "registry.example/clipseg-kfp:1").action == "new pipeline"
-    assert client.run(name).wait().state == "SUCCEEDED"
-    (schedule,) = [client.schedule("nightly", name, cron="@daily").schedule]
+    assert client.upload(name, Recipe("registry.example/clipseg-kfp:1")).action == "new pipeline"
+    places = {"source_uri": "s3://in/photos", "output_uri": "s3://out/masks"}
+    sought = {
+        "batch-segmentation": {"prompts": ["a cat"]},
+        "one-shot-segmentation": {"support.uri": "s3://in/examples"},
+        "prompt-evaluation": {"prompt_sets": {"plain": ["a cat"]}},
+    }
+    given = {**places, **sought[name]}
+    assert client.runs.start(name, given).wait().state == "SUCCEEDED"
+    (schedule,) = [client.schedules.apply("nightly", name, parameters=given, cron="@daily").schedule]
     assert schedule.enabled
 
 
@@ -163,9 +171,9 @@ def test_a_site_s_settings_and_variant_go_up_with_any_image(
     (made,) = backend.state.versions.values()
     assert "user" in str(made.pipeline_spec["platform_spec"]) and gpu in str(made.pipeline_spec)
     for command in (["run", "batch-segmentation"], ["schedule", "create", "s", "--every", "1h"]):
-        assert say(*command, *words)[0] == 0
+        assert say(*command, *SET, *words)[0] == 0
         assert len(backend.state.versions) == 1, "another version than was uploaded"
-    again = client.upload("batch-segmentation", cpu, settings=str(site), variant="gpu", gpu_image=gpu)
+    again = client.upload("batch-segmentation", Recipe(cpu, str(site), "gpu", gpu))
     assert again.action == "unchanged"
     status, _, err = say("upload", PACKAGE, "--settings", site)
     assert status == 1 and "is compiled already" in err
