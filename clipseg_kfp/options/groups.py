@@ -190,6 +190,13 @@ class Limits(Group):
         "How many bad images the run may have: a number (20), a share of the listed ones (5%), or nothing for no "
         "bound. With more, it fails with the reasons and commits nothing.",
     )
+    retry_quarantined: bool = option(
+        False,
+        "Try images again that an earlier run has quarantined, although neither they nor the reader have changed.",
+    )
+    allow_empty: bool = option(
+        False, "Let a run succeed where there is no image under the source, such as a bucket that is empty tonight."
+    )
     max_megapixels: float = option(50.0, "Larger images go to quarantine.", unit="megapixels", gt=0)
     max_megabytes: float = option(100.0, "Larger files go to quarantine.", unit="MB", gt=0)
 
