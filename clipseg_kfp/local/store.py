@@ -29,6 +29,7 @@ from clipseg_kfp.runtime.child_process import start_child
 START_SECONDS = 60.0
 STOP_SECONDS = 1.0  # its graceful stop always waits 15 s for its own streams; acknowledged writes are on disk
 REGION = "us-east-1"
+JWT_KEYS = ("SIGNING", "SIGNING_READ", "FILER_SIGNING", "FILER_SIGNING_READ")
 
 
 @dataclass(frozen=True)
@@ -213,6 +214,7 @@ class EmbeddedStore:
             "s3": "true", "s3.port": s3, "s3.config": config,
             "s3.port.iceberg": 0, "s3.port.lance": 0,
             "s3.allowDeleteBucketNotEmpty": "false", "s3.autoCreateBucket": "false",
+            "disableHttp": "true",  # of master and filer: a web page could write through them, they ask for no login
         }  # fmt: skip
         # It would take logins from AWS_ACCESS_KEY_ID and settings from WEED_*: only the flags may count.
         environment = {
@@ -220,6 +222,8 @@ class EmbeddedStore:
         }
         # One volume a bucket at first, in place of seven: the disk's free space bounds the number of volumes.
         environment["WEED_MASTER_VOLUME_GROWTH_COPY_1"] = "1"
+        # Keys of this start, known to its own processes only: the volumes answer to nobody else.
+        environment |= {f"WEED_JWT_{name}_KEY": secrets.token_hex(32) for name in JWT_KEYS}
         command = [program, "-logtostderr=true", "server", *(f"-{k}={v}" for k, v in flags.items())]
         with self.log.open("wb") as log:
             process, self._thread = start_child(
@@ -257,10 +261,11 @@ class EmbeddedStore:
                 )
             try:
                 client.list_buckets()
-                status = pool.request("GET", f"http://127.0.0.1:{self._ports[1]}/dir/status").json()
-                if status["Topology"]["Max"] > 0:  # the volumes have reported: writes will work
+                answer = pool.request("GET", f"http://127.0.0.1:{self._ports[2]}/healthz")
+                if answer.status == 200:  # the volumes have reported to the master: writes will work
                     return True
-            except (MinioException, urllib3.exceptions.HTTPError, OSError, ValueError, KeyError) as error:
+                last = f"status {answer.status} of the volumes"
+            except (MinioException, urllib3.exceptions.HTTPError, OSError, ValueError) as error:
                 last = error
             time.sleep(0.05)
         raise ClipsegKfpError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import io
 import os
 import socket
 import subprocess
@@ -11,6 +12,7 @@ import time
 from pathlib import Path
 
 import pytest
+import urllib3
 
 from clipseg_kfp.local import ports
 from clipseg_kfp.local.store import EmbeddedStore
@@ -79,3 +81,39 @@ def test_sockets_where_nobody_answers_are_swept_away(tmp_path: Path, monkeypatch
         answering.listen()
         ports.sweep_sockets()
         assert {path.name.split("-")[1] for path in tmp_path.iterdir()} == {"used", "young"}
+
+
+OPEN_TO_ANYONE = (200, 201, 202, 204, 206)
+
+
+@pytest.mark.parametrize(
+    ("server", "method", "path"),
+    [
+        ("master", "GET", "/dir/assign"),
+        ("master", "GET", "/vol/grow?count=1"),
+        ("master", "GET", "/col/delete?collection={bucket}"),
+        ("master", "POST", "/submit"),
+        ("master", "GET", "/dir/status"),
+        ("volume", "GET", "/{fid}"),
+        ("volume", "POST", "/{fid}"),
+        ("volume", "DELETE", "/{fid}"),
+        ("filer", "GET", "/buckets/{bucket}/a.jpg"),
+        ("filer", "PUT", "/buckets/{bucket}/a.jpg"),
+        ("filer", "DELETE", "/buckets/{bucket}/a.jpg"),
+        ("filer", "POST", "/buckets/{bucket}/"),
+        ("s3", "GET", "/{bucket}/a.jpg"),
+        ("s3", "PUT", "/{bucket}/a.jpg"),
+        ("s3", "DELETE", "/{bucket}/a.jpg"),
+    ],
+)
+def test_no_server_of_the_store_reads_or_writes_without_a_key(
+    store: EmbeddedStore, bucket: str, server: str, method: str, path: str
+) -> None:
+    """A web page can send such requests to every port of the machine."""
+    store.client().put_object(bucket, "a.jpg", io.BytesIO(b"mine"), 4)
+    port = dict(zip(("s3", "master", "volume", "filer"), store._ports, strict=True))[server]
+    url = f"http://127.0.0.1:{port}{path.format(bucket=bucket, fid='1,01637037d6')}"
+    fields = {"file": ("evil", b"evil")} if method in ("POST", "PUT") else None
+    answer = urllib3.request(method, url, fields=fields, retries=False, timeout=10)
+    assert answer.status not in OPEN_TO_ANYONE
+    assert store.client().get_object(bucket, "a.jpg").data == b"mine"
