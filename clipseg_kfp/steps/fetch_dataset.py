@@ -100,7 +100,7 @@ def run(
         }
     )
     ledger = Ledger.read(results)
-    measured = _Measured(prompts, ground_truth or GroundTruth(), endpoint)
+    measured = _Measured(prompts, ground_truth or GroundTruth(), endpoint, limits.max_megapixels * 1e6)
     own = _own_files(source_uri, output, endpoint)
     sizes = Sizes.of(prompts)
     selection = Selection(min(limit or sizes.most_images, sizes.most_images))
@@ -234,19 +234,22 @@ class _Measured:
         prompts: encode_prompts' output.
         options: without a URI, images keep the ground truth that they came with.
         endpoint: S3 endpoint URL.
+        max_pixels: of an image.
 
     Raises:
         ParameterError: no prompt looks for any class.
     """
 
-    def __init__(self, prompts: EncodedPrompts, options: GroundTruth, endpoint: str) -> None:
+    def __init__(
+        self, prompts: EncodedPrompts, options: GroundTruth, endpoint: str, max_pixels: float
+    ) -> None:
         self._shown = shown = [row.name for row in prompts.shown()]
         own, named = prompts.classes(), options.classes  # of several sets: by the names in their set, too
         classes = {prompt: named.get(name, name) for prompt, name in own.items() if prompt in shown}
         classes |= {prompt: name for prompt, name in named.items() if prompt not in own.values()}
         self._classes = Classes(shown, classes)
         self._uri = uri = options.uri
-        self._truth = open_truth(uri, options.format, endpoint) if uri else None
+        self._truth = open_truth(uri, options.format, endpoint, max_pixels) if uri else None
         if self._truth is not None:
             self._wanted = [name for name in self._truth.classes if self._classes.prompts_of(name)]
             if not self._wanted:

@@ -6,6 +6,7 @@ import posixpath
 import unicodedata
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Generic, TypeVar
 
 from clipseg_kfp.dataset.ground_truth import UNMATCHED, GroundTruth
@@ -129,25 +130,29 @@ class Classes:
         for prompt in prompts:
             name = assigned.get(prompt, prompt)
             self._exact.setdefault(name, []).append(prompt)
-            self._folded.setdefault(_fold(name), []).append(prompt)
+            self._folded.setdefault(fold(name), []).append(prompt)
 
     def prompts_of(self, name: str) -> list[str]:
         """The prompts that look for a class."""
-        return self._exact.get(name) or self._folded.get(_fold(name), [])
+        return self._exact.get(name) or self._folded.get(fold(name), [])
 
     def assign(self, truths: Iterable[GroundTruth]) -> Iterator[GroundTruth]:
-        """Replaces classes by prompts; of a class that no prompt looks for, only the name stays."""
-        taken: set[str] = set()
+        """Replaces classes by prompts; of a class that no prompt looks for, only the name stays.
+
+        Several classes of one prompt (``Cat`` and ``cat``) are united.
+        """
+        found: dict[str, GroundTruth] = {}
         for truth in truths:
             prompts = self.prompts_of(truth.prompt)
             if not prompts:
                 yield GroundTruth(truth.prompt, "", UNMATCHED)
             for prompt in prompts:
-                if prompt not in taken:  # "Cat" and "cat" in one file: the first
-                    taken.add(prompt)
-                    yield GroundTruth(prompt, truth.uri, truth.kind, truth.data)
+                own = replace(truth, prompt=prompt)
+                found[prompt] = found[prompt].united(own) if prompt in found else own
+        yield from found.values()
 
 
-def _fold(name: str) -> str:
+def fold(name: str) -> str:
+    """What of a name counts where no other is equal: no case, no spaces, no punctuation."""
     name = unicodedata.normalize("NFC", name)
     return "".join(c for c in name.casefold() if c.isalnum()) or name
