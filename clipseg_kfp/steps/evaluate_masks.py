@@ -137,11 +137,10 @@ def _evaluate_shard(
             return pair, error
 
     results = ordered_map(measure, _pairs(shard, unmatched), workers, 2 if workers == THREADS else 0)
-    for pair, result in track(STEP, results, total, unit="masks"):
-        row = pair[0]
-        if isinstance(result, UnusableTruthError) and result.code == "truth_too_large":
-            # Ground truth may be far larger than its image: it is measured here, one at a time.
-            _, result = measure(pair, alone=True)
+    for pair, first in track(STEP, results, total, unit="masks"):
+        row, large = pair[0], isinstance(first, UnusableTruthError) and first.code == "truth_too_large"
+        # Ground truth may be far larger than its image: it is measured here, one at a time.
+        result = measure(pair, alone=True)[1] if large else first
         if isinstance(result, UnusableTruthError):
             evaluation.leave_out(str(result))
             continue
