@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import posixpath
 import unicodedata
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import PurePosixPath
 
 from clipseg_kfp.dataset.ground_truth import GroundTruth
@@ -72,7 +72,7 @@ class MasksBeside:
         self._truths: dict[str, list[GroundTruth]] = {}
         self._loose: list[str] = []
         self._matched: set[str] = set()
-        self._with_mask = self._seen = 0
+        self._with_mask = self._seen = self._apart = 0
         self.images, self.masks = self._find()
         if self.masks:
             self._read()
@@ -81,6 +81,7 @@ class MasksBeside:
 
     def is_image(self, key: str) -> bool:
         """Whether a picture is an image to segment."""
+        self._apart += not self.masks and key.startswith(f"{MASKS}/")
         return key.startswith(self.images)
 
     def is_mask(self, key: str) -> bool:
@@ -92,7 +93,7 @@ class MasksBeside:
         if not self._truths:
             return ()
         found: dict[str, GroundTruth] = {}
-        for stem in _stems(key.removeprefix(self.images)):
+        for stem in stems(key.removeprefix(self.images)):
             for truth in self._truths.get(stem, ()):
                 if found.setdefault(truth.prompt, truth) is truth:
                     self._matched.add(truth.uri)
@@ -108,7 +109,12 @@ class MasksBeside:
             say(
                 STEP,
                 f"{len(self._loose):,} pictures right below {where} are {fate}; ground truth is read from "
-                f"{MASK_LAYOUT}: {_some(self._loose)}",
+                f"{MASK_LAYOUT}: {some(self._loose)}",
+            )
+        elif self._apart:
+            say(
+                STEP,
+                f"{self._apart:,} pictures below {MASKS}/ are taken for images: there is no {IMAGES}/ beside it",
             )
         if not self._truths:
             return
@@ -120,7 +126,7 @@ class MasksBeside:
         )
         if without := [uri for uri in uris if uri not in self._matched]:
             places = [uri.removeprefix(self._folder.locate("")) for uri in without]
-            say(STEP, f"ground truth left out: {len(without):,} masks fit no image: {_some(places)}")
+            say(STEP, f"ground truth left out: {len(without):,} masks fit no image: {some(places)}")
 
     def _find(self) -> tuple[str, str]:
         """The prefixes of images and masks; empty where there are none."""
@@ -152,9 +158,9 @@ class MasksBeside:
         """Whether an image has the name of a picture right below the masks' folder: these are masks, too."""
         if not self._loose:
             return False
-        stems = {_plain(posixpath.splitext(posixpath.basename(key))[0]) for key in self._loose}
+        loose = {_plain(posixpath.splitext(posixpath.basename(key))[0]) for key in self._loose}
         images = (key.removeprefix(self.images) for key, _ in self._under(self.images) if is_image(key))
-        return any(not stems.isdisjoint(_stems(key)) for key in images)
+        return any(not loose.isdisjoint(stems(key)) for key in images)
 
     def _under(self, prefix: str) -> Iterator[tuple[str, str]]:
         """Names below a prefix with their URIs."""
@@ -177,8 +183,12 @@ class MasksBeside:
         return {name for name in found if not name.startswith(".") and name not in _PACKERS}
 
 
-def _stems(key: str) -> Iterator[str]:
-    """What a mask of an image may be called, without its suffix: the best first."""
+def stems(key: str) -> Iterator[str]:
+    """What a mask of an image may be called, without its suffix: the best first.
+
+    >>> [*stems("images/a.jpg")][:2]
+    ['images/a', 'images/a_mask']
+    """
     stem, suffix = posixpath.splitext(_plain(key))
     for ending in ENDINGS:
         yield stem + ending
@@ -190,6 +200,7 @@ def _plain(name: str) -> str:
     return unicodedata.normalize("NFC", name)
 
 
-def _some(names: list[str]) -> str:
+def some(names: Sequence[str]) -> str:
+    """The first names of a list, in one line."""
     more = f", and {len(names) - NAMED:,} more" if len(names) > NAMED else ""
     return ", ".join(spell_out(name) for name in names[:NAMED]) + more

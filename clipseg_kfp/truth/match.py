@@ -7,8 +7,10 @@ import unicodedata
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from itertools import islice
 from typing import Any, Generic, TypeVar
 
+from clipseg_kfp.dataset.convention import stems
 from clipseg_kfp.dataset.ground_truth import UNMATCHED, GroundTruth
 from clipseg_kfp.errors import ParameterError
 
@@ -24,7 +26,8 @@ class ByImage(Generic[T]):
 
     Args:
         items: by the name that the file gives.
-        suffixes: whether endings (``.jpg``) must be equal; without, they are left out on both sides.
+        suffixes: whether endings (``.jpg``) must be equal; without, they are left out on both sides, and names may
+            have an ending of masks (``a_mask.png``; see ``convention``).
         uri: the file or folder, for messages.
     """
 
@@ -51,9 +54,12 @@ class ByImage(Generic[T]):
         Raises:
             ParameterError: another image has the same entry: one of them would be measured with the wrong one.
         """
-        parts = self._plain(key).split("/")
-        ends = ("/".join(parts[i:]) for i in range(len(parts)))
-        name = next((end for end in ends if end in self._items), self._unique.get(parts[-1]))
+        parts = _whole(key).split("/")
+        ends = ["/".join(parts[i:]) for i in range(len(parts))]
+        if not self._suffixes:
+            ends = [stem for end in ends for stem in stems(end)]
+        bases = (self._unique[end] for end in ends if end in self._unique)
+        name = next((end for end in ends if end in self._items), next(bases, None))
         if name is None:
             return None
         written, item = self._items[name]
@@ -67,9 +73,18 @@ class ByImage(Generic[T]):
             )
         return item
 
+    def without_image(self, most: int) -> list[str]:
+        """Names of the first entries that no image has been found for."""
+        return list(
+            islice((written for name, (written, _) in self._items.items() if name not in self._taken), most)
+        )
+
     def _plain(self, name: str) -> str:
-        name = unicodedata.normalize("NFC", posixpath.normpath(name.replace("\\", "/")).lstrip("/"))
-        return name if self._suffixes else posixpath.splitext(name)[0]
+        return _whole(name) if self._suffixes else posixpath.splitext(_whole(name))[0]
+
+
+def _whole(name: str) -> str:
+    return unicodedata.normalize("NFC", posixpath.normpath(name.replace("\\", "/")).lstrip("/"))
 
 
 class TruthIndex(ABC):
