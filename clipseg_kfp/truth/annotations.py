@@ -21,6 +21,9 @@ from clipseg_kfp.truth.shapes import MAX_PIXELS, ShapeError, parse, size_of
 from clipseg_kfp.truth.stream import Element, JsonFile
 
 MAX_IMAGE_BYTES = 16 << 20  # of one class's annotations in one image
+MAX_IMAGES = 2_000_000  # about 600 bytes of memory each
+MAX_ANNOTATIONS = 10_000_000  # about 45 bytes each
+MAX_NAME = 4096  # characters; keys of object stores have up to 1,024 bytes
 NAMED = 10  # problems that the log names
 _SHAPE, _BOX, _BAD, _NO_CATEGORY, _LOST = range(5)  # what an annotation is good for
 _NONE = -(1 << 63)  # in place of an id
@@ -94,22 +97,20 @@ class Coco(TruthIndex):
         self._file, self._max_pixels, self._uri = file, max_pixels, file.uri
         self._categories: dict[int, str] = {}
         self._problems = _Problems()
-        self._boxes: set[tuple[int, int]] = set()
         self._numbers: dict[str, array[int]] = {
-            name: array("q") for name in ("image", "category", "start", "end", "state")
+            name: array(kind)
+            for name, kind in {
+                "image": "q",
+                "category": "q",
+                "start": "q",
+                "length": "i",
+                "state": "b",
+            }.items()
         }
         ids: set[int] = set()
         named: dict[str, _Image] = {}
         good = 0
-        members = set()
-        for element in file.elements():
-            members.add(element.member)
-            if element.member not in _LISTS:
-                continue
-            if element.number < 0:
-                if element.value != []:
-                    raise self._not_coco(f"'{element.member}' is no list")
-                continue
+        for element in self._entries():
             try:
                 if element.member == "images":
                     image = _Image(_id(element, "id"), element.number, element.start, element.end)
@@ -122,8 +123,6 @@ class Coco(TruthIndex):
                     self._add_annotation(element)
             except _WrongElementError as error:
                 self._problems.add(f"{element.member}[{element.number}]", error)
-        if absent := [name for name in _LISTS if name not in members]:
-            raise self._not_coco(f"it has no {', '.join(absent)}")
         if not len(ids) == len(named) == good:
             raise ParameterError(
                 f"{self._uri}: two images have the same id or file_name.",
@@ -183,7 +182,7 @@ class Coco(TruthIndex):
             problem = wrong
             if one and one.bad is not None:
                 problem = wrong or self._problem(one.bad)
-            if sum(self._length(number) for number in numbers) > MAX_IMAGE_BYTES:
+            if sum(self._numbers["length"][number] for number in numbers) > MAX_IMAGE_BYTES:
                 problem = problem or ("truth_shape_too_large", "there are too many annotations", place)
             if problem:
                 yield GroundTruth.unusable(name, self._uri, *problem)
@@ -192,11 +191,25 @@ class Coco(TruthIndex):
             places = [f"annotations[{number}]" for number in numbers]
             yield GroundTruth.of_shapes(name, self._uri, shapes, size, places)
 
+    def _entries(self) -> Iterator[Element]:
+        """The elements of the three lists that count."""
+        members = set()
+        for element in self._file.elements():
+            members.add(element.member)
+            if element.member not in _LISTS:
+                continue
+            if element.number >= 0:
+                if element.number >= (MAX_IMAGES if element.member != "annotations" else MAX_ANNOTATIONS):
+                    raise _too_many(self._uri, element)
+                yield element
+            elif element.value != []:
+                raise self._not_coco(f"'{element.member}' is no list")
+        if absent := [name for name in _LISTS if name not in members]:
+            raise self._not_coco(f"it has no {', '.join(absent)}")
+
     def _add_category(self, element: Element) -> None:
         number = _id(element, "id")
-        if "name" not in element.value:
-            raise _WrongElementError("it has no name")
-        name = str(element.value["name"])
+        name = _text(element.value, "name")
         if self._categories.setdefault(number, name) != name:
             raise ParameterError(
                 f"{self._uri}: the categories '{self._categories[number]}' and '{name}' have the same id {number}.",
@@ -224,13 +237,8 @@ class Coco(TruthIndex):
                     state, problem = _BAD, _WrongElementError(error)
             else:
                 state = _BOX
-        row = {
-            "image": image,
-            "category": category,
-            "start": element.start,
-            "end": element.end,
-            "state": state,
-        }
+        place = {"start": element.start, "length": element.end - element.start}
+        row = {"image": image, "category": category, **place, "state": state}
         for name, value in row.items():
             self._numbers[name].append(value)
         if problem is not None:
@@ -297,15 +305,12 @@ class Coco(TruthIndex):
         raise AssertionError(f"{place} was unusable and is not any more")
 
     def _annotation(self, number: int) -> dict[str, Any]:
-        start, end = (self._numbers[name][number] for name in ("start", "end"))
-        value: dict[str, Any] = self._file.read(start, end)
+        start, length = (self._numbers[name][number] for name in ("start", "length"))
+        value: dict[str, Any] = self._file.read(start, start + length)
         return value
 
-    def _length(self, number: int) -> int:
-        return self._numbers["end"][number] - self._numbers["start"][number]
-
-    def _column(self, name: str) -> NDArray[np.int64]:
-        return np.frombuffer(self._numbers[name], np.int64)
+    def _column(self, name: str) -> NDArray[Any]:
+        return np.frombuffer(self._numbers[name], self._numbers[name].typecode)
 
     def _not_coco(self, reason: str) -> ParameterError:
         return ParameterError(
@@ -338,6 +343,8 @@ class PhraseCut(TruthIndex):
         tasks: dict[str, array[int]] = {}
         phrases: set[str] = set()
         for element in file.elements():
+            if element.number >= MAX_IMAGES:
+                raise _too_many(self._uri, element)
             self._start.append(element.start)
             self._end.append(element.end)
             try:
@@ -379,9 +386,9 @@ class PhraseCut(TruthIndex):
 
 
 def _task(value: Any) -> tuple[str, str]:
-    if not isinstance(value, dict) or value.get("image_id") is None or value.get("phrase") is None:
-        raise _WrongElementError("it has no image_id and phrase")
-    return f"{value['image_id']}.jpg", str(value["phrase"])
+    if not isinstance(value, dict):
+        raise _WrongElementError("it is no object")
+    return f"{_text(value, 'image_id')}.jpg", _text(value, "phrase")
 
 
 def _polygons(task: dict[str, Any]) -> list[list[list[float]]]:
@@ -400,11 +407,29 @@ def _polygons(task: dict[str, Any]) -> list[list[list[float]]]:
 
 def _name(image: dict[str, Any]) -> str:
     """COCO's name, or the end of LVIS's address: ``http://images.cocodataset.org/train2017/000000391895.jpg``."""
-    if image.get("file_name") is not None:
-        return str(image["file_name"])
-    if image.get("coco_url") is None:
-        raise _WrongElementError("it has no file_name")
-    return "/".join(str(image["coco_url"]).split("/")[-2:])
+    if image.get("file_name") is not None or image.get("coco_url") is None:
+        return _text(image, "file_name")
+    return "/".join(_text(image, "coco_url").split("/")[-2:])
+
+
+def _text(value: dict[str, Any], name: str) -> str:
+    found = value.get(name)
+    if found is None:
+        raise _WrongElementError(f"it has no {name}")
+    if not isinstance(found, str | int | float):
+        raise _WrongElementError(f"{name} is no text")
+    if len(text := str(found)) > MAX_NAME:
+        raise _WrongElementError(f"{name} has more than {MAX_NAME:,} characters")
+    return text
+
+
+def _too_many(uri: str, element: Element) -> ParameterError:
+    return ParameterError(
+        f"{uri} has more than {element.number:,} {element.member or 'tasks'}.",
+        "Split it by images.",
+        code="truth_too_many",
+        where=element.member or uri,
+    )
 
 
 def _id(element: Element, name: str) -> int:

@@ -35,9 +35,8 @@ class ShapeError(ValueError):
         index: of the shape that was to be drawn, where it is one of several.
     """
 
-    def __init__(self, message: str, code: str = "truth_shape_malformed") -> None:
-        self.code = code
-        self.index: int | None = None
+    def __init__(self, message: str, code: str = "truth_shape_malformed", index: int | None = None) -> None:
+        self.code, self.index = code, index
         super().__init__(message)
 
 
@@ -152,7 +151,7 @@ def draw(shapes: Sequence[Any], height: int, width: int, max_pixels: float = MAX
     if rings:
         canvas |= _inside(rings, height, width)
     if shapes and not explicit and not canvas.any():
-        raise ShapeError("the polygons cover no pixel of the picture", "truth_shape_empty")
+        raise ShapeError("the polygons cover no pixel of the picture", "truth_shape_empty", 0)
     return canvas
 
 

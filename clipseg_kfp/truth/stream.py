@@ -19,7 +19,7 @@ from clipseg_kfp.errors import ParameterError
 from clipseg_kfp.storage import Folder, missing
 from clipseg_kfp.storage.base import too_large
 
-MAX_FILE_BYTES = 8 << 30  # copied to the disk
+MAX_FILE_BYTES = 4 << 30  # copied to the disk
 MAX_ELEMENT_BYTES = 8 << 20  # an annotation; Python's objects take up to twenty times as much
 _CHUNK = 1 << 20
 _SPACE = re.compile(r"[ \t\n\r]*")
