@@ -134,12 +134,9 @@ class _Cursor:
 
     def __init__(self, stream: BinaryIO) -> None:
         stream.seek(0)
-        self._stream, self._ended = stream, False
-        self._base = self._at = 0
-        self._text = ""
-        self._fill()
-        if self._text.startswith("\xef\xbb\xbf"):
-            self._at = 3
+        marked = stream.read(len(codecs.BOM_UTF8)) == codecs.BOM_UTF8
+        self._base, self._at = stream.seek(len(codecs.BOM_UTF8) if marked else 0), 0
+        self._stream, self._ended, self._text = stream, False, ""
 
     @property
     def place(self) -> int:
