@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import posixpath
 import unicodedata
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import islice
 from pathlib import PurePosixPath
 
 from clipseg_kfp.dataset.ground_truth import GroundTruth
@@ -31,6 +32,7 @@ ENDINGS = (
     "_labels",
 )
 DEPTH = 3  # folders that data sets are wrapped in, most of all in archives
+PEEKED = 1000  # keys that are looked at for such a folder
 NAMED = 10  # masks that the log names
 _PACKERS = ("__MACOSX",)  # folders that packing adds beside the content
 
@@ -130,18 +132,33 @@ class MasksBeside:
 
     def _find(self) -> tuple[str, str]:
         """The prefixes of images and masks; empty where there are none."""
-        prefix = ""
-        if self._has(f"{IMAGES}/"):
-            return f"{IMAGES}/", f"{MASKS}/"
-        for _ in range(DEPTH):
-            by_name = {name.casefold(): name for name in self._folders(prefix)}
-            if IMAGES in by_name:
-                pair = by_name[IMAGES], by_name.get(MASKS, MASKS)
-                return f"{prefix}{pair[0]}/", f"{prefix}{pair[1]}/"
-            if len(by_name) != 1:
+        around: list[str] = []
+        for _ in range(DEPTH + 1):
+            prefix = "".join(around)
+            for images, masks in (
+                (IMAGES, MASKS),
+                (IMAGES.title(), MASKS.title()),
+                (IMAGES.upper(), MASKS.upper()),
+            ):
+                if self._has(f"{prefix}{images}/"):
+                    alone = all(self._alone(around, depth) for depth in range(len(around)))
+                    return (f"{prefix}{images}/", f"{prefix}{masks}/") if alone else ("", "")
+            # The first keys tell most data sets that are in no folder: listing all would take as long as the run's.
+            above = _visible(key.removeprefix(prefix) for key, _ in islice(self._under(prefix), PEEKED))
+            if len(above) != 1:
                 break
-            prefix += f"{next(iter(by_name.values()))}/"
+            around.append(f"{above.pop()}/")
         return "", ""
+
+    def _alone(self, around: list[str], depth: int) -> bool:
+        """Whether a folder is the only one in its place."""
+        prefix = "".join(around[:depth])
+        if self._name is None:
+            place = self._folder.child(prefix) if prefix else self._folder
+            found = _visible(f"{name}/" for name in place.folders())
+        else:
+            found = _visible(key.removeprefix(prefix) for key, _ in self._under(prefix))
+        return found == {around[depth].removesuffix("/")}
 
     def _read(self) -> None:
         for key, uri in self._under(self.masks):
@@ -173,14 +190,11 @@ class MasksBeside:
     def _has(self, prefix: str) -> bool:
         return next(self._under(prefix), None) is not None
 
-    def _folders(self, prefix: str) -> set[str]:
-        """Names of the folders right below a prefix, without what packing and systems add."""
-        if self._name is None:
-            found = set((self._folder.child(prefix) if prefix else self._folder).folders())
-        else:
-            below = (key.removeprefix(prefix).partition("/") for key, _ in self._under(prefix))
-            found = {name for name, slash, _ in below if slash}
-        return {name for name in found if not name.startswith(".") and name not in _PACKERS}
+
+def _visible(keys: Iterable[str]) -> set[str]:
+    """The first folders of keys, without what packing and systems add."""
+    found = {name for name, slash, _ in (key.partition("/") for key in keys) if slash}
+    return {name for name in found if not name.startswith(".") and name not in _PACKERS}
 
 
 def stems(key: str) -> Iterator[str]:

@@ -5,10 +5,15 @@ from __future__ import annotations
 import re
 import unicodedata
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from test_listing import listing, put, truth_of
+
+from clipseg_kfp.dataset import convention
+from clipseg_kfp.storage import Entry
+from clipseg_kfp.storage.files import FileFolder
 
 NFC, NFD = (unicodedata.normalize(form, "café/Müller") for form in ("NFC", "NFD"))
 
@@ -109,3 +114,26 @@ def test_a_folder_called_masks_may_hold_images(tmp_path: Path, capsys: pytest.Ca
     put(str(tmp_path), {"images/a.jpg": b"i", "masks/venice.png": b"m"})
     assert set(listing(str(tmp_path))) == {"images/a.jpg", "masks/venice.png"}
     assert "venice.png" in capsys.readouterr().out
+
+
+def test_two_folders_at_the_top_are_no_wrapping(tmp_path: Path) -> None:
+    files = {"a/images/a.jpg": b"i", "a/masks/red/a.png": b"m", "b/b.jpg": b"i"}
+    put(str(tmp_path), files)
+    assert set(listing(str(tmp_path))) == set(files)
+
+
+def test_a_flat_bucket_is_not_listed_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(convention, "PEEKED", 5)
+    seen: list[str] = []
+    names = FileFolder.names
+
+    def spy(self: FileFolder, prefix: str = "") -> Iterator[Entry]:
+        for entry in names(self, prefix):
+            seen.append(entry.key)
+            yield entry
+
+    monkeypatch.setattr(FileFolder, "names", spy)
+    monkeypatch.setattr(FileFolder, "folders", None)
+    put(str(tmp_path), {f"{i:02d}.jpg": b"i" for i in range(30)})
+    assert len(listing(str(tmp_path))) == 30
+    assert len(seen) <= 5
