@@ -6,12 +6,12 @@ import posixpath
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from pathlib import PurePosixPath
 from urllib.parse import quote
 
 import pandas as pd
 
 from clipseg_kfp.dataset import manifests
+from clipseg_kfp.dataset.convention import STEP, MasksBeside, is_image
 from clipseg_kfp.dataset.ground_truth import GroundTruth
 from clipseg_kfp.errors import ParameterError, StorageError
 from clipseg_kfp.images.formats import IMAGE_SUFFIXES
@@ -21,8 +21,6 @@ from clipseg_kfp.runtime.progress import say
 from clipseg_kfp.storage import Entry, Folder, archives, missing, open_folder, open_object
 
 STAT_THREADS = 16
-STEP = "fetch_dataset"  # whose log tells what was left out
-MASK_LAYOUT = "masks/<prompt>/<same name>"
 
 
 @dataclass(frozen=True)
@@ -90,79 +88,46 @@ def check_source(uri: str, endpoint: str = "") -> None:
         next(iter(open_folder(uri, endpoint).entries()), None)
 
 
-def _is_image(key: str) -> bool:
-    """Whether a key may be an image's, by its suffix; files of macOS are not.
-
-    Objects with other suffixes (``.txt``, ``.json``) are not broken images: they are left out.
-    """
-    path = PurePosixPath(key)
-    if path.name == ".DS_Store" or path.name.startswith("._"):
-        return False
-    suffix = path.suffix.lower()
-    return not suffix or suffix in IMAGE_SUFFIXES
-
-
 def _from_folder(
     folder: Folder,
     shown: str = "",
-    name: Callable[[str], str] = lambda key: key,
+    name: Callable[[str], str] | None = None,
     own: Callable[[str], bool] = lambda _: False,
 ) -> Iterator[Source]:
     """All images below a folder.
 
-    Where it has both ``images/`` and ``masks/<prompt>/``, the pictures below the latter are ground truth for
-    the image with the same relative path (whatever the suffixes). Images beside these two folders are then
-    left out and counted.
+    Where masks lie beside the images, they are ground truth: see ``convention``. Pictures beside both are then left
+    out and counted.
 
     Args:
         folder: to list.
         shown: what people see in place of the folder's URI.
-        name: turns a key of the folder into the name that people know.
+        name: of an unpacked archive: turns a key of the folder into the member's name.
         own: whether a URI is a result of this suite.
     """
-    masks = _masks_by_image(folder, name)
+    masks = MasksBeside(folder, name)
     left_out = 0
     for entry in folder.entries():
-        key = name(entry.key)
-        if not _is_image(key):
+        key = name(entry.key) if name else entry.key
+        if not is_image(key):
             continue
-        if masks and not key.startswith("images/"):
-            left_out += not key.startswith("masks/") and not own(folder.locate(entry.key))
+        if not masks.is_image(key):
+            left_out += not masks.is_mask(key) and not own(folder.locate(entry.key))
             continue
-        stem = posixpath.splitext(key.removeprefix("images/"))[0]
         yield Source(
             source=f"{shown}/{spell_out(key)}" if shown else spell_out(folder.locate(entry.key)),
             key=spell_out(key),
             uri=folder.locate(entry.key),
             version=entry.version,
             size=entry.size,
-            ground_truth=tuple(masks.get(stem, ())),
+            ground_truth=masks.of(key),
         )
+    masks.tell()
     if left_out:
-        say(STEP, f"left out {left_out:,} images outside images/: there is ground truth below masks/")
-
-
-def _masks_by_image(folder: Folder, name: Callable[[str], str]) -> dict[str, list[GroundTruth]]:
-    if next(iter(folder.entries("images/")), None) is None:
-        return {}
-    masks: dict[str, list[GroundTruth]] = {}
-    loose = 0
-    for entry in folder.entries("masks/"):
-        key = name(entry.key)
-        prompt, slash, rest = key.removeprefix("masks/").partition("/")
-        if not _is_image(key):
-            continue
-        if slash:
-            stem = posixpath.splitext(rest)[0]
-            masks.setdefault(stem, []).append(GroundTruth(spell_out(prompt), folder.locate(entry.key)))
-        else:
-            loose += 1
-    if loose:
-        fate = "left out" if masks else "taken for images"
         say(
-            STEP, f"{loose:,} pictures right below masks/ are {fate}; ground truth is read from {MASK_LAYOUT}"
+            STEP,
+            f"left out {left_out:,} images outside {masks.images}: there is ground truth below {masks.masks}",
         )
-    return masks
 
 
 def _stat(uri: str, endpoint: str) -> tuple[Folder, Entry]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -43,13 +44,15 @@ class OpenedImage:
     Attributes:
         width: as stored, before it is turned upright.
         height: as stored.
+        kind: the format, of ``FORMATS``.
     """
 
     def __init__(self, image: Image.Image, data: bytes, kind: str, name: str) -> None:
         """Made by ``open_image``."""
         self.width, self.height = image.size
         self._image: Image.Image | None = image
-        self._mode, self._data, self._kind, self._name = image.mode, data, kind, name
+        self.kind = kind
+        self._mode, self._data, self._name = image.mode, data, name
 
     @property
     def header(self) -> Image.Image:
@@ -66,8 +69,8 @@ class OpenedImage:
         progressive JPEG's coefficients (two bytes per channel), and what other decoders keep: WebP's two
         canvases, GIF's last frame, the strips of a TIFF.
         """
-        per_pixel = {"WEBP": MAX_BYTES_PER_PIXEL, "BMP": 9, "PNG": 10}.get(self._kind, 16)
-        if self._kind == "JPEG":
+        per_pixel = {"WEBP": MAX_BYTES_PER_PIXEL, "BMP": 9, "PNG": 10}.get(self.kind, 16)
+        if self.kind == "JPEG":
             progressive = self._image is not None and self._image.info.get("progressive")
             per_pixel = 9 if not progressive and self._mode in ("L", "RGB") else 13
         return self.width * self.height * per_pixel
@@ -82,7 +85,7 @@ class OpenedImage:
             ImageRejectedError: whatever is wrong with the bytes; nothing else is raised.
         """
         image, self._image = self.header, None
-        with rejecting(self._data, self._kind, self._name):
+        with rejecting(self._data, self.kind, self._name):
             image.load()
             method = _UPRIGHT.get(_orientation(image))
             holder = [image]
@@ -91,6 +94,37 @@ class OpenedImage:
             rgb = rgb.transpose(method) if method is not None else rgb
             rgb.info.clear()  # else a later save would embed a profile that no longer applies
             return rgb
+
+    def deep_values(self) -> NDArray[Any] | None:
+        """Decodes gray values of more than 8 bits as they are stored, instead of colors.
+
+        Returns:
+            The upright values, (height, width), all finite; of pictures in color the largest channel's, or the
+            opacity where it varies. ``None`` if the file has 8 bits per channel or less.
+
+        Raises:
+            ImageRejectedError: whatever is wrong with the bytes; nothing else is raised.
+        """
+        image = self.header
+        with rejecting(self._data, self.kind, self._name):
+            if image.mode.startswith(("I", "F")):
+                method = _UPRIGHT.get(_orientation(image))
+                image.load()
+                values = np.nan_to_num(np.asarray(image))
+            elif ";16" in _raw_mode(image):  # color or transparency, of which Pillow keeps the upper 8 bits
+                method = _UPRIGHT.get(_orientation(image))
+                import cv2  # only here: every decoding worker would load it
+
+                deep = cv2.imdecode(np.frombuffer(self._data, np.uint8), cv2.IMREAD_UNCHANGED)
+                if deep is None or deep.dtype.itemsize == 1 or deep.shape[:2] != (self.height, self.width):
+                    return None
+                channels = deep.reshape(*deep.shape[:2], -1)
+                alpha = channels[..., 3] if channels.shape[2] == 4 else None
+                varied = alpha is not None and alpha.min() != alpha.max()
+                values = alpha if varied else channels[..., :3].max(axis=2)
+            else:
+                return None
+            return values if method is None else np.asarray(Image.fromarray(values).transpose(method))
 
     def opacity(self) -> Image.Image | None:
         """Decodes only the transparency, instead of the pixels.
@@ -102,7 +136,7 @@ class OpenedImage:
             ImageRejectedError: whatever is wrong with the bytes; nothing else is raised.
         """
         image, self._image = self.header, None
-        with rejecting(self._data, self._kind, self._name):
+        with rejecting(self._data, self.kind, self._name):
             if not image.has_transparency_data:
                 return None
             image.load()
@@ -156,11 +190,11 @@ def decode_image(data: bytes, name: str = "", max_pixels: int = 50_000_000) -> I
     return opened.decode()
 
 
-def _check_size(opened: OpenedImage, max_pixels: int) -> None:
+def _check_size(opened: OpenedImage, max_pixels: float) -> None:
     if opened.width * opened.height > max_pixels:
         raise ImageRejectedError(
             "too_large",
-            f"The header says {opened.width} x {opened.height} pixels; the limit is {max_pixels:,} pixels.",
+            f"The header says {opened.width} x {opened.height} pixels; the limit is {max_pixels:,.0f} pixels.",
         )
 
 
@@ -182,16 +216,17 @@ def to_model_input(image: Image.Image, size: int) -> NDArray[np.uint8]:
     return np.array(image.resize((size, size), Image.Resampling.BILINEAR), dtype=np.uint8)
 
 
-def decode_mask(data: bytes, name: str = "") -> NDArray[np.bool_]:
+def decode_mask(data: bytes, name: str = "", max_pixels: float = 50_000_000) -> NDArray[np.bool_]:
     """Decodes a ground-truth mask, in any of the usual forms.
 
-    Foreground is what lies above half of the largest value: 255 in 0/255 files, 1 in 0/1 files, but not the
-    compression noise of a JPEG. Where pixels differ in transparency, as in a cut-out, their opacity counts and
-    their colors do not.
+    Foreground is what lies above half of the largest value: 255 in 0/255 files, 1 in 0/1 files (of 8, 16 or 32 bits),
+    but not the compression noise of a JPEG. Where pixels differ in transparency, as in a cut-out, their opacity counts
+    and their colors do not.
 
     Args:
         data: content of the file, in one of the formats that ``decode_image`` takes.
         name: of the object, for messages.
+        max_pixels: larger pictures are rejected, judged by their header.
 
     Returns:
         bool (height, width).
@@ -199,40 +234,58 @@ def decode_mask(data: bytes, name: str = "") -> NDArray[np.bool_]:
     Raises:
         ImageRejectedError: for the reasons of ``decode_image``.
     """
-    picture = decode_image(data, name)
-    opacity = open_image(data, name).opacity()
-    varied = opacity is not None and opacity.getextrema()[0] != opacity.getextrema()[1]
-    gray = np.asarray(opacity if varied else picture.convert("L"))
-    return np.asarray(gray > gray.max() / 2) if gray.max() else np.zeros(gray.shape, bool)
+    opened = open_image(data, name)
+    _check_size(opened, max_pixels)
+    values = opened.deep_values()
+    if values is None:
+        opacity = open_image(data, name).opacity()
+        varied = opacity is not None and opacity.getextrema()[0] != opacity.getextrema()[1]
+        values = np.asarray(opacity if varied else open_image(data, name).decode().convert("L"))
+    top = values.max()
+    return np.asarray(values > top / 2) if top > 0 else np.zeros(values.shape, bool)
 
 
-def decode_labels(data: bytes, name: str = "", max_pixels: int = 50_000_000) -> NDArray[np.uint16]:
-    """Decodes a picture of class numbers: palette indices, or gray values of 8 or 16 bits.
+def decode_labels(data: bytes, name: str = "", max_pixels: float = 50_000_000) -> NDArray[np.uint16]:
+    """Decodes a picture of class numbers: palette indices, or gray values of up to 16 bits.
 
     Args:
-        data: content of a PNG file.
+        data: content of a PNG or TIFF file.
         name: of the object, for messages.
         max_pixels: larger pictures are rejected, judged by their header.
 
     Returns:
-        uint16 (height, width).
+        uint16 (height, width): the values as they are stored, never scaled.
 
     Raises:
         ImageRejectedError: the file is not such a picture.
     """
-    _check_size(open_image(data, name), max_pixels)
-    with rejecting(data, "PNG", name), Image.open(io.BytesIO(data), formats=["PNG"]) as image:
-        if image.mode == "L" and image.tile[0].args in ("L;2", "L;4"):  # Pillow stretches them to 0 to 255
-            raise ImageRejectedError(
-                "unsupported_format", "A gray label map needs 8 or 16 bits per pixel; this one has 2 or 4."
-            )
-        if image.mode in ("P", "L", "1", "I", "I;16"):
-            return np.asarray(image).astype(np.uint16)
-        mode = image.mode
+    opened = open_image(data, name)
+    _check_size(opened, max_pixels)
+    kinds = ("PNG", "TIFF")
+    with rejecting(data, opened.kind, name):
+        image = opened.header
+        if opened.kind in kinds and image.mode in ("P", "L", "1", "I", "I;16", "I;16B", "I;16L"):
+            # Pillow stretches gray values of 2 and 4 bits to 0 to 255; a palette's indices stay.
+            stretched = {"L;2": 85, "L;4": 17}.get(_raw_mode(image), 1)
+            image.load()
+            values = np.asarray(image)
+            if values.dtype != bool and (values.min() < 0 or values.max() > 65535):
+                raise ImageRejectedError("unsupported_format", "A label map has values from 0 to 65535.")
+            return values.astype(np.uint16) // np.uint16(stretched)
     raise ImageRejectedError(
         "unsupported_format",
-        f"A label map is a PNG with a palette or gray values; this one has the mode {mode}.",
+        f"A label map is a PNG or TIFF with a palette or gray values; this is a {opened.kind} of the mode "
+        f"{opened.header.mode}.",
     )
+
+
+def _raw_mode(image: Image.Image) -> str:
+    """How pixels are stored, in Pillow's words (``L;4``, ``RGB;16B``); empty where several parts differ."""
+    found = {
+        tile.args if isinstance(tile.args, str) else str(tile.args[0] if tile.args else "")
+        for tile in getattr(image, "tile", ())
+    }
+    return found.pop() if len(found) == 1 else ""
 
 
 def preview_jpeg(image: Image.Image, long_side: int = 512) -> bytes:

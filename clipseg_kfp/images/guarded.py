@@ -67,20 +67,26 @@ def decode_image(data: bytes, name: str = "", max_pixels: int = 50_000_000) -> I
     return Image.frombytes("RGB", (shape[1], shape[0]), values)
 
 
-def decode_mask(data: bytes, name: str = "") -> NDArray[np.bool_]:
+def decode_mask(data: bytes, name: str = "", max_pixels: float = SECONDS_PIXELS) -> NDArray[np.bool_]:
     """``decode.decode_mask`` in a worker; also rejects as ``crashed`` and ``timeout``."""
-    shape, values = guarded(_decode, decode.decode_mask, SECONDS_PIXELS, data, name)
+    shape, values = guarded(
+        _decode, decode.decode_mask, max_pixels, data, name, max_pixels, max_pixels=max_pixels
+    )
     return np.frombuffer(values, np.bool_).reshape(shape).copy()
 
 
-def decode_labels(data: bytes, name: str = "") -> NDArray[np.uint16]:
+def decode_labels(data: bytes, name: str = "", max_pixels: float = SECONDS_PIXELS) -> NDArray[np.uint16]:
     """``decode.decode_labels`` in a worker; also rejects as ``crashed`` and ``timeout``."""
-    shape, values = guarded(_decode, decode.decode_labels, SECONDS_PIXELS, data, name)
+    shape, values = guarded(
+        _decode, decode.decode_labels, max_pixels, data, name, max_pixels, max_pixels=max_pixels
+    )
     return np.frombuffer(values, np.uint16).reshape(shape)
 
 
-def _decode(function: Callable[..., Any], max_pixels: int, *arguments: Any) -> tuple[tuple[int, ...], bytes]:
-    with memory_limited(HEADER_BYTES + decode.MAX_BYTES_PER_PIXEL * max_pixels):
+def _decode(
+    function: Callable[..., Any], max_pixels: float, *arguments: Any
+) -> tuple[tuple[int, ...], bytes]:
+    with memory_limited(HEADER_BYTES + int(decode.MAX_BYTES_PER_PIXEL * max_pixels)):
         array = np.asarray(function(*arguments))
         return array.shape, array.tobytes()
 

@@ -25,6 +25,7 @@ from clipseg_kfp.truth import GroundTruth, Reader, UnusableTruthError
 STEP = "evaluate_masks"
 THREADS = 4
 BYTES_AT_ONCE = 400_000_000
+BYTES_PER_PIXEL = 20
 MAX_TRUTH_BYTES = 100_000_000
 ROWS_AT_ONCE = 128  # of PER_IMAGE, with some hundred numbers each
 
@@ -123,19 +124,25 @@ def _evaluate_shard(
     if not total:
         return
 
-    def measure(pair: _Pair) -> tuple[dict[str, Any], Comparison | str]:
-        row, score, truth = pair
-        try:
-            return row, compare(row, score, reader.read(truth, row["width"], row["height"]))
-        except UnusableTruthError as error:
-            return row, str(error)
-
     # A pixel takes up to about 20 bytes, most of them while the ground truth is decoded.
-    workers = max(1, min(THREADS, BYTES_AT_ONCE // (20 * largest)))
+    workers = max(1, min(THREADS, BYTES_AT_ONCE // (BYTES_PER_PIXEL * largest)))
+    at_once = max(largest, BYTES_AT_ONCE // (BYTES_PER_PIXEL * workers))
+
+    def measure(pair: _Pair, alone: bool = False) -> tuple[_Pair, Comparison | UnusableTruthError]:
+        row, score, truth = pair
+        most = None if alone else at_once
+        try:
+            return pair, compare(row, score, reader.read(truth, row["width"], row["height"], most))
+        except UnusableTruthError as error:
+            return pair, error
+
     results = ordered_map(measure, _pairs(shard, unmatched), workers, 2 if workers == THREADS else 0)
-    for row, result in track(STEP, results, total, unit="masks"):
-        if isinstance(result, str):
-            evaluation.leave_out(result)
+    for pair, first in track(STEP, results, total, unit="masks"):
+        row, large = pair[0], isinstance(first, UnusableTruthError) and first.code == "truth_too_large"
+        # Ground truth may be far larger than its image: it is measured here, one at a time.
+        result = measure(pair, alone=True)[1] if large else first
+        if isinstance(result, UnusableTruthError):
+            evaluation.leave_out(str(result))
             continue
         evaluation.add(row["prompt"], result.counts, result.boundary, result.histogram)
         yield _row(row, result)

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from clipseg_kfp import records
+from clipseg_kfp.dataset.convention import NAMED, some
 from clipseg_kfp.dataset.listing import Source, is_single_file, list_sources
 from clipseg_kfp.errors import ParameterError
 from clipseg_kfp.options import GroundTruth, Limits, Outputs
@@ -100,7 +101,7 @@ def run(
         }
     )
     ledger = Ledger.read(results)
-    measured = _Measured(prompts, ground_truth or GroundTruth(), endpoint)
+    measured = _Measured(prompts, ground_truth or GroundTruth(), endpoint, limits.max_megapixels * 1e6)
     own = _own_files(source_uri, output, endpoint)
     sizes = Sizes.of(prompts)
     selection = Selection(min(limit or sizes.most_images, sizes.most_images))
@@ -234,19 +235,22 @@ class _Measured:
         prompts: encode_prompts' output.
         options: without a URI, images keep the ground truth that they came with.
         endpoint: S3 endpoint URL.
+        max_pixels: of an image.
 
     Raises:
         ParameterError: no prompt looks for any class.
     """
 
-    def __init__(self, prompts: EncodedPrompts, options: GroundTruth, endpoint: str) -> None:
+    def __init__(
+        self, prompts: EncodedPrompts, options: GroundTruth, endpoint: str, max_pixels: float
+    ) -> None:
         self._shown = shown = [row.name for row in prompts.shown()]
         own, named = prompts.classes(), options.classes  # of several sets: by the names in their set, too
         classes = {prompt: named.get(name, name) for prompt, name in own.items() if prompt in shown}
         classes |= {prompt: name for prompt, name in named.items() if prompt not in own.values()}
         self._classes = Classes(shown, classes)
         self._uri = uri = options.uri
-        self._truth = open_truth(uri, options.format, endpoint) if uri else None
+        self._truth = open_truth(uri, options.format, endpoint, max_pixels) if uri else None
         if self._truth is not None:
             self._wanted = [name for name in self._truth.classes if self._classes.prompts_of(name)]
             if not self._wanted:
@@ -271,22 +275,29 @@ class _Measured:
         if self._truth is None:
             return
         images = self._truth.images
+        others = images.without_image(NAMED)
         if new and not images.found and not skipped:
             raise ParameterError(
-                f"{self._uri} names none of the {new:,} images, but {len(images):,} others.",
+                f"{self._uri} names none of the {new:,} images, but {len(images):,} others: {some(others)}.",
                 "Names must end in the same way, such as folder/a.jpg and a.jpg.",
                 code="truth_of_other_images",
                 where="ground_truth.uri",
             )
         say(
             STEP,
-            f"{self._uri}: ground truth of {images.found:,} images, {len(self._wanted):,} classes asked for",
+            f"{self._uri}: ground truth of {images.found:,} images, {len(self._wanted):,} classes asked for; "
+            f"looked for {len(images):,} names",
         )
+        if others and not skipped:
+            say(
+                STEP,
+                f"{len(images) - images.found:,} of these names are of no image of this run: {some(others)}",
+            )
         for remark in self._truth.left_out:
             say(STEP, f"ground truth left out: {remark}")
-        others = set(self._truth.classes) - set(self._wanted)
-        if others:
-            say(STEP, f"no prompt looks for {len(others):,} of its classes: {listed(others)}")
+        unasked = set(self._truth.classes) - set(self._wanted)
+        if unasked:
+            say(STEP, f"no prompt looks for {len(unasked):,} of its classes: {listed(unasked)}")
         asked = {prompt for name in self._wanted for prompt in self._classes.prompts_of(name)}
         if without := set(self._shown) - asked:
             say(STEP, f"it has no class for the prompts {listed(without)}")

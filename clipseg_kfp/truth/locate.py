@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from typing import get_args
 
 from clipseg_kfp.errors import ParameterError
@@ -10,14 +9,17 @@ from clipseg_kfp.options import GroundTruth as Options
 from clipseg_kfp.storage import Folder, open_folder, open_object
 from clipseg_kfp.truth.annotations import Coco, PhraseCut
 from clipseg_kfp.truth.match import TruthIndex
-from clipseg_kfp.truth.pictures import TABLES, MaskFolders, voc, with_table
+from clipseg_kfp.truth.pictures import TABLES, MaskFolders, is_table, voc, with_table
+from clipseg_kfp.truth.shapes import MAX_PIXELS
+from clipseg_kfp.truth.stream import JsonFile
 
 FORMATS: tuple[str, ...] = get_args(Options.model_fields["format"].annotation)
-MAX_FILE_BYTES = 128 << 20  # JSON takes several times its size in memory
 _VOC = "SegmentationClass"
 
 
-def open_truth(uri: str, kind: str = "auto", endpoint: str = "") -> TruthIndex:
+def open_truth(
+    uri: str, kind: str = "auto", endpoint: str = "", max_pixels: float = MAX_PIXELS
+) -> TruthIndex:
     """Opens ground truth.
 
     Args:
@@ -26,6 +28,7 @@ def open_truth(uri: str, kind: str = "auto", endpoint: str = "") -> TruthIndex:
             Pascal VOC's ``SegmentationClass``.
         kind: one of ``FORMATS``; ``auto`` looks.
         endpoint: S3 endpoint URL.
+        max_pixels: of an image; where an annotation file tells of a larger one, it is not evaluated.
 
     Raises:
         ParameterError: an unknown format, or content of another.
@@ -42,7 +45,7 @@ def open_truth(uri: str, kind: str = "auto", endpoint: str = "") -> TruthIndex:
         folder, name = open_object(uri, endpoint)
         if kind == "labels" or (kind == "auto" and name.lower().endswith(".csv")):
             return with_table(folder, name)
-        return _file(folder, name, kind)
+        return _file(folder, name, kind, max_pixels)
     folder = open_folder(uri, endpoint)
     if kind in ("auto", "voc"):
         is_voc = uri.rstrip("/").endswith(_VOC)
@@ -65,26 +68,20 @@ def open_truth(uri: str, kind: str = "auto", endpoint: str = "") -> TruthIndex:
     return MaskFolders(folder)
 
 
-def _file(folder: Folder, name: str, kind: str) -> TruthIndex:
-    uri = folder.locate(name)
-    try:
-        value = json.loads(folder.read(name, limit=MAX_FILE_BYTES))
-    except ValueError as error:
-        raise ParameterError(
-            f"{uri} is not JSON: {error}.",
-            "Check that the file was written completely.",
-            code="truth_not_json",
-            where=uri,
-        ) from error
-    if kind == "auto" and isinstance(value, dict) and "classes" in value and "annotations" not in value:
-        return with_table(folder, name)
-    if kind in ("auto", "coco") and isinstance(value, dict):
-        return Coco(value, uri)
-    if kind in ("auto", "phrasecut") and isinstance(value, list):
-        return PhraseCut(value, uri)
+def _file(folder: Folder, name: str, kind: str, max_pixels: float) -> TruthIndex:
+    file = JsonFile.of(folder, name)
+    begins = file.begins
+    if begins == "{" and kind in ("auto", "coco"):
+        if kind == "auto" and is_table(file):
+            return with_table(folder, name)
+        return Coco(file, max_pixels)
+    if begins == "[" and kind in ("auto", "phrasecut"):
+        return PhraseCut(file)
+    for _ in file.elements():  # what is not JSON at all is called so
+        pass
     raise ParameterError(
-        f"{uri} is not ground truth of the format {kind}.",
+        f"{file.uri} is not ground truth of the format {kind}.",
         "COCO's is an object with images, annotations and categories, PhraseCut's a list of tasks.",
         code="truth_other_format",
-        where=uri,
+        where=file.uri,
     )

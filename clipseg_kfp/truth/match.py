@@ -6,8 +6,11 @@ import posixpath
 import unicodedata
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from itertools import islice
 from typing import Any, Generic, TypeVar
 
+from clipseg_kfp.dataset.convention import stems
 from clipseg_kfp.dataset.ground_truth import UNMATCHED, GroundTruth
 from clipseg_kfp.errors import ParameterError
 
@@ -23,7 +26,8 @@ class ByImage(Generic[T]):
 
     Args:
         items: by the name that the file gives.
-        suffixes: whether endings (``.jpg``) must be equal; without, they are left out on both sides.
+        suffixes: whether endings (``.jpg``) must be equal; without, they are left out on both sides, and names may
+            have an ending of masks (``a_mask.png``; see ``convention``).
         uri: the file or folder, for messages.
     """
 
@@ -50,9 +54,12 @@ class ByImage(Generic[T]):
         Raises:
             ParameterError: another image has the same entry: one of them would be measured with the wrong one.
         """
-        parts = self._plain(key).split("/")
-        ends = ("/".join(parts[i:]) for i in range(len(parts)))
-        name = next((end for end in ends if end in self._items), self._unique.get(parts[-1]))
+        parts = _whole(key).split("/")
+        ends = ["/".join(parts[i:]) for i in range(len(parts))]
+        if not self._suffixes:
+            ends = [stem for end in ends for stem in stems(end)]
+        bases = (self._unique[end] for end in ends if end in self._unique)
+        name = next((end for end in ends if end in self._items), next(bases, None))
         if name is None:
             return None
         written, item = self._items[name]
@@ -66,9 +73,18 @@ class ByImage(Generic[T]):
             )
         return item
 
+    def without_image(self, most: int) -> list[str]:
+        """Names of the first entries that no image has been found for."""
+        return list(
+            islice((written for name, (written, _) in self._items.items() if name not in self._taken), most)
+        )
+
     def _plain(self, name: str) -> str:
-        name = unicodedata.normalize("NFC", posixpath.normpath(name.replace("\\", "/")).lstrip("/"))
-        return name if self._suffixes else posixpath.splitext(name)[0]
+        return _whole(name) if self._suffixes else posixpath.splitext(_whole(name))[0]
+
+
+def _whole(name: str) -> str:
+    return unicodedata.normalize("NFC", posixpath.normpath(name.replace("\\", "/")).lstrip("/"))
 
 
 class TruthIndex(ABC):
@@ -129,25 +145,29 @@ class Classes:
         for prompt in prompts:
             name = assigned.get(prompt, prompt)
             self._exact.setdefault(name, []).append(prompt)
-            self._folded.setdefault(_fold(name), []).append(prompt)
+            self._folded.setdefault(fold(name), []).append(prompt)
 
     def prompts_of(self, name: str) -> list[str]:
         """The prompts that look for a class."""
-        return self._exact.get(name) or self._folded.get(_fold(name), [])
+        return self._exact.get(name) or self._folded.get(fold(name), [])
 
     def assign(self, truths: Iterable[GroundTruth]) -> Iterator[GroundTruth]:
-        """Replaces classes by prompts; of a class that no prompt looks for, only the name stays."""
-        taken: set[str] = set()
+        """Replaces classes by prompts; of a class that no prompt looks for, only the name stays.
+
+        Several classes of one prompt (``Cat`` and ``cat``) are united.
+        """
+        found: dict[str, GroundTruth] = {}
         for truth in truths:
             prompts = self.prompts_of(truth.prompt)
             if not prompts:
                 yield GroundTruth(truth.prompt, "", UNMATCHED)
             for prompt in prompts:
-                if prompt not in taken:  # "Cat" and "cat" in one file: the first
-                    taken.add(prompt)
-                    yield GroundTruth(prompt, truth.uri, truth.kind, truth.data)
+                own = replace(truth, prompt=prompt)
+                found[prompt] = found[prompt].united(own) if prompt in found else own
+        yield from found.values()
 
 
-def _fold(name: str) -> str:
+def fold(name: str) -> str:
+    """What of a name counts where no other is equal: no case, no spaces, no punctuation."""
     name = unicodedata.normalize("NFC", name)
     return "".join(c for c in name.casefold() if c.isalnum()) or name

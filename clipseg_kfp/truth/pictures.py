@@ -14,6 +14,7 @@ from clipseg_kfp.images.formats import IMAGE_SUFFIXES
 from clipseg_kfp.naming import spell_out
 from clipseg_kfp.storage import Folder
 from clipseg_kfp.truth.match import ByImage, TruthIndex
+from clipseg_kfp.truth.stream import JsonFile
 
 #: Pascal VOC's classes from 1 (0 is the background); 255 are outlines and what is too hard to tell.
 VOC_CLASSES = (
@@ -22,6 +23,8 @@ VOC_CLASSES = (
 )  # fmt: skip
 VOC_IGNORED = (255,)
 TABLES = ("classes.json", "classes.csv")
+MAX_TABLE_BYTES = 4 << 20
+MAX_VALUE = 65535  # of a label map
 
 
 class LabelMaps(TruthIndex):
@@ -100,7 +103,7 @@ def with_table(folder: Folder, name: str) -> LabelMaps:
     Raises:
         ParameterError: another form.
     """
-    uri, data = folder.locate(name), folder.read(name)
+    uri, data = folder.locate(name), folder.read(name, limit=MAX_TABLE_BYTES)
     try:
         if name.lower().endswith(".csv"):
             rows = csv.DictReader(io.StringIO(data.decode("utf-8-sig")))
@@ -113,7 +116,17 @@ def with_table(folder: Folder, name: str) -> LabelMaps:
             pairs = enumerate(classes) if isinstance(classes, list) else classes.items()
             table = {int(number): str(text) for number, text in pairs}
             ignored = [int(number) for number in value.get("ignored", ())]
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        if not all(0 <= number <= MAX_VALUE for number in (*table, *ignored)):
+            raise ValueError(f"class numbers are from 0 to {MAX_VALUE:,}")
+    except (
+        ValueError,
+        KeyError,
+        TypeError,
+        AttributeError,
+        ArithmeticError,
+        RecursionError,
+        csv.Error,
+    ) as error:
         raise ParameterError(
             f"{uri} is not a table of classes: {type(error).__name__} {error}.",
             'Write {"classes": {"1": "cat"}, "ignored": [255]}, or CSV with the columns value and name.',
@@ -121,6 +134,14 @@ def with_table(folder: Folder, name: str) -> LabelMaps:
             where=uri,
         ) from error
     return LabelMaps(folder, table, ignored)
+
+
+def is_table(file: JsonFile) -> bool:
+    """Whether a JSON object is a table of classes, and not annotations."""
+    if file.size > MAX_TABLE_BYTES:
+        return False
+    members = {element.member for element in file.elements()}
+    return "classes" in members and "annotations" not in members
 
 
 def _pictures(folder: Folder) -> Iterator[str]:

@@ -212,3 +212,64 @@ def test_several_sets_are_one_table(chain: Chain, tmp_path: Path) -> None:
         "one/cat": "cat", "one/a dog": "a dog", "two/cat": "cat", "two/none": "none",
     }  # fmt: skip
     assert EncodedPrompts(tmp_path / "one").classes() == {}
+
+
+def test_what_cannot_be_used_is_counted_and_not_absence(
+    chain: Chain, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One bad number of three in the file: its class is not evaluated in its image, and all else is."""
+    place = lay_out(chain, "coco")
+    plain = chain(PROMPTS, ground_truth_uri=place, ground_truth_classes=CLASSES)
+    value = json.loads(files("coco")[0]["instances.json"])
+    value["annotations"][0]["segmentation"][0][0] = float("nan")
+    put(chain, {"truth/instances.json": json.dumps(value).encode()})
+    chain.output += "-bad"
+    bad = chain(PROMPTS, ground_truth_uri=place, ground_truth_classes=CLASSES)
+    assert counts(bad) == counts(plain)
+    assert measured(bad)["a dog"] == measured(plain)["a dog"]
+    assert bad.evaluation.prompts["cat"].images == plain.evaluation.prompts["cat"].images - 1
+    assert bad.evaluation.unusable_count == 1 and "annotations[0]" in bad.evaluation.unusable[0]
+    told = [line for line in capsys.readouterr().out.splitlines() if "annotations[0]" in line]
+    assert {line.partition("]")[0] for line in told} == {"[fetch_dataset", "[evaluate_masks"}
+
+
+def test_an_image_that_the_file_makes_too_large_is_not_evaluated(chain: Chain) -> None:
+    place = lay_out(chain, "coco")
+    value = json.loads(files("coco")[0]["instances.json"])
+    value["images"][0] |= {"width": 40_000, "height": 30_000}
+    put(chain, {"truth/instances.json": json.dumps(value).encode()})
+    run = chain(PROMPTS, ground_truth_uri=place, ground_truth_classes=CLASSES)
+    assert run.evaluation.unusable_count == 2 and "images[0]" in run.evaluation.unusable[0]
+    assert {name: c.images for name, c in run.evaluation.prompts.items()} == {"cat": 1, "a dog": 1}
+
+
+def test_ground_truth_far_larger_than_its_image_is_measured_alone(
+    chain: Chain, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put(chain, {f"images/{i}.png": picture(i, WIDTH, HEIGHT) for i in range(4)})
+    large = np.kron(truths()["a"]["cat"], np.ones((10, 10), bool))
+    put(chain, {f"masks/cat/{i}.png": mask_picture(large) for i in range(4)})
+    asked: list[float | None] = []
+    read = Reader.read
+
+    def spy(self: Reader, *arguments: Any) -> Any:
+        asked.append(arguments[3] if len(arguments) > 3 else None)
+        return read(self, *arguments)
+
+    monkeypatch.setattr(Reader, "read", spy)
+    whole = chain(PROMPTS[:1])
+    assert None not in asked[:4] and whole.evaluation.prompts["cat"].images == 4
+    chain.output += "-bounded"
+    asked.clear()
+    monkeypatch.setattr("clipseg_kfp.steps.evaluate_masks.BYTES_AT_ONCE", 4 * 20 * large.size // 2)
+    bounded = chain(PROMPTS[:1])
+    assert measured(bounded) == measured(whole)
+    assert asked.count(large.size // 2) == 4 and asked.count(None) >= 4
+
+
+def test_masks_beside_images_are_measured_whatever_they_are_called(chain: Chain) -> None:
+    put(chain, {f"set/images/{name}.png": picture(i, WIDTH, HEIGHT) for i, name in enumerate(truths())})
+    masks = {f"set/masks/cat/{name}_mask.png": mask_picture(found["cat"]) for name, found in truths().items()}
+    put(chain, masks | {"set/masks/cat/other.png": mask_picture(truths()["a"]["cat"])})
+    run = chain(PROMPTS[:1])
+    assert counts(run) == (2, 2, 0, 0) and run.evaluation.prompts["cat"].images == 2

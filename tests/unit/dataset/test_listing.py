@@ -10,7 +10,8 @@ import pandas as pd
 import pytest
 
 from clipseg_kfp.dataset import manifests
-from clipseg_kfp.dataset.listing import MASK_LAYOUT, Source, list_sources
+from clipseg_kfp.dataset.convention import MASK_LAYOUT
+from clipseg_kfp.dataset.listing import Source, list_sources
 from clipseg_kfp.storage import Folder, archives, open_folder, open_object
 from tests.codes import fails
 
@@ -78,22 +79,10 @@ def test_what_is_left_out_beside_ground_truth_is_counted(
 ) -> None:
     put(place, FILES | {"b.jpg": b"b", "more/c.jpg": b"c", "own/d.png": b"d"})
     list(list_sources(place, open_folder("/nowhere"), own=lambda uri: "/own/" in uri))
-    loose, outside = capsys.readouterr().out.splitlines()
+    loose, found, outside = capsys.readouterr().out.splitlines()
     assert " 2 images " in outside and "masks/" in outside
-    assert " 1 pictures " in loose and MASK_LAYOUT in loose
-
-
-def test_masks_without_a_prompts_folder_are_images(place: str, capsys: pytest.CaptureFixture[str]) -> None:
-    put(place, {"images/a.jpg": b"a", "masks/a.png": b"m", "masks/b.png": b"m"})
-    assert set(listing(place)) == {"images/a.jpg", "masks/a.png", "masks/b.png"}
-    (line,) = capsys.readouterr().out.splitlines()
-    assert " 2 pictures " in line and MASK_LAYOUT in line
-
-
-def test_nothing_is_said_where_nothing_is_left_out(place: str, capsys: pytest.CaptureFixture[str]) -> None:
-    put(place, {"images/a.jpg": b"a", "masks/cat/a.png": b"m", "notes.txt": b"text"})
-    listing(place)
-    assert capsys.readouterr().out == ""
+    assert " 1 pictures " in loose and MASK_LAYOUT in loose and "masks/loose.png" in loose
+    assert "2 of 2 masks" in found and "2 of 3 images" in found
 
 
 def test_versions_are_those_that_reading_checks(place: str) -> None:
