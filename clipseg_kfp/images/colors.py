@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageCms, TiffImagePlugin
+from PIL import Image, ImageCms, PpmImagePlugin, TiffImagePlugin
 
 _BAND_PIXELS = 1_000_000  # converted at once
 _PROFILE_MODES = {"RGB": "RGB", "CMYK": "CMYK", "GRAY": "L", "Lab": "LAB"}
@@ -103,7 +103,10 @@ def _apply(transform: ImageCms.ImageCmsTransform, mode: str, image: Image.Image)
 
 def _eight_bits(image: Image.Image) -> Callable[[NDArray[Any]], NDArray[np.uint8]]:
     """How values of modes I;16*, I and F become 8 bits; ``convert`` would clip at 255."""
-    return _scale_of_16_bits(image) if image.mode.startswith("I;16") else _scale_of_32_bits(image)
+    of_16 = image.mode.startswith("I;16") or (
+        image.mode == "I" and isinstance(image, PpmImagePlugin.PpmImageFile)
+    )
+    return _scale_of_16_bits(image) if of_16 else _scale_of_32_bits(image)
 
 
 def _scale_of_16_bits(image: Image.Image) -> Callable[[NDArray[Any]], NDArray[np.uint8]]:
