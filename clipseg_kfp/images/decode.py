@@ -33,6 +33,8 @@ from clipseg_kfp.images.formats import (
     not_an_image,
     rejecting,
 )
+from clipseg_kfp.images.png import open_png
+from clipseg_kfp.images.tiff import open_tiff
 
 __all__ = [
     "IMAGE_SUFFIXES",
@@ -93,6 +95,7 @@ class OpenedImage:
         canvases, GIF's last frame, the strips of a TIFF, JPEG 2000's 32 bits per sample.
         """
         per_pixel = {"JPEG2000": MAX_BYTES_PER_PIXEL, "WEBP": 20, "BMP": 9, "PNG": 10}.get(self._kind, 16)
+        per_pixel = max(per_pixel, getattr(self._image, "bytes_per_pixel", 0))
         if self._kind == "JPEG":
             progressive = self._image is not None and self._image.info.get("progressive")
             per_pixel = 9 if not progressive and self._mode in ("L", "RGB") else 13
@@ -284,7 +287,10 @@ def _open(data: bytes, kind: str, name: str) -> Image.Image | None:
     This is ``Image.open(file, formats=[kind])`` less its check of the size, which compares with a
     global setting: it would warn or raise on images that ``max_pixels`` allows.
     """
-    return Image.OPEN[kind][0](io.BytesIO(data), "") if accepts(kind, data, name) else None
+    if not accepts(kind, data, name):
+        return None
+    own = {"PNG": open_png, "TIFF": open_tiff}.get(kind)
+    return own(data) if own else Image.OPEN[kind][0](io.BytesIO(data), "")
 
 
 def _orientation(image: Image.Image) -> int:

@@ -133,6 +133,8 @@ def _failure(data: bytes, kind: str, name: str, error: Exception) -> ImageReject
     ended = re.search("truncated|but only got|requires a buffer", str(error), re.IGNORECASE)
     if ended or isinstance(error, EOFError) or _ends_early(data, kind):
         return ImageRejectedError("truncated", f"The {kind} file ends early, after {len(data):,} bytes.")
+    if re.search("unsupported|not supported|unknown pixel mode", str(error), re.IGNORECASE):
+        return ImageRejectedError("unsupported_format", f"This kind of {kind} is not read: {_words(error)}.")
     return ImageRejectedError("damaged", f"The {kind} file cannot be decoded: {_words(error)}.")
 
 
