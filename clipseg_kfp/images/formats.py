@@ -128,8 +128,9 @@ def rejecting(data: bytes, kind: str, name: str) -> Iterator[None]:
 
 def _failure(data: bytes, kind: str, name: str, error: Exception) -> ImageRejectedError:
     what, _ = _identify(data)
-    if what == "text" and kind == "BMP":  # "BM" starts words as well as bitmaps
-        return not_an_image(data, name)
+    guessed = kind == "TGA" and not data.endswith(_TGA_FOOTER)  # by its name alone
+    if (what == "text" and kind == "BMP") or (guessed and what != "unknown data"):
+        return not_an_image(data, name)  # "BM" starts words as well as bitmaps
     ended = re.search("truncated|but only got|requires a buffer", str(error), re.IGNORECASE)
     if ended or isinstance(error, EOFError) or _ends_early(data, kind):
         return ImageRejectedError("truncated", f"The {kind} file ends early, after {len(data):,} bytes.")
