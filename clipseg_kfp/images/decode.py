@@ -140,7 +140,11 @@ class OpenedImage:
                 return None
             image.load()
             method = _UPRIGHT.get(_orientation(image))
-            alpha = image.convert("RGBA").getchannel("A")
+            if image.mode[0] in "IF":  # gray of 16 bits, of which one value is transparent
+                opaque = np.asarray(image) != image.info["transparency"]
+                alpha = Image.fromarray(opaque.astype(np.uint8) * np.uint8(255))
+            else:
+                alpha = image.convert("RGBA").getchannel("A")
             return alpha.transpose(method) if method is not None else alpha
 
 

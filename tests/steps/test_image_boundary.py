@@ -5,7 +5,9 @@ from __future__ import annotations
 import io
 from typing import Any
 
+import numpy as np
 import pytest
+import tifffile
 from PIL import Image
 from steps_chain import Chain, picture
 
@@ -85,3 +87,24 @@ def test_images_that_the_model_could_not_do(chain: Chain, monkeypatch: pytest.Mo
     put(chain, a=picture(1), b=picture(2), c=picture(3))
     found = statuses(chain())
     assert found == {"a.png": ("done", ""), "b.png": ("quarantined", "failed"), "c.png": ("done", "")}
+
+
+def test_a_folder_with_a_file_of_each_format(chain: Chain) -> None:
+    kinds = {
+        "avif": "AVIF",
+        "jp2": "JPEG2000",
+        "tga": "TGA",
+        "ppm": "PPM",
+        "ico": "ICO",
+        "mpo": "MPO",
+        "apng": "PNG",
+    }
+    folder = open_folder(chain.source)
+    for suffix, kind in kinds.items():
+        folder.write(f"a.{suffix}", picture(1, 48, 48, kind))
+    planes = np.moveaxis(np.asarray(Image.open(io.BytesIO(picture(1)))).astype(np.uint16) * 257, -1, 0)
+    buffer = io.BytesIO()
+    tifffile.imwrite(buffer, planes, photometric="rgb", planarconfig="separate", metadata=None)
+    folder.write("a.tif", buffer.getvalue())
+    found = statuses(chain())
+    assert found == {f"a.{suffix}": ("done", "") for suffix in (*kinds, "tif")}

@@ -78,7 +78,9 @@ def test_tga_without_a_signature_goes_by_its_name() -> None:
     assert caught.value.code == "not_an_image"
 
 
-@pytest.mark.parametrize("data", [b"This is a text and no picture at all.", b"%PDF-1.7 and more of it than a header"])
+@pytest.mark.parametrize(
+    "data", [b"This is a text and no picture at all.", b"%PDF-1.7 and more of it than a header"]
+)
 def test_what_is_only_named_tga(data: bytes) -> None:
     with pytest.raises(ImageRejectedError) as caught:
         decode_image(data, "a.tga")

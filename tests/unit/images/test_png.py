@@ -13,7 +13,7 @@ from PIL import Image, ImageCms
 from PIL.PngImagePlugin import PngInfo
 
 from clipseg_kfp.images import guarded
-from clipseg_kfp.images.decode import ImageRejectedError, decode_image
+from clipseg_kfp.images.decode import ImageRejectedError, decode_image, open_image
 
 SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
 
@@ -110,6 +110,12 @@ def test_damage_where_it_matters_is_damage(name: bytes) -> None:
 def test_transparent_gray_goes_over_white(depth: int, row: bytes, key: int, expected: list[int]) -> None:
     data = png(2, depth, 0, row, chunk(b"tRNS", struct.pack(">H", key)))
     assert np.asarray(decode_image(data))[0].tolist() == [[value] * 3 for value in expected]
+
+
+def test_opacity_of_gray_with_16_bits() -> None:
+    data = png(2, 16, 0, b"\x10\x10\x40\x00", chunk(b"tRNS", b"\x40\x00"))
+    opacity = open_image(data).opacity()
+    assert opacity is not None and np.asarray(opacity).tolist() == [[255, 0]]
 
 
 @pytest.mark.parametrize("depth", [8, 16])
