@@ -1,13 +1,17 @@
 """The halves of the model in OpenVINO: faster than torch on Intel and AMD CPUs, with the same results.
 
 A checkpoint is converted once, checked against torch, and kept in the cache folder under its digest. From
-then on neither torch nor transformers is imported, which saves seconds and some hundred megabytes.
+then on neither torch nor transformers is imported, which saves seconds and some hundred megabytes. What is kept is
+sealed: nobody else may have written it, and its bytes and its name are those of the conversion.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
+import os
 import shutil
+import stat
 import subprocess
 import sys
 import tempfile
@@ -29,7 +33,8 @@ from clipseg_kfp.runtime.progress import say
 from clipseg_kfp.runtime.resources import cpu_limit
 
 #: Raised whenever the converted form changes.
-LAYOUT = 2
+LAYOUT = 3
+SEAL = "seal.json"  # in a conversion: its name, and the sha256 of each file
 #: Largest difference of logits to torch's, as a share of their deviation.
 PARITY = 1e-3
 
@@ -135,20 +140,52 @@ def read_converted(folder: Path, facts: ModelFacts) -> tuple[ov.Model, ov.Model,
     with FileLock(cache_folder("locks") / "openvino"):  # two at once would need twice the memory
         if found := _cached(place):  # meanwhile, by another process
             return found
+        if place.is_symlink():
+            place.unlink()
         shutil.rmtree(place, ignore_errors=True)  # damaged
         _convert(folder, facts, place)
     return _read(place)
 
 
 def _cached(place: Path) -> tuple[ov.Model, ov.Model, Dimensions] | None:
-    """Returns an earlier conversion, if it is there and whole."""
+    """Returns an earlier conversion, if it is there, whole, and the one that was made under this name."""
     if not place.exists():
         return None
     try:
+        _check_seal(place)
         return _read(place)
-    except (OSError, RuntimeError, ValueError, TypeError) as error:
+    except (OSError, RuntimeError, ValueError, TypeError, KeyError) as error:
         say("engine", f"{place} is damaged and not used: {str(error).strip().splitlines()[-1:]}")
         return None
+
+
+def _seal(folder: Path, name: str) -> None:
+    """Records what a conversion is, and lets nobody else write it."""
+    digests = {path.name: _digest(path) for path in folder.iterdir()}
+    (folder / SEAL).write_text(json.dumps({"name": name, "files": digests}), "utf-8")
+    for path in folder.iterdir():
+        path.chmod(0o644)
+    folder.chmod(0o755)
+
+
+def _check_seal(folder: Path) -> None:
+    """Raises ``ValueError`` where a conversion is not what was sealed, or others could have written it."""
+    paths = list(folder.iterdir())
+    for path in (folder, *paths):
+        facts = path.lstat()
+        if stat.S_ISLNK(facts.st_mode):
+            raise ValueError(f"{path.name} is a link")
+        if hasattr(os, "geteuid") and (facts.st_uid not in (0, os.geteuid()) or facts.st_mode & 0o022):
+            raise ValueError(f"others may write {path.name}")
+    sealed = json.loads((folder / SEAL).read_text("utf-8"))
+    found = {path.name: _digest(path) for path in paths if path.name != SEAL}
+    if sealed != {"name": folder.name, "files": found}:
+        raise ValueError("its files are not those that were converted")
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def _read(folder: Path) -> tuple[ov.Model, ov.Model, Dimensions]:
@@ -177,6 +214,7 @@ def _convert(folder: Path, facts: ModelFacts, place: Path) -> None:
         if done.returncode:
             raise _failure(done.stdout, done.stderr, done.returncode)
         _check_parity(unfinished)
+        _seal(unfinished, place.name)
         unfinished.replace(place)
 
 

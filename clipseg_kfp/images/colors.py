@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import io
-import math
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageCms, TiffImagePlugin
+from PIL import Image, ImageCms, PpmImagePlugin, TiffImagePlugin
+
+from clipseg_kfp.images.tiff import GDAL_NODATA, is_no_data, no_data, value_range
 
 _BAND_PIXELS = 1_000_000  # converted at once
 _PROFILE_MODES = {"RGB": "RGB", "CMYK": "CMYK", "GRAY": "L", "Lab": "LAB"}
@@ -42,10 +43,17 @@ def to_rgb(holder: list[Image.Image]) -> Image.Image:
             ImageCms.applyTransform(plain, apply, inPlace=True)
         return plain
     eight_bits = _eight_bits(image) if wide else None
+    key = image.info.get("transparency") if wide else None  # the gray value that is transparent, in PNG
     transform: Callable[[Image.Image], Image.Image] | None = None
     canvas = Image.new("RGB", image.size)
     for top, part in _bands(image):
-        band = part if eight_bits is None else Image.fromarray(eight_bits(np.asarray(part)))
+        band = part
+        if eight_bits is not None:
+            values = np.asarray(part)
+            gray_levels = eight_bits(values)
+            if key is not None:
+                gray_levels[values == key] = 255
+            band = Image.fromarray(gray_levels)
         alpha = None
         if transparent:
             band, alpha = _split_alpha(band)
@@ -103,7 +111,10 @@ def _apply(transform: ImageCms.ImageCmsTransform, mode: str, image: Image.Image)
 
 def _eight_bits(image: Image.Image) -> Callable[[NDArray[Any]], NDArray[np.uint8]]:
     """How values of modes I;16*, I and F become 8 bits; ``convert`` would clip at 255."""
-    return _scale_of_16_bits(image) if image.mode.startswith("I;16") else _scale_of_32_bits(image)
+    of_16 = image.mode.startswith("I;16") or (
+        image.mode == "I" and isinstance(image, PpmImagePlugin.PpmImageFile)
+    )
+    return _scale_of_16_bits(image) if of_16 else _scale_of_32_bits(image)
 
 
 def _scale_of_16_bits(image: Image.Image) -> Callable[[NDArray[Any]], NDArray[np.uint8]]:
@@ -117,21 +128,16 @@ def _scale_of_16_bits(image: Image.Image) -> Callable[[NDArray[Any]], NDArray[np
 
 
 def _scale_of_32_bits(image: Image.Image) -> Callable[[NDArray[Any]], NDArray[np.uint8]]:
-    low, high = math.inf, -math.inf
-    for _, part in _bands(image):
-        band = np.asarray(part)
-        finite = band[np.isfinite(band)]
-        if finite.size:
-            low, high = min(low, float(finite.min())), max(high, float(finite.max()))
-    low, high = (low, high) if low <= high else (0.0, 0.0)
-    tops = (1.0, 255.0, 65535.0) if image.mode == "F" else (255.0, 65535.0)
-    top = next((t for t in tops if low >= 0 and high <= t), None)
-    low, high = (low, high) if top is None else (0.0, top)
+    tags = image.tag_v2 if isinstance(image, TiffImagePlugin.TiffImageFile) else {}
+    marker = no_data(tags.get(GDAL_NODATA))
+    low, high = value_range((np.asarray(part) for _, part in _bands(image)), image.mode == "F", marker)
 
     def scale(values: NDArray[Any]) -> NDArray[np.uint8]:
         scaled = np.clip(values.astype(np.float32), low, high) - np.float32(low)
         scaled *= np.float32(255 / max(high - low, 1e-30))
-        return np.asarray(np.round(np.nan_to_num(scaled)).clip(0, 255), dtype=np.uint8)
+        eight = np.asarray(np.round(np.nan_to_num(scaled)).clip(0, 255), dtype=np.uint8)
+        eight[is_no_data(values, marker)] = 0
+        return eight
 
     return scale
 

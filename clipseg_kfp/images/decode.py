@@ -6,12 +6,36 @@ import io
 from typing import Any
 
 import numpy as np
+import pi_heif
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import (  # each registers its format
+    AvifImagePlugin,
+    BmpImagePlugin,  # noqa: F401
+    GifImagePlugin,  # noqa: F401
+    IcoImagePlugin,  # noqa: F401
+    Image,
+    Jpeg2KImagePlugin,  # noqa: F401
+    JpegImagePlugin,  # noqa: F401
+    MpoImagePlugin,  # noqa: F401
+    PngImagePlugin,  # noqa: F401
+    PpmImagePlugin,  # noqa: F401
+    TgaImagePlugin,  # noqa: F401
+    TiffImagePlugin,  # noqa: F401
+    WebPImagePlugin,  # noqa: F401
+)
 from PIL.ExifTags import Base as ExifTag
 
 from clipseg_kfp.images.colors import to_rgb
-from clipseg_kfp.images.formats import FORMATS, IMAGE_SUFFIXES, ImageRejectedError, not_an_image, rejecting
+from clipseg_kfp.images.formats import (
+    FORMATS,
+    IMAGE_SUFFIXES,
+    ImageRejectedError,
+    accepts,
+    not_an_image,
+    rejecting,
+)
+from clipseg_kfp.images.png import open_png
+from clipseg_kfp.images.tiff import open_tiff
 
 __all__ = [
     "IMAGE_SUFFIXES",
@@ -25,7 +49,11 @@ __all__ = [
     "to_model_input",
 ]
 
-MAX_BYTES_PER_PIXEL = 20  # that decoding takes, in any format
+MAX_BYTES_PER_PIXEL = 32  # that decoding takes, in any format
+
+# One image has one thread: the others decode other images, and each thread takes address space, which is limited.
+AvifImagePlugin.DEFAULT_MAX_THREADS = 1
+pi_heif.register_heif_opener(thumbnails=False, depth_images=False, aux_images=False, decode_threads=1)
 
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -67,9 +95,10 @@ class OpenedImage:
 
         Pillow takes four bytes per pixel, one if gray. On top of these come a converted or upright copy, a
         progressive JPEG's coefficients (two bytes per channel), and what other decoders keep: WebP's two
-        canvases, GIF's last frame, the strips of a TIFF.
+        canvases, GIF's last frame, the strips of a TIFF, JPEG 2000's 32 bits per sample.
         """
-        per_pixel = {"WEBP": MAX_BYTES_PER_PIXEL, "BMP": 9, "PNG": 10}.get(self.kind, 16)
+        per_pixel = {"JPEG2000": MAX_BYTES_PER_PIXEL, "WEBP": 20, "BMP": 9, "PNG": 10}.get(self.kind, 16)
+        per_pixel = max(per_pixel, getattr(self._image, "bytes_per_pixel", 0))
         if self.kind == "JPEG":
             progressive = self._image is not None and self._image.info.get("progressive")
             per_pixel = 9 if not progressive and self._mode in ("L", "RGB") else 13
@@ -88,6 +117,10 @@ class OpenedImage:
         with rejecting(self._data, self.kind, self._name):
             image.load()
             method = _UPRIGHT.get(_orientation(image))
+            if (
+                self.kind == "TGA" and not self._data[17] & 15
+            ):  # no bits of opacity: the fourth byte is padding
+                image = image.convert("RGB")
             holder = [image]
             del image  # each copy of the pixels is freed as soon as the next one is made
             rgb = to_rgb(holder)
@@ -141,7 +174,11 @@ class OpenedImage:
                 return None
             image.load()
             method = _UPRIGHT.get(_orientation(image))
-            alpha = image.convert("RGBA").getchannel("A")
+            if image.mode[0] in "IF":  # gray of 16 bits, of which one value is transparent
+                opaque = np.asarray(image) != image.info["transparency"]
+                alpha = Image.fromarray(opaque.astype(np.uint8) * np.uint8(255))
+            else:
+                alpha = image.convert("RGBA").getchannel("A")
             return alpha.transpose(method) if method is not None else alpha
 
 
@@ -159,19 +196,19 @@ def open_image(data: bytes, name: str = "") -> OpenedImage:
         raise ImageRejectedError("empty", "The file has no bytes.")
     for kind in FORMATS:
         with rejecting(data, kind, name):
-            image = _open(data, kind)
+            image = _open(data, kind, name)
             if image is not None:
                 return OpenedImage(image, data, kind, name)
     raise not_an_image(data, name)
 
 
 def decode_image(data: bytes, name: str = "", max_pixels: int = 50_000_000) -> Image.Image:
-    """Decodes the first frame of a JPEG, PNG, WebP, TIFF, BMP or GIF file.
+    """Decodes the first frame of an image file in one of ``FORMATS``.
 
-    The content alone decides the format, not the name's suffix. EXIF orientation is applied, an embedded color
-    profile is converted to sRGB (a broken one is ignored), transparent pixels are laid over white. 16-bit gray
-    is scaled from its full range; 32-bit integers and floats from the smallest of 0..1 (floats only), 0..255 and
-    0..65535 that holds them all, else from their own range.
+    The content alone decides the format, not the name's suffix (but for TGA, which has no signature). EXIF
+    orientation is applied, an embedded color profile is converted to sRGB (a broken one is ignored), transparent
+    pixels are laid over white. 16-bit gray is scaled from its full range; 32-bit integers and floats from the
+    smallest of 0..1 (floats only), 0..255 and 0..65535 that holds them all, else from their own range.
 
     Args:
         data: the whole file.
@@ -301,17 +338,16 @@ def preview_jpeg(image: Image.Image, long_side: int = 512) -> bytes:
     return buffer.getvalue()
 
 
-def _open(data: bytes, kind: str) -> Image.Image | None:
+def _open(data: bytes, kind: str, name: str) -> Image.Image | None:
     """Reads the header if the first bytes are of this format.
 
     This is ``Image.open(file, formats=[kind])`` less its check of the size, which compares with a
     global setting: it would warn or raise on images that ``max_pixels`` allows.
     """
-    Image.init()  # registers the formats once; later calls return at once
-    factory, accept = Image.OPEN[kind]
-    if accept is not None and accept(data[:16]) is not True:
+    if not accepts(kind, data, name):
         return None
-    return factory(io.BytesIO(data), "")
+    own = {"PNG": open_png, "TIFF": open_tiff}.get(kind)
+    return own(data) if own else Image.OPEN[kind][0](io.BytesIO(data), "")
 
 
 def _orientation(image: Image.Image) -> int:

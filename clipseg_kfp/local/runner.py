@@ -27,6 +27,7 @@ from clipseg_kfp.options import over_own_defaults
 from clipseg_kfp.pipelines.arguments import check_arguments
 from clipseg_kfp.runtime import events
 from clipseg_kfp.runtime.temporary import temporary_folder
+from clipseg_kfp.runtime.workers import hide_process
 
 
 class LocalRunError(ClipsegKfpError):
@@ -87,6 +88,7 @@ def run_pipeline(
     log.parent.mkdir(parents=True, exist_ok=True)
     if work is not None:
         work.mkdir(parents=True, exist_ok=True)
+    hide_process()  # the grandparent of the steps' workers, with the same credentials
     tempfile.gettempdir()  # looked up once in a process: not while TMPDIR names a folder that goes with the run
     console = _pinned(console)
     with (

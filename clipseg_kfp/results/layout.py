@@ -34,7 +34,7 @@ from clipseg_kfp.errors import ParameterError, StorageError
 from clipseg_kfp.naming import digest, safe_segment
 
 #: Raised whenever the same inputs would give other pixels, so that old results are not taken for new ones.
-ALGORITHM = 4
+ALGORITHM = 5
 MANIFEST, CLAIM = "manifest.json", "attempt.json"
 MASKS, IMAGES = "masks.parquet", "images.parquet"
 QUARANTINE, DELETED = "quarantine.parquet", "deleted.parquet"

@@ -1,8 +1,9 @@
 """Processes for work on hostile input: one that crashes or hangs costs its task and nothing else.
 
 A worker is a new interpreter, not a fork, because its parent has threads. It sees neither the caller's main module
-nor the credentials in the environment. Its results are read as data (``messages``), so an exploited decoder gains
-no more than its own process. Each worker has its own pipe, so no lock is shared that a dying process could keep.
+nor the credentials in the environment, and may not look into other processes (``worker_main.confine``). Its results
+are read as data (``messages``), so an exploited decoder gains no more than its own process. Each worker has its own
+pipe, so no lock is shared that a dying process could keep.
 In the pools of pebble and of the standard library, a worker that dies at the wrong moment breaks its neighbors' tasks.
 """
 
@@ -30,10 +31,13 @@ R = TypeVar("R")
 
 _SET_DUMPABLE = 4  # PR_SET_DUMPABLE of <linux/prctl.h>
 _START_SECONDS = 120.0  # for an interpreter and its imports, on a machine that is busy
-#: Beginnings of the environment variables that a worker gets; none is a credential.
-_PASSED_ON = (
-    *("PATH", "HOME", "LANG", "LC_", "LD_", "DYLD_", "PYTHON"),
-    *("TMP", "TEMP", "SYSTEMROOT", "VIRTUAL_ENV"),
+#: The environment variables that a worker gets, by their exact names; none is a credential.
+_PASSED_ON = frozenset(
+    (
+        *("PATH", "HOME", "LANG", "LC_ALL", "LC_CTYPE", "TMPDIR", "TMP", "TEMP", "SYSTEMROOT", "VIRTUAL_ENV"),
+        *("LD_LIBRARY_PATH", "LD_PRELOAD", "DYLD_LIBRARY_PATH", "DYLD_FALLBACK_LIBRARY_PATH"),
+        *("PYTHONHOME", "PYTHONUTF8", "PYTHONDONTWRITEBYTECODE", "PYTHONPYCACHEPREFIX", "PYTHONNOUSERSITE"),
+    )
 )
 
 #: No threads for arrays. And glibc returns the blocks of large images (16 MB each) to the system instead of keeping
@@ -131,11 +135,17 @@ class Workers:
         # The system ends a worker with the thread that started it, so that thread has to last.
         self._starter = ThreadPoolExecutor(1, "workers")
         self._free: queue.SimpleQueue[_Worker] = queue.SimpleQueue()
+        self._gate = (
+            threading.Lock()
+        )  # who holds it takes the next free worker; a task that must be alone, all of them
         for _ in range(self.count):  # their imports overlap with what the caller does next
             self._free.put(self._start())
 
     def call(self, function: Callable[..., R], *arguments: Any, seconds: float) -> R:
         """Runs a function in a worker, once one is free.
+
+        A task whose worker is killed (as by a system that is short of memory) is tried once more, alone: its neighbors
+        may have taken the memory.
 
         Args:
             function: a module's; travels as its name.
@@ -152,7 +162,25 @@ class Workers:
             KeyboardInterrupt: Ctrl-C interrupted the worker, and with it the caller.
             Exception: what the function raised.
         """
-        worker = self._free.get()
+        with self._gate:
+            worker = self._free.get()
+        try:
+            return self._run(worker, function, arguments, seconds)
+        except WorkerEndedError as error:
+            if error.signal_name != "SIGKILL":
+                raise
+        with self._gate:
+            worker, *others = [self._free.get() for _ in range(self.count)]
+            try:
+                return self._run(worker, function, arguments, seconds)
+            finally:
+                for other in others:
+                    self._free.put(other)
+
+    def _run(
+        self, worker: _Worker, function: Callable[..., R], arguments: tuple[Any, ...], seconds: float
+    ) -> R:
+        """Runs a function in this worker, and sets it, or the one in its place, free."""
         try:
             if not worker.alive:  # something ended it while it was idle
                 worker = self._restart(worker)
@@ -186,7 +214,7 @@ class Workers:
 
 def _environment() -> dict[str, str]:
     """The caller's environment without secrets, and with its module search path."""
-    kept = {name: value for name, value in os.environ.items() if name.upper().startswith(_PASSED_ON)}
+    kept = {name: value for name, value in os.environ.items() if name in _PASSED_ON}
     path = os.pathsep.join(os.path.abspath(entry) for entry in sys.path)  # noqa: PTH100
     return {**kept, **_SETTINGS, "PYTHONPATH": path}
 
@@ -195,12 +223,12 @@ def shared() -> Workers:
     """The workers that all threads of this process share, started by the first call; they end with the process."""
     with _lock:
         if not _shared:
-            _hide()
+            hide_process()
             _shared.append(Workers())
         return _shared[0]
 
 
-def _hide() -> None:
+def hide_process() -> None:
     """Keeps this user's other processes (but not root's) out of this one's memory and environment, on Linux."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_SET_DUMPABLE, 0)

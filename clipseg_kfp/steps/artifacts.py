@@ -210,7 +210,7 @@ class PackedViews(_Folder):
 class Probabilities(_Folder):
     """From segment_images: a map per view and prompt, and how they were computed."""
 
-    ENGINE = "engine.json"
+    ENGINE, FAILED = "engine.json", "failed.json"
 
     maps_path = _File("probabilities.arrow")  # a row per view and prompt (``records.PROBABILITIES``)
 
@@ -221,6 +221,16 @@ class Probabilities(_Folder):
     def engine(self) -> dict[str, Any]:
         """Reads the same."""
         return self._json(self.ENGINE)
+
+    def write_failed(self, details: dict[int, str]) -> None:
+        """Writes which images the model could not do, by their row in the shard's table, and why."""
+        self._write_json(self.FAILED, {str(image): detail for image, detail in details.items()})
+
+    def failed(self) -> dict[int, str]:
+        """Reads the same; empty for maps of an earlier version from Kubeflow's cache."""
+        if not (self.folder / self.FAILED).exists():
+            return {}
+        return {int(image): detail for image, detail in self._json(self.FAILED).items()}
 
 
 @dataclass(frozen=True)

@@ -32,6 +32,7 @@ from clipseg_kfp.results.shard_tables import write_part
 from clipseg_kfp.runtime.concurrency import ordered_map
 from clipseg_kfp.runtime.progress import say, track
 from clipseg_kfp.runtime.resources import cpu_limit
+from clipseg_kfp.steps import boundary
 from clipseg_kfp.steps.artifacts import EncodedPrompts, PackedViews, Probabilities, ShardMasks
 from clipseg_kfp.steps.handover import Handover
 from clipseg_kfp.steps.timing import timed
@@ -47,6 +48,7 @@ BYTES_AT_ONCE = 960_000_000
 class _Work:
     """One image with the maps of its views, uint8 (V, S, S) per prompt, and its preview."""
 
+    image: int
     row: dict[str, Any]
     boxes: list[Box]
     maps: dict[str, NDArray[np.uint8]]
@@ -55,6 +57,7 @@ class _Work:
 
 @dataclass
 class _Done:
+    image: int
     row: dict[str, Any]
     masks: list[dict[str, Any]]
     preview: bytes
@@ -102,24 +105,27 @@ def run(
     packed, maps, target = PackedViews(views), Probabilities(probabilities), ShardMasks(masks)
     results = Results(open_folder(output_uri, endpoint), prompts.configuration())
     rows = list(records.read_parquet(packed.images_path))
+    for image, detail in maps.failed().items():
+        rows[image] = boundary.quarantined(rows[image], "failed", detail)
     table = prompts.rows()
     size = prompts.facts().image_size
     shades = palette(max(prompt.id for prompt in table))
     colors = {prompt.id: shades[prompt.id - 1] for prompt in table}
-    done = sum(row["status"] == "done" for row in rows)
+    given = sum(row["status"] == "done" for row in rows)
 
     base = [prompt.name for prompt in table if prompt.expression is None]
     counts = _view_counts(packed.views_path, len(rows))
     map_bytes = int(counts.max(initial=0)) * len(base) * size**2
     finished = ordered_map(
-        lambda work: _finish(work, results, table, outputs, colors),
+        lambda work: _finish_or_set_aside(work, results, table, outputs, colors),
         _work(packed, maps, rows, base, size, counts),
         workers=_workers(rows, map_bytes),
         ahead=2 if counts.max(initial=0) == 1 else 0,
     )
 
     def mask_rows() -> Iterator[dict[str, Any]]:
-        for item in track(STEP, finished, done):
+        for item in track(STEP, finished, given):
+            rows[item.image] = item.row
             if item.overlay:
                 pictures.add(
                     (item.row["key"], item.row["version"]),
@@ -139,6 +145,7 @@ def run(
         for row in pictures.rows():
             gallery.append(row)
     records.write_parquet(target.images_path, records.IMAGES, rows)
+    done = sum(row["status"] == "done" for row in rows)
     target.take_engine(maps)
     part = write_part(results, target.masks_path, rows, target.engine())
     run = outputs.run_id or job_id
@@ -189,8 +196,14 @@ def _work(
     size: int,
     counts: NDArray[np.intp],
 ) -> Iterator[_Work]:
-    previews = _values(views.previews_path, "jpeg")
-    maps = _values(probabilities.maps_path, "probability", "box")
+    done = {image for image, row in enumerate(rows) if row["status"] == "done"}
+    previews, maps = (
+        (value for value in values if value[0] in done)
+        for values in (
+            _values(views.previews_path, "jpeg"),
+            _values(probabilities.maps_path, "probability", "box"),
+        )
+    )
     for (image, group), (shown, preview, _) in zip(groupby(maps, key=itemgetter(0)), previews, strict=True):
         if image != shown:
             raise AssertionError(f"previews and probabilities are out of step at image {image}")
@@ -201,7 +214,7 @@ def _work(
             levels[prompt, view] = records.unpack_map(value, size)
             if not prompt:
                 boxes.append(tuple(box))
-        yield _Work(rows[image], boxes, dict(zip(base, levels, strict=True)), preview.to_pybytes())
+        yield _Work(image, rows[image], boxes, dict(zip(base, levels, strict=True)), preview.to_pybytes())
         del levels  # before those of the next image are made
 
 
@@ -219,6 +232,16 @@ def _values(path: Path, column: str, *others: str) -> Iterator[tuple[int, pa.Buf
         )
 
 
+def _finish_or_set_aside(work: _Work, *how: Any) -> _Done:
+    """Whatever an image raises sets it aside; of its objects that are written by then, no table knows."""
+    try:
+        return _finish(work, *how)
+    except boundary.NOT_OF_ONE_IMAGE:
+        raise
+    except Exception as error:
+        return _Done(work.image, boundary.failure(work.row, STEP, error), [], b"", b"", [], [])
+
+
 def _finish(
     work: _Work,
     results: Results,
@@ -226,7 +249,7 @@ def _finish(
     options: Outputs,
     colors: dict[int, NDArray[np.uint8]],
 ) -> _Done:
-    row = work.row
+    row = dict(work.row)
     width, height = row["width"], row["height"]
     place = image_folder(row["key"], row["version"])
     shown = [prompt for prompt in prompts if not prompt.hidden]
@@ -282,7 +305,7 @@ def _finish(
     if options.overlays:
         overlay = overlay_jpeg(work.preview, layers)
         row.update(_written(results, "overlay", f"overlays/{place}", overlay, ".jpg"))
-    return _Done(row, mask_rows, work.preview, overlay, heats.chosen(), scores)
+    return _Done(work.image, row, mask_rows, work.preview, overlay, heats.chosen(), scores)
 
 
 def _written(results: Results, column: str, stem: str, data: bytes, suffix: str) -> dict[str, Any]:

@@ -14,12 +14,12 @@ from clipseg_kfp import records
 from clipseg_kfp.errors import ObjectChangedError, ObjectUnreadableError, ParameterError
 from clipseg_kfp.images.decode import ImageRejectedError
 from clipseg_kfp.images.guarded import guarded
-from clipseg_kfp.naming import spell_out
 from clipseg_kfp.options import Limits
 from clipseg_kfp.results.counts import Quarantine
 from clipseg_kfp.runtime.concurrency import ordered_map
 from clipseg_kfp.runtime.progress import say, track
 from clipseg_kfp.runtime.resources import cpu_limit
+from clipseg_kfp.steps import boundary
 from clipseg_kfp.steps.artifacts import EncodedPrompts, Listing, PackedViews
 from clipseg_kfp.steps.handover import Handover
 from clipseg_kfp.steps.timing import timed
@@ -169,11 +169,11 @@ class _Preparing:
             raise
         except ImageRejectedError as error:
             views.unlink(missing_ok=True)  # a worker that ended early may have left it
-            return _quarantined(row, error.code, error.detail)
+            return _Item(boundary.quarantined(row, error.code, error.detail))
         except ObjectChangedError as error:
-            return _quarantined(row, "changed", error.message)
+            return _Item(boundary.quarantined(row, "changed", error.message))
         except ObjectUnreadableError as error:
-            return _quarantined(row, "unreadable", str(error))
+            return _Item(boundary.quarantined(row, "unreadable", str(error)))
         row.update(width=made.width, height=made.height)
         return _Item(row, made, views)
 
@@ -265,7 +265,3 @@ def _read(source: dict[str, Any], endpoint: str, max_megabytes: float) -> bytes:
         ) from error
     except ParameterError as error:  # a key that the folder refuses
         raise ObjectUnreadableError(error.message, error.remedy) from error
-
-
-def _quarantined(row: dict[str, Any], reason: str, detail: str) -> _Item:
-    return _Item({**row, "status": "quarantined", "reason": reason, "detail": spell_out(detail)})

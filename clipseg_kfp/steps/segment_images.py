@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+import threading
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict
+from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -15,7 +17,7 @@ from numpy.typing import NDArray
 
 from clipseg_kfp import records
 from clipseg_kfp.engine import Engine, Pending, check_choices, int8
-from clipseg_kfp.errors import OptionsError, ParameterError, Problem
+from clipseg_kfp.errors import ModelError, OptionsError, ParameterError, Problem
 from clipseg_kfp.options import Inference
 from clipseg_kfp.runtime.concurrency import ordered_map, prefetched
 from clipseg_kfp.runtime.progress import say, track
@@ -26,6 +28,7 @@ from clipseg_kfp.steps.timing import timed
 from clipseg_kfp.views import averaged_with_flip, mirrored
 
 STEP = "segment_images"
+T = TypeVar("T")
 
 Rows = list[dict[str, Any]]
 
@@ -106,9 +109,13 @@ def run(
         )
     how = engine.describe()
     say(STEP, f"{total:,} views, {len(embeddings)} prompts, {', '.join(how.values())}, {cpu_limit()} threads")
-    results = segment(engine, view_file, embeddings, flip=prompts.views().flip)
+    failed: dict[int, str] = {}
+    results = segment(engine, view_file, embeddings, flip=prompts.views().flip, failed=failed)
     results = track(STEP, results, total, unit="views")
-    return write_maps(Probabilities(probabilities), results, {**how, **facts})
+    target = Probabilities(probabilities)
+    facts = write_maps(target, results, {**how, **facts})
+    target.write_failed(failed)
+    return facts
 
 
 def handover(facts: dict[str, Any]) -> Handover:
@@ -117,36 +124,84 @@ def handover(facts: dict[str, Any]) -> Handover:
 
 
 def segment(
-    engine: Engine, views: Path, embeddings: NDArray[np.float32], *, flip: bool = False
+    engine: Engine,
+    views: Path,
+    embeddings: NDArray[np.float32],
+    *,
+    flip: bool = False,
+    failed: dict[int, str] | None = None,
 ) -> Iterator[tuple[dict[str, Any], NDArray[np.uint8]]]:
     """Yields each view's image and box with its probabilities, uint8 (P, S, S).
 
     Reading, inference and the caller's work run in three threads with a batch waiting between them, so that the
-    cores never wait for the disk.
+    cores never wait for the disk. Where a batch's results are not finite, its views are tried one by one, and images
+    whose own views fail are left out: unless no view at all goes through, which is no image's fault.
 
     Args:
         engine: loaded.
         views: file of preprocess_images.
         embeddings: float32 (P, projection_dim).
         flip: average with the maps of mirrored views.
+        failed: takes the images that were left out, and why; ``None`` raises instead.
     """
+    turn = threading.Lock()  # a backend's ``begin`` is for one thread at a time
 
-    def started() -> Iterator[tuple[Rows, list[Pending]]]:
-        for rows, pixels in prefetched(_batches(views, engine.batch_size)):
-            if flip:  # together, so that both halves are there to be averaged
-                both = [list(engine.begin(side, embeddings)) for side in (pixels, mirrored(pixels))]
-                yield rows, [*both[0], *both[1]]
-                continue
-            begun = 0
-            for pending in engine.begin(pixels, embeddings):
-                yield rows[begun : begun + pending.images], [pending]
-                begun += pending.images
+    def begun(pixels: NDArray[np.uint8]) -> list[Pending]:
+        sides = (pixels, mirrored(pixels)) if flip else (pixels,)  # together, so that both can be averaged
+        with turn:
+            return [pending for side in sides for pending in engine.begin(side, embeddings)]
 
-    for rows, parts in prefetched(started()):
+    def next_of(parts: Iterator[Pending]) -> list[Pending]:
+        with turn:
+            return [next(parts)]
+
+    def maps_of(parts: list[Pending], count: int) -> list[NDArray[np.uint8]]:
         maps = [levels for pending in parts for levels in engine.finish(pending)]
-        if flip:
-            maps = [averaged_with_flip(*pair) for pair in zip(maps, maps[len(rows) :], strict=False)]
-        yield from zip(rows, maps, strict=True)
+        return [averaged_with_flip(*pair) for pair in zip(maps, maps[count:], strict=False)] if flip else maps
+
+    def started() -> Iterator[tuple[Rows, NDArray[np.uint8], list[Pending] | ModelError]]:
+        for rows, pixels in prefetched(_batches(views, engine.batch_size)):
+            at, parts = 0, engine.begin(pixels, embeddings)
+            while at < len(rows):
+                pending = _attempt(partial(begun, pixels) if flip else partial(next_of, parts))
+                stop = len(rows)
+                if not flip and not isinstance(pending, ModelError):
+                    stop = at + sum(part.images for part in pending)
+                yield rows[at:stop], pixels[at:stop], pending
+                at = stop
+
+    def alone(rows: Rows, pixels: NDArray[np.uint8]) -> Iterator[tuple[dict[str, Any], NDArray[np.uint8]]]:
+        for i, row in enumerate(rows):
+            parts = _attempt(partial(begun, pixels[i : i + 1]))
+            maps = parts if isinstance(parts, ModelError) else _attempt(partial(maps_of, parts, 1))
+            if not isinstance(maps, ModelError):
+                yield row, maps[0]
+                continue
+            errors.append(maps)
+            if failed is not None:
+                failed[row["image"]] = f"{STEP} cannot do it: {maps.message}"
+
+    errors: list[ModelError] = []
+    any_done = False
+    for rows, pixels, parts in prefetched(started()):
+        maps = parts if isinstance(parts, ModelError) else _attempt(partial(maps_of, parts, len(rows)))
+        if isinstance(maps, ModelError) and failed is None:
+            raise maps
+        for result in alone(rows, pixels) if isinstance(maps, ModelError) else zip(rows, maps, strict=True):
+            any_done = True
+            yield result
+    if errors and not any_done:
+        raise errors[0]
+
+
+def _attempt(work: Callable[[], T]) -> T | ModelError:
+    """What the work returns, or its error that may be one image's: nothing else in here depends on the pixels."""
+    try:
+        return work()
+    except ModelError as error:
+        if error.code != "results_not_finite":
+            raise
+        return error
 
 
 def write_maps(

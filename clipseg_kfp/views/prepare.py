@@ -89,6 +89,11 @@ def prepare(source: Path, name: str, views: Path, looks: Looks, allowed: int) ->
                     stream.write(cut(image, box, looks.size).data)
     except MemoryError as error:
         raise ImageRejectedError("too_large", "Its pixels take more memory than its header says.") from error
+    except (ImageRejectedError, OSError):
+        raise
+    except Exception as error:  # libraries have limits of their own, such as OpenCV's
+        words = " ".join(str(error).split())[:200]
+        raise ImageRejectedError("failed", f"Its views cannot be cut: {words}") from error
     return Prepared(image.width, image.height, boxes, preview)
 
 

@@ -6,6 +6,8 @@ import math
 
 from PIL import Image, TiffImagePlugin
 
+from clipseg_kfp.images.tiff import Samples
+
 _PIXEL_SCALE, _GEO_KEYS = 33550, 34735  # TIFF tags of the GeoTIFF standard (OGC 19-008r4, annex on tags)
 _MODEL_TYPE, _LINEAR_UNITS = 1024, 3076  # keys in the directory
 _PROJECTED = 1
@@ -24,7 +26,7 @@ def meters_per_pixel(image: Image.Image) -> float:
     Returns:
         Meters, the geometric mean of both axes; 0 where the file does not say it.
     """
-    if not isinstance(image, TiffImagePlugin.TiffImageFile):
+    if not isinstance(image, TiffImagePlugin.TiffImageFile | Samples):
         return 0.0
     try:
         directory = [int(value) for value in image.tag_v2.get(_GEO_KEYS, ())]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import io
 import json
 import os
@@ -12,6 +13,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -48,6 +50,7 @@ CODES = {
 }
 WORKER_BYTES = 700_000_000  # of one worker at its peak, with 50 megapixels allowed
 STEP_BYTES = 1_000_000_000  # of the process that feeds them
+LANDLOCK = sys.platform == "linux" and ctypes.CDLL(None).syscall(444, None, ctypes.c_size_t(0), 1) > 0
 CPU_SECONDS = 30  # of one image
 
 PROGRAM = """
@@ -359,6 +362,55 @@ def test_nobody_else_reads_the_memory_of_who_feeds_workers() -> None:
 def test_an_answer_that_no_decoder_gives(answer: object) -> None:
     with pytest.raises(messages.BadMessageError):
         messages.parse_result(pickle.dumps(answer) if answer else b"")
+
+
+def test_a_killed_task_is_tried_once_more_alone(tmp_path: Path) -> None:
+    pool = workers.Workers(3)
+    try:
+        with ThreadPoolExecutor(12) as threads:
+            tasks = [
+                threads.submit(pool.call, hostile_decoders.killed_beside_others, tmp_path, i, seconds=60)
+                for i in range(12)
+            ]
+            assert [task.result() for task in tasks] == list(range(12))
+        assert (tmp_path / "tries").read_text().split()[-2:] == ["0", "0"]
+        with pytest.raises(workers.WorkerEndedError) as caught:  # killed again: it was the image
+            pool.call(hostile_decoders.misbehave, hostile_decoders.KILLED, seconds=60)
+        assert caught.value.signal_name == "SIGKILL"
+        assert pool.call(abs, -3, seconds=60) == 3
+    finally:
+        pool.close()
+
+
+@pytest.mark.skipif(not LANDLOCK, reason="needs Landlock, in Linux 5.13 and later")
+def test_workers_cannot_look_into_any_other_process() -> None:
+    """Whose environment may hold credentials: the parent, its parent, and a process of the same user."""
+    version = ctypes.CDLL(None).syscall(444, None, ctypes.c_size_t(0), 1)
+    allowed = set() if version >= 6 else {"signal"}
+    with subprocess.Popen(["sleep", "60"]) as other:
+        pool = workers.Workers(1)
+        try:
+            for process in (os.getpid(), os.getppid(), other.pid):
+                assert set(pool.call(hostile_decoders.look_into, process, seconds=60)) <= allowed
+        finally:
+            pool.close()
+            other.kill()
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "LANGCHAIN_API_KEY",
+        "LC_TOKEN",
+        "PYTHON_KEYRING_PASSWORD",
+        "TMP_SECRET",
+        "LD_API_KEY",
+        "HOMEBREW_TOKEN",
+    ],
+)
+def test_only_variables_of_exact_names_reach_a_worker(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.setenv(name, "marked")
+    assert name not in workers._environment()
 
 
 def test_workers_know_no_secret_and_import_nothing_heavy(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,6 +16,7 @@ from clipseg_kfp import records
 from clipseg_kfp.demo.bucket import DEMO_PROMPTS
 from clipseg_kfp.demo.scenes import draw_scene
 from clipseg_kfp.engine import Engine, int8
+from clipseg_kfp.engine.backends import not_finite
 from clipseg_kfp.errors import ModelError
 from clipseg_kfp.images.decode import to_model_input
 from clipseg_kfp.options import Inference, Views
@@ -121,6 +122,46 @@ def test_a_shard_that_fails_half_way_leaves_no_file(
     with fails("device_gone"):
         run(tmp_path, prompts, scenes(12))
     assert list((tmp_path / "maps").iterdir()) == []
+
+
+@pytest.mark.parametrize("flip", [False, True])
+@pytest.mark.parametrize("place", ["begin", "finish"])
+def test_an_image_whose_results_are_not_finite_is_left_out_alone(
+    tmp_path: Path, prompts: Path, monkeypatch: pytest.MonkeyPatch, place: str, flip: bool
+) -> None:
+    pixels = scenes(11)
+    whole = run(tmp_path, prompts, pixels, flip=flip)
+    expected = read_maps(tmp_path / "maps")
+    pixels[4] = np.full_like(pixels[4], 7)
+    begin, finish = Engine.begin, Engine.finish
+    bad: list[int] = []
+
+    def begins(self: Engine, views: Any, embeddings: Any) -> Any:
+        for pending in begin(self, views, embeddings):
+            if (views == 7).all(axis=(1, 2, 3)).any():
+                if place == "begin":
+                    raise not_finite("bfloat16")
+                bad.append(id(pending))
+                kept.append(pending)
+            yield pending
+
+    def finishes(self: Engine, pending: Any) -> Any:
+        if id(pending) in bad:
+            raise not_finite("bfloat16")
+        return finish(self, pending)
+
+    kept: list[Any] = []
+    monkeypatch.setattr(Engine, "begin", begins)
+    monkeypatch.setattr(Engine, "finish", finishes)
+    facts = run(tmp_path, prompts, pixels, flip=flip)
+    assert list(Probabilities(tmp_path / "maps").failed()) == [4]
+    assert facts["maps"] == whole["maps"] - 6
+    found = {(row["image"], row["prompt"]): row["probability"] for row in read_maps(tmp_path / "maps")}
+    for row in expected:
+        if row["image"] != 4:
+            assert np.abs(found[row["image"], row["prompt"]].astype(int) - row["probability"]).max() <= 1
+    with fails("results_not_finite"):  # no view at all goes through: that is no image's fault
+        run(tmp_path, prompts, [pixels[4]], flip=flip)
 
 
 def test_an_empty_shard_loads_no_model(

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -217,6 +220,53 @@ def test_a_damaged_conversion_is_made_again(tiny_model: Path, name: str) -> None
     found = next(Engine.load(tiny_model, backend="openvino").probabilities(views(1), np.ones((1, 24))))
     np.testing.assert_array_equal(found, expected)
     assert (entry / name).read_bytes() == whole
+
+
+def change(entry: Path) -> None:
+    """Other weights of the same size, which OpenVINO would load without a word."""
+    data = bytearray((entry / "decoder.bin").read_bytes())
+    data[: len(data) // 2] = bytes(len(data) // 2)
+    (entry / "decoder.bin").write_bytes(data)
+
+
+def lend(entry: Path) -> None:
+    """Others may write a file."""
+    change(entry)
+    seal = json.loads((entry / "seal.json").read_text())
+    seal["files"]["decoder.bin"] = hashlib.sha256((entry / "decoder.bin").read_bytes()).hexdigest()
+    (entry / "seal.json").write_text(json.dumps(seal))
+    (entry / "decoder.bin").chmod(0o666)
+
+
+def link(entry: Path) -> None:
+    change(entry)
+    entry.rename(entry.with_name("elsewhere"))
+    entry.symlink_to(entry.with_name("elsewhere"))
+
+
+def unseal(entry: Path) -> None:
+    change(entry)
+    (entry / "seal.json").unlink()
+
+
+@pytest.mark.parametrize("attack", [change, lend, link, unseal])
+def test_a_changed_conversion_is_not_trusted(tiny_model: Path, attack: Callable[[Path], None]) -> None:
+    expected = next(Engine.load(tiny_model, backend="openvino").probabilities(views(1), np.ones((1, 24))))
+    (entry,) = cache_folder("openvino").iterdir()
+    attack(entry)
+    found = next(Engine.load(tiny_model, backend="openvino").probabilities(views(1), np.ones((1, 24))))
+    np.testing.assert_array_equal(found, expected)
+
+
+def test_another_model_s_conversion_is_not_taken_for_this_one(tiny_model: Path, build_tiny: Any) -> None:
+    expected = next(Engine.load(tiny_model, backend="openvino").probabilities(views(1), np.ones((1, 24))))
+    (entry,) = cache_folder("openvino").iterdir()
+    entry.rename(entry.with_name("first"))
+    Engine.load(build_tiny("simple"), backend="openvino")
+    (other,) = (path for path in cache_folder("openvino").iterdir() if path.name != "first")
+    other.rename(entry)
+    found = next(Engine.load(tiny_model, backend="openvino").probabilities(views(1), np.ones((1, 24))))
+    np.testing.assert_array_equal(found, expected)
 
 
 def test_a_filled_cache_that_cannot_be_written_is_used(
