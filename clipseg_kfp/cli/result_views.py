@@ -143,11 +143,12 @@ def _chosen(output: str, config: str, run: str, endpoint: str) -> list[dict[str,
 def runs_of(output: str, config: str, endpoint: str) -> list[dict[str, Any]]:
     """Manifests of committed runs, the latest first."""
     from clipseg_kfp.results import Results
+    from clipseg_kfp.results.commit import commit_order
     from clipseg_kfp.storage import open_folder
 
     folder = open_folder(output, endpoint)
     found = [m for name in configs_of(folder, config, output) for m in Results(folder, name).manifests()]
-    return sorted(found, key=lambda run: (run["created"], run["config"], run["run"]), reverse=True)
+    return sorted(found, key=lambda run: (*commit_order(run), run["config"]), reverse=True)
 
 
 def configs_of(folder: Any, config: str, output: str) -> list[str]:

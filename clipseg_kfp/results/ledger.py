@@ -27,7 +27,7 @@ from clipseg_kfp import records
 from clipseg_kfp.errors import ObjectChangedError, StorageError
 from clipseg_kfp.naming import digest
 from clipseg_kfp.records import parse_parquet
-from clipseg_kfp.results.commit import READERS, Results, facts_of, file_key
+from clipseg_kfp.results.commit import READERS, Results, commit_order, facts_of, file_key
 from clipseg_kfp.results.inventory import Named, files_of, local_copy
 from clipseg_kfp.results.layout import IMAGES, LEDGER, image_id
 from clipseg_kfp.runtime.concurrency import ordered_map
@@ -59,6 +59,7 @@ class Run:
         bytes: that table's size.
         sha256: that table's.
         parts: keys of its parts.
+        sequence: its number in the order of commits; 0 where an earlier version wrote it.
     """
 
     manifest: str
@@ -70,6 +71,12 @@ class Run:
     bytes: int
     sha256: str
     parts: Sequence[str] = ()
+    sequence: int = 0
+
+    @property
+    def order(self) -> tuple[int, str, str]:
+        """As ``commit_order``."""
+        return commit_order(vars(self))
 
 
 class Ledger:
@@ -123,7 +130,13 @@ class Ledger:
     @cached_property
     def _ranks(self) -> NDArray[np.intp]:
         """Each run's place among all, the earliest first."""
-        return np.argsort(np.array([f"{run.created} {run.run}" for run in self.runs], np.str_)).argsort()
+        places = sorted(range(len(self.runs)), key=lambda i: self.runs[i].order)
+        return np.argsort(np.array(places, np.intp))
+
+    @property
+    def sequence(self) -> int:
+        """The highest number in the order of commits; 0 without any."""
+        return max((run.sequence for run in self.runs), default=0)
 
     @cached_property
     def _latest(self) -> tuple[Ids, NDArray[np.intp]]:
@@ -277,7 +290,8 @@ def _run(results: Results, key: str, version: str) -> Run | None:
     source = manifest.get("source_uri", "").rstrip("/")
     run, created = manifest["run"], manifest["created"]
     parts = manifest.get("parts", [])
-    return Run(key, version, run, created, source, images, facts.bytes, facts.sha256, parts)
+    sequence, _, _ = commit_order(manifest)
+    return Run(key, version, run, created, source, images, facts.bytes, facts.sha256, parts, sequence)
 
 
 def _table(results: Results, number: int, run: Run) -> _Rows:

@@ -147,6 +147,7 @@ class Summary:
         max_quarantined: as in ``Limits``.
         compact: whether publish_results must write a snapshot of the ledger.
         listed_at: when the listing began, in seconds since 1970.
+        sequence: the highest number in the order of commits when the listing began.
     """
 
     source_uri: str
@@ -160,6 +161,7 @@ class Summary:
     max_quarantined: str = ""
     compact: bool = False
     listed_at: float = 0.0
+    sequence: int = 0
 
 
 @dataclass(frozen=True)

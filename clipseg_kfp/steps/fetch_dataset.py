@@ -166,6 +166,7 @@ def run(
         max_quarantined=limits.max_quarantined,
         compact=ledger.overdue,
         listed_at=listed_at,
+        sequence=ledger.sequence,
     )
     target.write_summary(summary)
     if run_id or job_id:

@@ -225,7 +225,7 @@ def _publish(
         if time.time() - listing.listed_at > LONG_SECONDS:
             # 'results gc' may have removed its first masks
             check_present(results, [shard.folder for shard in shards])
-        attempt.commit(counts, body)
+        attempt.commit(counts, body, listing.sequence)
     manifest = results.point_to(run_id)
     _tell(counts, listing, first_quarantined, manifest)
     if listing.compact:
