@@ -179,7 +179,7 @@ class Ledger:
         rows = rows[np.unique(rows["name"], return_index=True)[1]]
         for number in np.unique(rows["run"]):
             run, images = self.runs[number], np.sort(rows["image"][rows["run"] == number])
-            for sources, keys, versions in _columns_of(self._results, run, ["source", "key", "version"]):
+            for sources, keys, versions in columns_of(self._results, run, ["source", "key", "version"]):
                 for i in np.flatnonzero(among(ids_of(map(image_id, keys, versions)), images)):
                     yield {"source": sources[i], "key": keys[i], "version": versions[i], "run": run.run}
 
@@ -285,6 +285,17 @@ def _run(results: Results, key: str, version: str) -> Run | None:
         manifest = results.read_manifest(key)
     except ObjectChangedError:  # removed since it was listed
         return None
+    return run_of(manifest, key, version)
+
+
+def run_of(manifest: dict[str, Any], key: str, version: str) -> Run:
+    """What the ledger knows of a run.
+
+    Args:
+        manifest: the run's.
+        key: the manifest's.
+        version: the manifest's, as the store tells it.
+    """
     images = file_key(manifest, IMAGES)
     facts = {named.key: named for named in files_of(manifest)}.get(images, Named(""))
     source = manifest.get("source_uri", "").rstrip("/")
@@ -297,7 +308,7 @@ def _run(results: Results, key: str, version: str) -> Run | None:
 def _table(results: Results, number: int, run: Run) -> _Rows:
     """The rows of a run; none where its table is gone, so that its images are done again."""
     parts = [np.empty(0, _ROW)]
-    for keys, versions, states in _columns_of(results, run, ["key", "version", "status"]):
+    for keys, versions, states in columns_of(results, run, ["key", "version", "status"]):
         rows = np.empty(len(keys), _ROW)
         rows["image"], rows["name"] = ids_of(map(image_id, keys, versions)), ids_of(map(image_id, keys))
         rows["run"], rows["done"] = number, [state == "done" for state in states]
@@ -305,7 +316,7 @@ def _table(results: Results, number: int, run: Run) -> _Rows:
     return np.concatenate(parts)
 
 
-def _columns_of(results: Results, run: Run, columns: list[str]) -> Iterator[list[list[str]]]:
+def columns_of(results: Results, run: Run, columns: list[str]) -> Iterator[list[list[str]]]:
     """Some columns of a run's table of images, batch by batch.
 
     Raises:
