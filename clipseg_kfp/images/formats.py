@@ -10,6 +10,9 @@ from pathlib import PurePosixPath
 
 from PIL import Image
 
+#: Raised whenever more images can be read: those that an older reader has set aside are then tried again.
+READER_VERSION = 1
+
 #: Lower-case suffixes of the files that ``decode_image`` reads.
 IMAGE_SUFFIXES: frozenset[str] = frozenset(
     {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".tif", ".tiff", ".bmp", ".gif"}
