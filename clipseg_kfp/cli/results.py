@@ -5,14 +5,14 @@ from __future__ import annotations
 import json
 import sys
 from dataclasses import asdict
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from clipseg_kfp.cli.result_views import configs_of, export, no_such_run, runs_of, show
+from clipseg_kfp.cli.result_views import configs_of, export, no_such_run, report, runs_of, show
 from clipseg_kfp.cli.shared import Endpoint, group
 from clipseg_kfp.errors import ParameterError
 
@@ -53,6 +53,7 @@ def list_results(output: Output, config: Config = "", json_: AsJson = False, end
 
 
 app.command("show")(show)
+app.command("report")(report)
 app.command("export")(export)
 
 
@@ -60,7 +61,8 @@ app.command("export")(export)
 def verify(
     output: Output,
     run: Annotated[
-        str, typer.Option(help="One run, by its ID; without it, each configuration's latest.")
+        str,
+        typer.Option(help="One run, by its ID; without it, those that the current state of each is made of."),
     ] = "",
     all_: Annotated[bool, typer.Option("--all", help="All runs.")] = False,
     config: Config = "",
@@ -75,18 +77,22 @@ def verify(
         clipseg-kfp results verify s3://bucket/masks --all
     """
     from clipseg_kfp.results import Results
-    from clipseg_kfp.results.verify import EXTRA, verify_run
+    from clipseg_kfp.results.verify import EXTRA, runs_of_state, verify_run
     from clipseg_kfp.storage import open_folder
 
-    runs = runs_of(output, config, endpoint)
+    runs, folder = runs_of(output, config, endpoint), open_folder(output, endpoint)
     if run:
         chosen = [each for each in runs if each["run"] == run]
+        if not chosen:
+            raise no_such_run(run, output)
+    elif all_:
+        chosen = runs
     else:
-        latest = {each["config"]: each for each in reversed(runs)}
-        chosen = runs if all_ else list(latest.values())
-    if run and not chosen:
-        raise no_such_run(run, output)
-    folder, sound, told = open_folder(output, endpoint), True, []
+        groups: dict[str, list[dict[str, Any]]] = {}
+        for each in runs:
+            groups.setdefault(each["config"], []).append(each)
+        chosen = [m for name, group in groups.items() for m in runs_of_state(Results(folder, name), group)]
+    sound, told = True, []
     for manifest in chosen:
         found = verify_run(Results(folder, manifest["config"]), manifest, quiet=json_)
         sound = sound and found.sound

@@ -20,7 +20,7 @@ from clipseg_kfp.local.runner import LocalRun, new_run_id, run_batch
 from clipseg_kfp.local.store import EmbeddedStore
 from clipseg_kfp.prompts import split_prompt_text
 from clipseg_kfp.results import Results, json_bytes
-from clipseg_kfp.results.commit import file_key
+from clipseg_kfp.results.commit import commit_order, file_key
 from clipseg_kfp.results.summary import RunSummary, read_run, show
 from clipseg_kfp.runtime.concurrency import ordered_map
 from clipseg_kfp.storage import Folder, open_folder
@@ -181,12 +181,11 @@ def _figures(run: RunSummary, finished: LocalRun, output: str) -> dict[str, Any]
 def _last_measured(run: RunSummary, output: str) -> tuple[float | None, str]:
     """Mean IoU of the latest run of the configuration that has one, and that run."""
     folder, config = open_folder(output), run.manifest["config"]
-    latest: tuple[str, float | None, str] = ("", None, "")
-    for manifest in Results(folder, config).manifests():
+    for manifest in sorted(Results(folder, config).manifests(), key=commit_order, reverse=True):
         mean = json.loads(folder.child(config).read(file_key(manifest, "metrics.json")))["mean_iou"]
-        if mean is not None and manifest["created"] >= latest[0]:
-            latest = (manifest["created"], mean, manifest["run"])
-    return latest[1:]
+        if mean is not None:
+            return mean, manifest["run"]
+    return None, ""
 
 
 def _print_summary(

@@ -10,6 +10,9 @@ from pathlib import PurePosixPath
 
 from PIL import Image
 
+#: Raised whenever more images can be read: those that an older reader has set aside are then tried again.
+READER_VERSION = 1
+
 #: Lower-case suffixes of the files that ``decode_image`` reads, by format (Pillow's names, in the order in which they
 #: are tried). MPO is read as the JPEG that it begins with.
 SUFFIXES: dict[str, tuple[str, ...]] = {

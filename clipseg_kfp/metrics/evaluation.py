@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,7 +17,7 @@ from clipseg_kfp.metrics.sweep import (
     Histogram,
     middle_of_best,
 )
-from clipseg_kfp.naming import safe_segment
+from clipseg_kfp.naming import digest, safe_segment
 
 FIGURES = 50  # prompts with a figure of their own in Kubeflow; metrics.json has all
 UNUSABLE_SHOWN = 100
@@ -215,6 +216,25 @@ class Evaluation:
             "all": _curves(self.pooled()) if self.histograms else None,
             "per_prompt": {name: _curves(histogram) for name, histogram in self.histograms.items()},
         }
+
+
+def resample(rows: Iterable[Mapping[str, Any]], evaluation: Evaluation) -> Bootstrap:
+    """Resamples images for ``Evaluation.measure_spread``.
+
+    Args:
+        rows: of ``records.PER_IMAGE``; the prompts of an image follow each other.
+        evaluation: with all their counts.
+    """
+    draws = Bootstrap()
+    best = {name: histogram.best for name, histogram in evaluation.histograms.items()}
+    for row in rows:
+        index = best[row["prompt"]]
+        if index is None:  # the prompt is not in the ground truth: there is no IoU to resample
+            continue
+        tp, fp = row["sweep_tp"][index], row["sweep_fp"][index]
+        counts = (row["tp"], row["fp"], row["fn"], tp, fp, row["tp"] + row["fn"] - tp)
+        draws.add(row["prompt"], digest([row["key"], row["version"]]), counts)
+    return draws
 
 
 def _ratios(sums: Sums) -> tuple[Sums, Sums]:

@@ -46,6 +46,24 @@ class Histogram:
     foreground: Counts = field(default_factory=lambda: np.zeros(BINS, np.int64))
     background: Counts = field(default_factory=lambda: np.zeros(BINS, np.int64))
 
+    @classmethod
+    def of_sweep(cls, tp: Sequence[int], fp: Sequence[int], positives: int, negatives: int) -> Histogram:
+        """Makes a histogram of counts at ``THRESHOLDS``: there it is exact, and in between as coarse as they are.
+
+        Args:
+            tp: foreground pixels at or above each threshold.
+            fp: background pixels at or above each.
+            positives: foreground pixels.
+            negatives: background pixels.
+        """
+        histogram = cls()
+        for bins, above, total in (
+            (histogram.foreground, tp, positives),
+            (histogram.background, fp, negatives),
+        ):
+            bins[_STEP // 2 :: _STEP] = -np.diff([total, *above, 0])  # in the middle between two thresholds
+        return histogram
+
     def add(
         self, values: NDArray[np.float32], truth: NDArray[np.bool_], valid: NDArray[np.bool_] | None = None
     ) -> None:

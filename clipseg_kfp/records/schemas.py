@@ -208,11 +208,12 @@ TAKEN = pa.schema(
     ]
 )
 
-#: fetch_dataset and the results: images that were done earlier and are no longer listed.
+#: fetch_dataset and the results: images of earlier runs that are no longer listed.
 DELETED = pa.schema(
     [
         *(SOURCES.field(name) for name in ("source", "key", "version")),
         ("run", pa.string()),  # the latest run that did it
+        ("status", pa.string()),  # done, or quarantined and never done
     ]
 )
 
@@ -223,6 +224,7 @@ LEDGER = pa.schema(
         ("name", pa.binary(16)),  # digest of the key
         ("run", pa.int32()),  # row in the list of runs
         ("done", pa.bool_()),  # or quarantined
+        ("settled", pa.bool_()),  # for what the image is; not because the store refused it
     ]
 )
 

@@ -27,7 +27,7 @@ QUARANTINE_ROWS = 200
 REASONS = 50
 NOTES = 20  # of each kind
 _MARGIN = ["key", "version", "threshold", "max_probability"]
-_PRINTED = [*_MARGIN, "source", "prompt", "width", "height", "area", "coverage", "score"]
+PRINTED = [*_MARGIN, "source", "prompt", "width", "height", "area", "coverage", "score"]
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,7 @@ class Tables:
     def rows(self) -> Iterator[dict[str, Any]]:
         """The rows of all masks, with the columns that the page shows."""
         for path in self.masks:
-            yield from records.read_parquet(path, columns=_PRINTED)
+            yield from records.read_parquet(path, columns=PRINTED)
 
 
 @dataclass

@@ -55,7 +55,7 @@ class GalleryItem:
         source: where it lies, as people see it.
         width: of the source image, in pixels.
         height: of the source image, in pixels.
-        preview: a small JPEG of the image.
+        preview: a small JPEG of the image; empty where only the overlay is left.
         overlay: a JPEG or PNG of the same size with the masks drawn in.
         tiles: one per prompt, in the order of the prompt set.
         reason: why it was chosen, in a few words; may be empty.
@@ -179,6 +179,7 @@ class Report:
         pooled: the curve of all prompts together.
         sweep: all prompts at each of the paper's thresholds, of ``metrics.json``.
         dice: of all masks as they were written.
+        runs: of how many runs this is the current state, ``run`` being the latest; 0 for the page of one run.
     """
 
     title: str
@@ -199,3 +200,4 @@ class Report:
     pooled: dict[str, Any] | None = None
     sweep: dict[str, Any] | None = None
     dice: float | None = None
+    runs: int = 0

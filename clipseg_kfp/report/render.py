@@ -110,7 +110,7 @@ def _page(report: Report, cards: list[GalleryItem], quarantine: int, prompts: in
         sweep_rows=sweep_rows(report),
         totals=totals(report),
         views=[
-            *("overlay", "image"),
+            *(["overlay", "image"] if any(item.preview for item in cards) else []),
             *(["heat"] if any(item.heats for item in cards) else []),
             *(["truth"] if any(item.truth for item in cards) else []),
         ],

@@ -45,6 +45,7 @@ from clipseg_kfp.runtime.concurrency import ordered_map
 from clipseg_kfp.storage import ConditionUnsupportedError, Entry, Folder
 
 READERS = 16  # small objects read at once
+_FIRST = (0, "", "")  # in the order of commits, before all runs
 
 
 @dataclass
@@ -175,19 +176,36 @@ class Results:
         )
 
     def point_to(self, run: str) -> str:
-        """Names a committed run in ``latest.json``, unless a newer one is there; returns its manifest's URI."""
-        key, latest = run_key(run, MANIFEST), ""
-        with suppress(ObjectChangedError, ValueError, KeyError, TypeError):  # missing or damaged
-            latest = str(json.loads(self.folder.read(LATEST))["manifest"])
-        if self._created(latest) <= self._created(key):  # an old run may be tried again
+        """Names a committed run in ``latest.json``, unless a later one is there; returns its manifest's URI."""
+        key = run_key(run, MANIFEST)
+        if self._turn(self._latest()) <= self._turn(key):  # an old run may be tried again
             self.write(LATEST, json_bytes({"run": run, "manifest": key}))
         return self.folder.locate(key)
 
-    def _created(self, key: str) -> str:
-        """When a run was made; empty where its manifest is missing or damaged."""
-        with suppress(ParameterError, StorageError):
-            return str(self.read_manifest(key)["created"]) if key else ""
+    def _latest(self) -> str:
+        """The key of the manifest that ``latest.json`` names; empty where that is missing or damaged."""
+        with suppress(ObjectChangedError, ValueError, KeyError, TypeError):
+            return str(json.loads(self.folder.read(LATEST))["manifest"])
         return ""
+
+    def _turn(self, key: str) -> tuple[int, str, str]:
+        """The place of a run in the order of commits; the first of all where its manifest is missing or damaged."""
+        with suppress(ParameterError, StorageError):
+            return commit_order(self.read_manifest(key)) if key else _FIRST
+        return _FIRST
+
+    def next_sequence(self, after: int = 0) -> int:
+        """The place in the order of commits, of all configurations of the output, for the run that is committed now.
+
+        Args:
+            after: the highest place that the caller knows, as of the ledger.
+        """
+        latest = self._turn(self._latest())
+        if latest == _FIRST and not after:  # without latest.json all manifests have to be read
+            latest = max(map(commit_order, self.manifests()), default=_FIRST)
+        others = (Results(self.output, config) for config in configurations(self.output))
+        turns = ordered_map(lambda other: other._turn(other._latest()), others, READERS)
+        return 1 + max(after, latest[0], *(turn[0] for turn in turns))
 
     def committed(self) -> Iterator[Entry]:
         """Lists the manifests without reading them; S3 lists a hundred runs and more per request."""
@@ -236,12 +254,13 @@ class Attempt:
         """Lists a file in the manifest that is already written."""
         self.files.append({"name": self.place + name, "bytes": len(data), "sha256": digest(data, 64)})
 
-    def commit(self, counts: Counts, body: dict[str, Any]) -> dict[str, Any]:
+    def commit(self, counts: Counts, body: dict[str, Any], after: int = 0) -> dict[str, Any]:
         """Writes the manifest: with it the run exists.
 
         Args:
             counts: must add up.
             body: further values of the manifest.
+            after: see ``Results.next_sequence``.
 
         Returns:
             The manifest: this attempt's, or that of a faster one with the same data.
@@ -258,6 +277,7 @@ class Attempt:
             "run": self.run,
             "config": self.results.config,
             "created": self.created,
+            "sequence": self.results.next_sequence(after),
             "counts": vars(counts),
             **({"seconds": self.seconds} if self.seconds else {}),
             **body,
@@ -278,6 +298,16 @@ class Attempt:
         if not same_data(winner, manifest):
             raise self.results.name_taken(self.run)
         return winner
+
+
+def commit_order(manifest: dict[str, Any]) -> tuple[int, str, str]:
+    """Sorts runs in the order of their commits, the earliest first.
+
+    A clock may have been ahead, so each run is numbered after those that were committed when it was. Runs of versions
+    that did not number them come first, by their time. Runs at once may have one number, and are sorted by time.
+    """
+    sequence = manifest.get("sequence", 0)
+    return sequence if isinstance(sequence, int) else 0, str(manifest["created"]), str(manifest["run"])
 
 
 def same_data(one: dict[str, Any], other: dict[str, Any]) -> bool:

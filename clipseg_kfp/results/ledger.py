@@ -5,7 +5,7 @@ The truth is each run's ``images.parquet``. As runs add up, publish_results gath
 the rows of the largest snapshot for runs that are unchanged, and reads the other runs one by one. Without a sound
 snapshot it reads all runs: slower, with the same result.
 
-In memory an image version is two digests of 16 bytes, the number of its run and a flag.
+In memory an image version is two digests of 16 bytes, the number of its run and two flags.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -27,9 +27,9 @@ from clipseg_kfp import records
 from clipseg_kfp.errors import ObjectChangedError, StorageError
 from clipseg_kfp.naming import digest
 from clipseg_kfp.records import parse_parquet
-from clipseg_kfp.results.commit import READERS, Results, facts_of, file_key
+from clipseg_kfp.results.commit import READERS, Results, commit_order, facts_of, file_key
 from clipseg_kfp.results.inventory import Named, files_of, local_copy
-from clipseg_kfp.results.layout import IMAGES, LEDGER, image_id
+from clipseg_kfp.results.layout import IMAGES, LEDGER, QUARANTINE, image_id
 from clipseg_kfp.runtime.concurrency import ordered_map
 from clipseg_kfp.runtime.progress import say
 
@@ -37,11 +37,14 @@ STEP = "ledger"
 #: A snapshot is due when more runs or images than these are in none.
 UNCOVERED_RUNS, UNCOVERED_IMAGES = 32, 100_000
 NEW, DONE, QUARANTINED = 0, 1, 2
+UNSETTLED = ("unreadable",)  # reasons of a quarantine that say nothing about the image: it was never read
 _METADATA = b"clipseg-kfp"
 _READERS_OF_TABLES = 4  # each may hold the table of a whole run
 
 Ids = NDArray[np.bytes_]  # of ``image_id``
-_ROW = np.dtype([("image", "S16"), ("name", "S16"), ("run", np.int32), ("done", np.bool_)])
+_ROW = np.dtype(
+    [("image", "S16"), ("name", "S16"), ("run", np.int32), ("done", np.bool_), ("settled", np.bool_)]
+)
 _Rows = NDArray[np.void]  # of ``_ROW``; ``run`` is a place in the list of runs
 
 
@@ -59,6 +62,9 @@ class Run:
         bytes: that table's size.
         sha256: that table's.
         parts: keys of its parts.
+        sequence: its number in the order of commits; 0 where an earlier version wrote it.
+        reader: version of what read its images; 0 where an earlier version wrote it.
+        max_megapixels: that it could read.
     """
 
     manifest: str
@@ -70,6 +76,14 @@ class Run:
     bytes: int
     sha256: str
     parts: Sequence[str] = ()
+    sequence: int = 0
+    reader: int = 0
+    max_megapixels: float = 0.0
+
+    @property
+    def order(self) -> tuple[int, str, str]:
+        """As ``commit_order``."""
+        return commit_order(vars(self))
 
 
 class Ledger:
@@ -123,7 +137,13 @@ class Ledger:
     @cached_property
     def _ranks(self) -> NDArray[np.intp]:
         """Each run's place among all, the earliest first."""
-        return np.argsort(np.array([f"{run.created} {run.run}" for run in self.runs], np.str_)).argsort()
+        places = sorted(range(len(self.runs)), key=lambda i: self.runs[i].order)
+        return np.argsort(np.array(places, np.intp))
+
+    @property
+    def sequence(self) -> int:
+        """The highest number in the order of commits; 0 without any."""
+        return max((run.sequence for run in self.runs), default=0)
 
     @cached_property
     def _latest(self) -> tuple[Ids, NDArray[np.intp]]:
@@ -149,26 +169,76 @@ class Ledger:
         states: list[int] = np.where(done, DONE, np.where(set_aside, QUARANTINED, NEW)).tolist()
         return states
 
-    def gone(self, source_uri: str, listed: Ids) -> Iterator[dict[str, Any]]:
+    def known_bad(self, reader: int, max_megapixels: float) -> Ids:
+        """Digests of the image versions that would be quarantined again, sorted.
+
+        Args:
+            reader: version of what would read them; a newer one than before may succeed.
+            max_megapixels: that would be read; more than before may succeed.
+        """
+        return np.unique(self._rows["image"][self._bad(reader, max_megapixels)])
+
+    def _bad(self, reader: int, max_megapixels: float) -> NDArray[np.bool_]:
+        able = [run.reader >= reader and run.max_megapixels >= max_megapixels for run in self.runs]
+        marked: NDArray[np.bool_] = self._rows["settled"] & ~self._rows["done"]
+        marked &= np.array(able, np.bool_)[self._rows["run"]]
+        return marked
+
+    def first_reasons(self, images: Ids, reader: int, max_megapixels: float) -> Iterator[dict[str, Any]]:
+        """Finds why images were set aside first.
+
+        Args:
+            images: some of ``known_bad``, each once.
+            reader: as there.
+            max_megapixels: as there.
+
+        Yields:
+            A row of ``records.QUARANTINE`` for each.
+
+        Raises:
+            StorageError: a table cannot be read, or lacks a row.
+        """
+        rows = self._rows[self._bad(reader, max_megapixels)]
+        rows = rows[among(rows["image"], np.sort(images))]
+        rows = rows[np.argsort(self._ranks[rows["run"]], kind="stable")]  # the first come first
+        rows = rows[np.unique(rows["image"], return_index=True)[1]]
+        names = records.QUARANTINE.names
+        for number in np.unique(rows["run"]):
+            run, wanted = self.runs[number], np.sort(rows["image"][rows["run"] == number])
+            table, missing = _quarantine_of(self._results, run), len(wanted)
+            for columns in columns_of(self._results, table, names):
+                found = among(ids_of(map(image_id, columns[1], columns[2])), wanted)
+                for i in np.flatnonzero(found):
+                    missing -= 1
+                    yield {name: column[i] for name, column in zip(names, columns, strict=True)}
+            if missing:
+                raise damaged(self._results, table, f"it lacks {missing:,} images")
+
+    def gone(self, source_uri: str, listed: Ids, *, done: bool = True) -> Iterator[dict[str, Any]]:
         """Finds images that runs over the same source have done and that are no longer listed.
 
         Args:
             source_uri: what was listed now.
             listed: ``image_id`` of the keys that are there.
+            done: false for those that were quarantined, and never done.
 
         Yields:
             A row of ``records.DELETED`` for each key, with its latest version.
         """
         same = np.array([run.source == source_uri.rstrip("/") for run in self.runs], np.bool_)
-        rows = self._rows[self._rows["done"] & same[self._rows["run"]]]
+        rows = self._rows[same[self._rows["run"]]]
+        if not done:
+            rows = rows[~among(rows["name"], np.unique(rows["name"][rows["done"]]))]
+        rows = rows[rows["done"] == done]
         rows = rows[~among(rows["name"], np.sort(listed))]
         rows = rows[np.argsort(self._ranks[rows["run"]], kind="stable")[::-1]]  # the latest first
         rows = rows[np.unique(rows["name"], return_index=True)[1]]
         for number in np.unique(rows["run"]):
             run, images = self.runs[number], np.sort(rows["image"][rows["run"] == number])
-            for sources, keys, versions in _columns_of(self._results, run, ["source", "key", "version"]):
+            for sources, keys, versions in columns_of(self._results, run, ["source", "key", "version"]):
                 for i in np.flatnonzero(among(ids_of(map(image_id, keys, versions)), images)):
-                    yield {"source": sources[i], "key": keys[i], "version": versions[i], "run": run.run}
+                    row = {"source": sources[i], "key": keys[i], "version": versions[i], "run": run.run}
+                    yield {**row, "status": "done" if done else "quarantined"}
 
     def compact(self) -> str:
         """Writes a snapshot that covers all runs of this ledger; returns its key.
@@ -187,7 +257,7 @@ class Ledger:
             )
             for ids in (rows["image"], rows["name"])
         ]
-        columns += (pa.array(np.ascontiguousarray(rows[name])) for name in ("run", "done"))
+        columns += (pa.array(np.ascontiguousarray(rows[name])) for name in ("run", "done", "settled"))
         metadata = {_METADATA: json.dumps({"runs": [vars(run) for run in runs]}).encode()}
         table = pa.table(columns, schema=records.LEDGER.with_metadata(metadata))
         folder = self._results.folder
@@ -262,7 +332,7 @@ def _read_snapshot(data: bytes, key: str) -> tuple[list[Run], _Rows]:
     for name in ("image", "name"):
         column = table[name].combine_chunks()
         rows[name] = np.frombuffer(column.buffers()[1], "S16", len(column), 16 * column.offset)
-    for name in ("run", "done"):
+    for name in ("run", "done", "settled"):
         rows[name] = table[name].to_numpy()
     return runs, rows
 
@@ -272,26 +342,61 @@ def _run(results: Results, key: str, version: str) -> Run | None:
         manifest = results.read_manifest(key)
     except ObjectChangedError:  # removed since it was listed
         return None
+    return run_of(manifest, key, version)
+
+
+def run_of(manifest: dict[str, Any], key: str, version: str) -> Run:
+    """What the ledger knows of a run.
+
+    Args:
+        manifest: the run's.
+        key: the manifest's.
+        version: the manifest's, as the store tells it.
+    """
     images = file_key(manifest, IMAGES)
     facts = {named.key: named for named in files_of(manifest)}.get(images, Named(""))
     source = manifest.get("source_uri", "").rstrip("/")
     run, created = manifest["run"], manifest["created"]
     parts = manifest.get("parts", [])
-    return Run(key, version, run, created, source, images, facts.bytes, facts.sha256, parts)
+    sequence, _, _ = commit_order(manifest)
+    reader = manifest.get("reader", {})
+    return Run(
+        key,
+        version,
+        run,
+        created,
+        source,
+        images,
+        facts.bytes,
+        facts.sha256,
+        parts,
+        sequence,
+        reader.get("version", 0),
+        reader.get("max_megapixels", 0.0),
+    )
+
+
+def _quarantine_of(results: Results, run: Run) -> Run:
+    """The run with its table of quarantined images, which tells more, in place of that of all its images."""
+    manifest = results.read_manifest(run.manifest)
+    key = file_key(manifest, QUARANTINE)
+    facts = {named.key: named for named in files_of(manifest)}.get(key, Named(""))
+    return replace(run, images=key, bytes=facts.bytes, sha256=facts.sha256)
 
 
 def _table(results: Results, number: int, run: Run) -> _Rows:
     """The rows of a run; none where its table is gone, so that its images are done again."""
     parts = [np.empty(0, _ROW)]
-    for keys, versions, states in _columns_of(results, run, ["key", "version", "status"]):
+    for keys, versions, states, reasons in columns_of(results, run, ["key", "version", "status", "reason"]):
         rows = np.empty(len(keys), _ROW)
         rows["image"], rows["name"] = ids_of(map(image_id, keys, versions)), ids_of(map(image_id, keys))
         rows["run"], rows["done"] = number, [state == "done" for state in states]
+        rows["settled"] = [reason not in UNSETTLED for reason in reasons]
         parts.append(rows)
     return np.concatenate(parts)
 
 
-def _columns_of(results: Results, run: Run, columns: list[str]) -> Iterator[list[list[str]]]:
+def columns_of(results: Results, run: Run, columns: list[str]) -> Iterator[list[list[str]]]:
     """Some columns of a run's table of images, batch by batch.
 
     Raises:
@@ -300,17 +405,18 @@ def _columns_of(results: Results, run: Run, columns: list[str]) -> Iterator[list
     try:
         with local_copy(results, run.images) as path:
             if facts_of(path) != {"bytes": run.bytes, "sha256": run.sha256}:
-                raise _damaged(results, run, "its content is not what the manifest names")
+                raise damaged(results, run, "its content is not what the manifest names")
             with pq.ParquetFile(path) as table:
                 for batch in table.iter_batches(batch_size=records.ROWS_AT_ONCE, columns=columns):
                     yield [batch.column(name).to_pylist() for name in columns]
     except ObjectChangedError:
         say(STEP, f"the run '{run.run}' has no table of images: its images count as not done")
     except (pa.ArrowException, KeyError) as error:
-        raise _damaged(results, run, str(error)) from error
+        raise damaged(results, run, str(error)) from error
 
 
-def _damaged(results: Results, run: Run, why: str) -> StorageError:
+def damaged(results: Results, run: Run, why: str) -> StorageError:
+    """The error for a table that is not as its manifest says."""
     uri = results.folder.locate(run.images)
     return StorageError(
         f"{uri} is damaged: {why}.",

@@ -44,13 +44,14 @@ class Plan:
     Attributes:
         run: the run's name in the results.
         source_uri: what was listed.
-        listed: what the run takes: ``skipped`` + ``taken_over`` + ``to_do``.
+        listed: what the run takes: ``skipped`` + ``taken_over`` + ``to_do`` + ``quarantined_before``.
         skipped: done by earlier committed runs.
         taken_over: done by an earlier attempt that was not committed; this run commits them.
         left: found as well, and left for the next run.
         to_do: in ``shards``.
         shards: in order; one without images where nothing is to do.
         created: when it was written, ISO 8601.
+        quarantined_before: by earlier committed runs, and not tried again.
     """
 
     run: str
@@ -62,6 +63,7 @@ class Plan:
     to_do: int
     shards: tuple[PlannedShard, ...]
     created: str = ""
+    quarantined_before: int = 0
 
 
 @dataclass(frozen=True)

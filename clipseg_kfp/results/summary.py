@@ -1,9 +1,12 @@
-"""Reads a committed run back from the store, and shows it in a terminal."""
+"""Reads a committed run, or the current state of all runs, back from the store, and shows it in a terminal."""
 
 from __future__ import annotations
 
 import json
+import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -12,9 +15,14 @@ from rich.table import Table
 
 from clipseg_kfp.naming import printable
 from clipseg_kfp.records import parse_parquet
-from clipseg_kfp.results import QUARANTINE
+from clipseg_kfp.results import QUARANTINE, Results
 from clipseg_kfp.results.commit import file_name
+from clipseg_kfp.results.current import Current, fold
+from clipseg_kfp.results.figures import PER_IMAGE, measure
 from clipseg_kfp.storage import Folder, open_folder
+
+_OF_A_RUN = ("listed", "done", "skipped", "quarantined", "masks")
+_OF_THE_STATE = ("done", "quarantined", "gone", "masks")
 
 
 @dataclass(frozen=True)
@@ -62,30 +70,7 @@ def read_run(manifest_uri: str, endpoint: str = "") -> RunSummary:
 def show(run: RunSummary, console: Console) -> None:
     """Prints counts, agreement with ground truth, the quarantine, and the URIs of masks and tables."""
     counts = run.manifest["counts"]
-    table = Table(show_header=False)
-    table.add_column(style="bold")
-    table.add_column(justify="right")
-    for name in ("listed", "done", "skipped", "quarantined", "masks"):
-        table.add_row(name, f"{counts[name]:,}")
-    if run.metrics["mean_iou"] is not None:
-        table.add_row("mean IoU", f"{run.metrics['mean_iou']:.3f}")
-
-    def titled(title: str, table: Table) -> None:  # a table's own title wraps at the table's width
-        _line(console, title, style="italic")
-        console.print(table)
-
-    console.print()
-    titled(f"Run {run.manifest['run']}", table)
-    if run.metrics["per_prompt"]:
-        titled("Agreement with ground truth", _agreement(run.metrics["per_prompt"]))
-        for name, row in run.metrics["per_prompt"].items():
-            if row.get("iou") is None:
-                alarms = f"false alarms in {row.get('false_alarm_images', 0):,} of {row['images']:,} images"
-                _line(console, f"{name}: not in the ground truth; {alarms}")
-    if run.quarantine:
-        titled("Quarantined", _quarantined(run.quarantine))
-    if counts.get("left"):
-        _line(console, f"{counts['left']:,} images are left for the next run.")
+    _show(f"Run {run.manifest['run']}", counts, _OF_A_RUN, run.metrics, run.quarantine, console)
     if not counts["listed"]:
         console.print("There were no images.")
     elif not counts["done"] and counts["skipped"]:
@@ -96,6 +81,99 @@ def show(run: RunSummary, console: Console) -> None:
         )
     _line(console, f"masks: {run.uri.rpartition('/runs/')[0]}/masks/")
     _line(console, f"tables and report: {run.uri.rpartition('/')[0]}/")
+
+
+@dataclass(frozen=True)
+class StateSummary:
+    """The current state of a configuration: all its runs, folded.
+
+    Attributes:
+        current: the state.
+        metrics: as ``metrics.json``, over all of its images that were measured.
+        quarantine: rows of ``records.QUARANTINE``.
+    """
+
+    current: Current
+    metrics: dict[str, Any]
+    quarantine: list[dict[str, Any]]
+
+    def facts(self) -> dict[str, Any]:
+        """What it is, and the images by outcome."""
+        current, latest = self.current, self.current.latest
+        return {
+            **{name: latest.get(name) for name in ("config", "run", "created", "source_uri")},
+            "runs": len(current.manifests),
+            "counts": vars(current.counts),
+            "gone": current.gone,
+        }
+
+
+def read_state(results: Results, manifests: Sequence[dict[str, Any]]) -> StateSummary:
+    """Folds runs of a configuration.
+
+    Args:
+        results: of the configuration.
+        manifests: of the runs; at least one.
+
+    Raises:
+        StorageError: a table cannot be read.
+    """
+    current = fold(results, manifests)
+    with tempfile.TemporaryDirectory(prefix="clipseg-kfp-") as folder:
+        metrics = measure(current, Path(folder, PER_IMAGE)).metrics
+    return StateSummary(current, metrics, list(current.quarantine()))
+
+
+def show_state(state: StateSummary, console: Console) -> None:
+    """Prints what the state is of, counts, agreement with ground truth, the quarantine and the URI of masks."""
+    current = state.current
+    latest = current.latest
+    facts = {"source": ", ".join(current.sources), "model": latest["model"]["uri"]}
+    facts |= {"configuration": latest["config"], "latest run": f"{latest['run']}, {latest['created']}"}
+    for label, value in facts.items():
+        _line(console, f"{label}: {value}")
+    title = f"Current state after {len(current.manifests):,} run{'s' * (len(current.manifests) != 1)}"
+    counts = {**vars(current.counts), "gone": current.gone}
+    _show(title, counts, _OF_THE_STATE, state.metrics, state.quarantine, console)
+    if current.gone:
+        _line(
+            console, f"{current.gone:,} images are no longer at their source, and left out; their masks stay."
+        )
+    _line(console, f"masks: {current.results.folder.locate('masks/')}")
+
+
+def _show(
+    title: str,
+    counts: dict[str, int],
+    names: Sequence[str],
+    metrics: dict[str, Any],
+    quarantine: list[dict[str, Any]],
+    console: Console,
+) -> None:
+    table = Table(show_header=False)
+    table.add_column(style="bold")
+    table.add_column(justify="right")
+    for name in names:
+        table.add_row(name, f"{counts[name]:,}")
+    if metrics["mean_iou"] is not None:
+        table.add_row("mean IoU", f"{metrics['mean_iou']:.3f}")
+
+    def titled(title: str, table: Table) -> None:  # a table's own title wraps at the table's width
+        _line(console, title, style="italic")
+        console.print(table)
+
+    console.print()
+    titled(title, table)
+    if metrics["per_prompt"]:
+        titled("Agreement with ground truth", _agreement(metrics["per_prompt"]))
+        for name, row in metrics["per_prompt"].items():
+            if row.get("iou") is None:
+                alarms = f"false alarms in {row.get('false_alarm_images', 0):,} of {row['images']:,} images"
+                _line(console, f"{name}: not in the ground truth; {alarms}")
+    if quarantine:
+        titled("Quarantined", _quarantined(quarantine))
+    if counts.get("left"):
+        _line(console, f"{counts['left']:,} images are left for the next run.")
 
 
 def _line(console: Console, text: str, **style: Any) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from operator import attrgetter
@@ -13,6 +14,7 @@ import pyarrow as pa
 from clipseg_kfp.errors import ObjectChangedError, StorageError
 from clipseg_kfp.naming import digest
 from clipseg_kfp.results.commit import READERS, Results, facts_of
+from clipseg_kfp.results.current import fold
 from clipseg_kfp.results.inventory import Named, files_of, local_copy, objects_of
 from clipseg_kfp.results.layout import run_key
 from clipseg_kfp.results.plan import is_progress
@@ -57,6 +59,20 @@ class Verified:
     def sound(self) -> bool:
         """Whether everything that the run names is there, unchanged."""
         return all(finding.problem == EXTRA for finding in self.findings)
+
+
+def runs_of_state(results: Results, manifests: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The runs that the current state of a configuration is made of, and the latest; all where it cannot be told.
+
+    Args:
+        results: of the configuration.
+        manifests: of its runs, at least one, the latest first.
+    """
+    try:
+        wanted = {share.manifest["run"] for share in fold(results, manifests).shares}
+    except (StorageError, pa.ArrowException, KeyError):  # what is damaged is told by reading them all
+        return list(manifests)
+    return [manifests[0], *(manifest for manifest in manifests[1:] if manifest["run"] in wanted)]
 
 
 def verify_run(results: Results, manifest: dict[str, Any], *, quiet: bool = False) -> Verified:

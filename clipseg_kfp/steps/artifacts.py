@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -136,7 +136,7 @@ class Summary:
 
     Attributes:
         source_uri: what was listed.
-        listed: images of this run: to do, taken over and skipped.
+        listed: images of this run: to do, taken over, skipped, and quarantined before.
         skipped: of those, images that an earlier committed run with the same configuration has done, or has
             quarantined where there is no room to try them again.
         digest: sha256 (32 hex digits) of keys and versions of the images to do and to take over.
@@ -147,6 +147,9 @@ class Summary:
         max_quarantined: as in ``Limits``.
         compact: whether publish_results must write a snapshot of the ledger.
         listed_at: when the listing began, in seconds since 1970.
+        quarantined_before: images that an earlier run has quarantined and that are not tried again; listed, too.
+        reader: ``version`` of what reads the images, and ``max_megapixels`` that it takes.
+        sequence: the highest number in the order of commits when the listing began.
     """
 
     source_uri: str
@@ -160,6 +163,9 @@ class Summary:
     max_quarantined: str = ""
     compact: bool = False
     listed_at: float = 0.0
+    quarantined_before: int = 0
+    reader: dict[str, Any] = field(default_factory=dict)
+    sequence: int = 0
 
 
 @dataclass(frozen=True)
@@ -169,7 +175,8 @@ class Listing(_Folder):
     SUMMARY = "summary.json"
 
     taken_path = _File("taken.parquet")  # images that an uncommitted run has done (``records.TAKEN``)
-    deleted_path = _File(DELETED)  # images that are done and no longer listed (``records.DELETED``)
+    known_path = _File("known.parquet")  # images quarantined before, not tried again (``records.QUARANTINE``)
+    deleted_path = _File(DELETED)  # images that are no longer listed (``records.DELETED``)
 
     def shard_path(self, shard: str) -> Path:
         """Images of a shard (``records.SOURCES``)."""

@@ -12,8 +12,7 @@ from clipseg_kfp import records
 from clipseg_kfp.masks.raster import Mask
 from clipseg_kfp.metrics import Bootstrap
 from clipseg_kfp.metrics.agreement import Comparison, compare
-from clipseg_kfp.metrics.evaluation import Evaluation
-from clipseg_kfp.naming import digest
+from clipseg_kfp.metrics.evaluation import Evaluation, resample
 from clipseg_kfp.report.pictures import truth_png
 from clipseg_kfp.runtime.concurrency import ordered_map
 from clipseg_kfp.runtime.progress import say, track
@@ -193,17 +192,8 @@ def _row(row: dict[str, Any], result: Comparison) -> dict[str, Any]:
 
 
 def _resample(table: Path, evaluation: Evaluation) -> Bootstrap:
-    draws = Bootstrap()
-    best = {name: histogram.best for name, histogram in evaluation.histograms.items()}
     columns = [*_IMAGE, "prompt", "tp", "fp", "fn", "sweep_tp", "sweep_fp"]
-    for row in records.read_parquet(table, columns, ROWS_AT_ONCE):
-        index = best[row["prompt"]]
-        if index is None:  # the prompt is not in the ground truth: there is no IoU to resample
-            continue
-        tp, fp = row["sweep_tp"][index], row["sweep_fp"][index]
-        counts = (row["tp"], row["fp"], row["fn"], tp, fp, row["tp"] + row["fn"] - tp)
-        draws.add(row["prompt"], digest([row["key"], row["version"]]), counts)
-    return draws
+    return resample(records.read_parquet(table, columns, ROWS_AT_ONCE), evaluation)
 
 
 def _tell(evaluation: Evaluation, pairs: int) -> None:

@@ -18,11 +18,12 @@ from clipseg_kfp import records
 from clipseg_kfp.dataset.convention import NAMED, some
 from clipseg_kfp.dataset.listing import Source, is_single_file, list_sources
 from clipseg_kfp.errors import ParameterError
+from clipseg_kfp.images import formats
 from clipseg_kfp.options import GroundTruth, Limits, Outputs
 from clipseg_kfp.prompts.files import listed
 from clipseg_kfp.results import Results
 from clipseg_kfp.results.layout import DELETED, FOLDERS, STAGING, image_id
-from clipseg_kfp.results.ledger import DONE, QUARANTINED, Ids, Ledger, ids_of
+from clipseg_kfp.results.ledger import DONE, QUARANTINED, Ids, Ledger, among, ids_of
 from clipseg_kfp.results.plan import Plan, PlannedShard, write_plan
 from clipseg_kfp.results.shard_tables import UncommittedImages
 from clipseg_kfp.runtime.progress import say
@@ -108,6 +109,9 @@ def run(
     left_out = skipped = 0
     keys: list[Ids] = [ids_of(())]
     taken: list[bytes] = []
+    known: list[bytes] = []
+    reader = formats.READER_VERSION, limits.max_megapixels
+    bad = ids_of(()) if full or limits.retry_quarantined else ledger.known_bad(*reader)
 
     def sources() -> Iterator[Source]:
         nonlocal left_out
@@ -131,9 +135,12 @@ def run(
             states = ledger.states(images)
             turns = ledger.turns(images) if full or QUARANTINED in states else states  # 0 is new in both
             there = uncommitted.has((source.source, source.key, source.version) for source in batch)
-            for source, state, turn, is_there in zip(batch, states, turns, there, strict=True):
+            again = among(ids_of(image_id(*image) for image in images), bad)
+            for source, state, turn, is_there, is_bad in zip(batch, states, turns, there, again, strict=True):
                 if state == DONE and not full:
                     skipped += 1
+                elif is_bad:
+                    known.append(image_id(source.key, source.version))
                 elif (
                     is_there
                     and (not limit or len(taken) < limit)
@@ -153,11 +160,18 @@ def run(
     for name, count in zip(names, shards, strict=True):
         records.write_parquet(target.shard_path(name), records.SOURCES, islice(rows, count))
     measured.tell(len(chosen), skipped + taken_over)
-    deleted = _write_deleted(target.deleted_path, ledger.gone(source_uri, np.concatenate(keys)))
+    there_now = np.concatenate(keys)
+    deleted = _write_deleted(
+        target.deleted_path,
+        ledger.gone(source_uri, there_now),
+        ledger.gone(source_uri, there_now, done=False),
+    )
+    reasons = ledger.first_reasons(ids_of(known), *reader)
+    quarantined_before = records.write_parquet(target.known_path, records.QUARANTINE, reasons)
     skipped += selection.waiting
     summary = Summary(
         source_uri=source_uri,
-        listed=len(chosen) + taken_over + skipped,
+        listed=len(chosen) + taken_over + skipped + quarantined_before,
         skipped=skipped,
         digest=_digest([*taken, *(image_id(source.key, source.version) for source in chosen)]),
         shards=names,
@@ -167,12 +181,15 @@ def run(
         max_quarantined=limits.max_quarantined,
         compact=ledger.overdue,
         listed_at=listed_at,
+        quarantined_before=quarantined_before,
+        reader={"version": formats.READER_VERSION, "max_megapixels": limits.max_megapixels},
+        sequence=ledger.sequence,
     )
     target.write_summary(summary)
     if run_id or job_id:
         planned = tuple(PlannedShard(name, count) for name, count in zip(names, shards, strict=True))
         counts = (summary.listed, skipped, taken_over, summary.left, len(chosen))
-        write_plan(results, Plan(run_id or job_id, source_uri, *counts, planned))
+        write_plan(results, Plan(run_id or job_id, source_uri, *counts, planned, "", quarantined_before))
     if left_out:
         say(STEP, f"left out {left_out:,} files of earlier results, which lie below the images")
     _tell(summary, selection, full)
@@ -199,6 +216,12 @@ def _tell(dataset: Summary, selection: Selection, full: bool) -> None:
         say(STEP, f"{selection.again:,} images {seen} are tried again")
     if selection.waiting:
         say(STEP, f"{selection.waiting:,} images {seen} wait for a later run, since this one is full")
+    if dataset.quarantined_before:
+        say(
+            STEP,
+            f"{dataset.quarantined_before:,} images that were quarantined before have not changed, and stay in "
+            "quarantine; limits.retry_quarantined=true tries them again",
+        )
     if dataset.left:
         say(STEP, f"{dataset.left:,} {LEFT}")
     if selection.taken:
@@ -207,20 +230,25 @@ def _tell(dataset: Summary, selection: Selection, full: bool) -> None:
     elif not dataset.listed:
         say(STEP, f"{dataset.source_uri}: there are no images")
     elif not dataset.taken_over:
-        images = f"all {dataset.listed:,} images are done with this configuration"
+        images = f"all {dataset.skipped:,} other images are done" if dataset.quarantined_before else ""
+        images = images or f"all {dataset.listed:,} images are done with this configuration"
         say(STEP, f"{dataset.source_uri}: nothing new, {images}")
 
 
-def _write_deleted(path: Path, gone: Iterator[dict[str, Any]]) -> int:
+def _write_deleted(path: Path, done: Iterator[dict[str, Any]], bad: Iterator[dict[str, Any]]) -> int:
+    """Writes the images that are gone; returns the number of those that were done."""
     first: list[str] = []
+    count = 0
 
     def rows() -> Iterator[dict[str, Any]]:
-        for row in gone:
+        nonlocal count
+        for count, row in enumerate(done, 1):  # noqa: B007
             if len(first) < SHOWN:
                 first.append(row["key"])
             yield row
+        yield from bad
 
-    count = records.write_parquet(path, records.DELETED, rows())
+    records.write_parquet(path, records.DELETED, rows())
     if count:
         say(STEP, f"{count:,} images that are done are no longer there; their masks stay, see {DELETED}")
         for key in first:

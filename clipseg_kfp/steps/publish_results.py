@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import time
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain, islice
@@ -160,7 +161,9 @@ def _publish(
     for row in _images(sources):
         quarantine.add(row)
     refused = (row for row in _images(sources) if row["status"] == "quarantined")
-    records.write_parquet(target / QUARANTINE, records.QUARANTINE, _columns(refused, records.QUARANTINE))
+    rows = chain(refused, records.read_parquet(dataset.known_path))
+    records.write_parquet(target / QUARANTINE, records.QUARANTINE, _columns(rows, records.QUARANTINE))
+    reasons = Counter(row["reason"] for row in records.read_parquet(target / QUARANTINE, ["reason"]))
     first_quarantined = list(islice(records.read_parquet(target / QUARANTINE), QUARANTINE_ROWS))
     shutil.copyfile(dataset.deleted_path, target / DELETED)
     for name in evaluation.PUBLISHED:
@@ -170,7 +173,7 @@ def _publish(
         listed=listing.listed,
         done=written["coco"],
         skipped=listing.skipped,
-        quarantined=quarantine.counts.total(),
+        quarantined=reasons.total(),
         masks=masks,
         left=listing.left,
     )
@@ -191,6 +194,8 @@ def _publish(
         "software": {"clipseg-kfp": __version__},
         "inference": _inference(sources),
         "settings": prompts.options(),
+        "reader": listing.reader,
+        "quarantined_before": listing.quarantined_before,
         "deleted": listing.deleted,
         "taken_over": listing.taken_over,
         "parts": parts,
@@ -204,7 +209,7 @@ def _publish(
         body,
         evaluation.report_tables([target / MASKS], shards),
         first_quarantined,
-        dict(quarantine.counts),
+        dict(reasons),
     )
     names = [*TABLES, *chain.from_iterable(map(file_names, written))]
     published = Published(results.folder.locate(run_key(run_id, MANIFEST)), counts, metrics["mean_iou"], "")
@@ -225,7 +230,7 @@ def _publish(
         if time.time() - listing.listed_at > LONG_SECONDS:
             # 'results gc' may have removed its first masks
             check_present(results, [shard.folder for shard in shards])
-        attempt.commit(counts, body)
+        attempt.commit(counts, body, listing.sequence)
     manifest = results.point_to(run_id)
     _tell(counts, listing, first_quarantined, manifest)
     if listing.compact:
@@ -248,7 +253,7 @@ def _check(counts: Counts, quarantine: Quarantine, listing: Summary, prompts: in
             code="masks_missing",
         )
     quarantine.check(Limits(max_quarantined=listing.max_quarantined), listing.listed)
-    quarantine.check_readable(counts.done, counts.skipped)
+    quarantine.check_readable(counts.done, counts.skipped + listing.quarantined_before)
 
 
 def _compact(results: Results) -> None:

@@ -12,7 +12,8 @@ from codes import fails
 
 from clipseg_kfp.errors import ParameterError
 from clipseg_kfp.results import Attempt, Counts, Results, commit, configuration_digest, layout
-from clipseg_kfp.results.commit import file_key, file_name
+from clipseg_kfp.results.commit import commit_order, file_key, file_name
+from clipseg_kfp.results.layout import json_bytes
 from clipseg_kfp.storage import ConditionUnsupportedError, Folder, open_folder
 
 COUNTS = Counts(listed=3, done=2, skipped=0, quarantined=1, masks=4)
@@ -161,6 +162,35 @@ def test_latest_never_goes_back(output: str, add: Add, monkeypatch: pytest.Monke
     store.folder.delete("runs/new/manifest.json")
     store.point_to("old")
     assert latest() == "old"
+
+
+def test_a_clock_that_was_ahead_once_is_not_followed(
+    output: str, add: Add, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Commits are numbered, through all configurations; runs of earlier versions come before them, by time."""
+    store = opened(output, "0" * 16)
+
+    def commit(store: Results, run: str, day: int, after: int = 0) -> Any:
+        monkeypatch.setenv("SOURCE_DATE_EPOCH", f"{86400 * day}")
+        manifest = store.begin(run, run).commit(COUNTS, DATA, after)
+        store.point_to(run)
+        return manifest
+
+    for run, day in (("before", 9), ("older", 3)):  # as an earlier version wrote it
+        manifest = commit(store, run, day)
+        del manifest["sequence"]
+        store.write(f"runs/{run}/manifest.json", json_bytes(manifest))
+    store.point_to("before")
+    ahead = commit(store, "ahead", 20_000)
+    right = commit(store, "right", 5)
+    assert json.loads(store.folder.read("latest.json"))["run"] == "right"
+    ordered = sorted(store.manifests(), key=commit_order)
+    assert [manifest["run"] for manifest in ordered] == ["older", "before", "ahead", "right"]
+    other = opened(output, "f" * 16)
+    assert commit(other, "elsewhere", 1)["sequence"] == right["sequence"] + 1 == ahead["sequence"] + 2
+    store.folder.delete("latest.json")  # for people; the numbers go on without it
+    assert commit(store, "next", 1)["sequence"] == right["sequence"] + 2
+    assert commit(store, "told", 1, after=40)["sequence"] == 41
 
 
 def write(add: Add, output: str, table: bytes, **body: Any) -> dict[str, Any]:

@@ -68,6 +68,22 @@ def test_what_is_gone(results: Results, compacted: bool) -> None:
     assert gone(results, "s3://nowhere") == []
 
 
+@pytest.mark.parametrize("compacted", [False, True])
+def test_the_latest_run_is_the_one_that_was_committed_last(
+    results: Results, compacted: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The clock was ahead for one run."""
+    for run, day in (("ahead", 20_000), ("right", 5)):
+        monkeypatch.setenv("SOURCE_DATE_EPOCH", f"{86400 * day}")
+        write_run(results, run, [("a", run, "done"), ("b", "1", "done")])
+    if compacted:
+        Ledger.read(results).compact()
+    found = Ledger.read(results)
+    assert gone(results, "s3://in") == [("a", "right", "right"), ("b", "1", "right")]
+    assert found.turns([("a", "ahead"), ("a", "right"), ("b", "1")]) == [1, 2, 2]
+    assert found.sequence == 2
+
+
 def test_forty_runs_are_gathered(results: Results) -> None:
     for i in range(40):
         write_run(results, f"{i}", [(f"{i}.jpg", "1", "done"), ("bad", f"{i}", "quarantined")], objects=False)
