@@ -75,14 +75,16 @@ class Reader:
         try:
             return self._read(reference, width, height, limit)
         except (
-            *(ImageRejectedError, ObjectChangedError, ObjectTooLargeError, ObjectUnreadableError),
-            *(ShapeError, ValueError, TypeError, KeyError),  # a table that someone has changed
+            ImageRejectedError,
+            ObjectChangedError,
+            ObjectTooLargeError,
+            ObjectUnreadableError,
+            ShapeError,
         ) as error:
-            code = getattr(error, "code", "truth_shape_malformed")
             raise UnusableTruthError(
                 f"{reference.uri}: {getattr(error, 'message', error)}",
                 getattr(error, "remedy", "") or "Correct it, or remove it from the ground truth.",
-                code="truth_too_large" if code == "too_large" else code,
+                code="truth_too_large" if error.code == "too_large" else error.code,
                 where=reference.uri,
             ) from error
 

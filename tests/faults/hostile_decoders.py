@@ -60,16 +60,16 @@ def peak_bytes() -> int:
     return 1024 * int(next(line.split()[1] for line in status.splitlines() if line.startswith("VmHWM:")))
 
 
-def decode_mask(data: bytes, name: str) -> NDArray[np.bool_]:
+def decode_mask(data: bytes, name: str, max_pixels: float) -> NDArray[np.bool_]:
     """The real one, but for files that begin with one of the words."""
     misbehave(data[:4])
-    return decode.decode_mask(data, name)
+    return decode.decode_mask(data, name, max_pixels)
 
 
-def decode_labels(data: bytes, name: str) -> NDArray[np.uint16]:
+def decode_labels(data: bytes, name: str, max_pixels: float) -> NDArray[np.uint16]:
     """The real one, but for files that begin with one of the words."""
     misbehave(data[:4])
-    return decode.decode_labels(data, name)
+    return decode.decode_labels(data, name, max_pixels)
 
 
 def look_into(process: int) -> list[str]:
