@@ -122,7 +122,8 @@ class Samples(Image.Image):
                 opaque = values[part, :, self._opacity].astype(np.float64)
                 most = np.iinfo(values.dtype).max if values.dtype.kind in "iu" else 1.0
                 target[part, :, -1] = np.round(np.nan_to_num(opaque / most).clip(0, 1) * 255)
-        return Image.frombytes(self._mode, self._size, target.tobytes())
+        del values  # which are several times as large
+        return Image.frombuffer(self._mode, self._size, target, "raw", self._mode, 0, 1)
 
 
 def _mode_of(page: Any) -> tuple[str, int, int]:
