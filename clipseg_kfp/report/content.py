@@ -179,6 +179,7 @@ class Report:
         pooled: the curve of all prompts together.
         sweep: all prompts at each of the paper's thresholds, of ``metrics.json``.
         dice: of all masks as they were written.
+        ignored: files under the source that are no images, by kind; ``None`` where that is not known.
     """
 
     title: str
@@ -199,3 +200,4 @@ class Report:
     pooled: dict[str, Any] | None = None
     sweep: dict[str, Any] | None = None
     dice: float | None = None
+    ignored: dict[str, int] | None = None

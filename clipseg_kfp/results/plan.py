@@ -51,6 +51,7 @@ class Plan:
         to_do: in ``shards``.
         shards: in order; one without images where nothing is to do.
         created: when it was written, ISO 8601.
+        ignored: objects that are no images to segment, by kind; ``None`` where a version did not count them.
     """
 
     run: str
@@ -62,6 +63,7 @@ class Plan:
     to_do: int
     shards: tuple[PlannedShard, ...]
     created: str = ""
+    ignored: dict[str, int] | None = None
 
 
 @dataclass(frozen=True)

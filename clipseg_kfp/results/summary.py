@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from clipseg_kfp.dataset.ignored import ignored_text
 from clipseg_kfp.naming import printable
 from clipseg_kfp.records import parse_parquet
 from clipseg_kfp.results import QUARANTINE
@@ -86,6 +87,8 @@ def show(run: RunSummary, console: Console) -> None:
         titled("Quarantined", _quarantined(run.quarantine))
     if counts.get("left"):
         _line(console, f"{counts['left']:,} images are left for the next run.")
+    if words := ignored_text(run.manifest.get("ignored")):
+        _line(console, f"{words}.")
     if not counts["listed"]:
         console.print("There were no images.")
     elif not counts["done"] and counts["skipped"]:

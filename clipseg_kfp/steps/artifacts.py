@@ -147,6 +147,8 @@ class Summary:
         max_quarantined: as in ``Limits``.
         compact: whether publish_results must write a snapshot of the ledger.
         listed_at: when the listing began, in seconds since 1970.
+        ignored: objects under the source that are no images to segment, by kind (``dataset.ignored``). Together with
+            ``listed`` and ``left`` these are all objects. ``None`` in listings of versions that did not count them.
     """
 
     source_uri: str
@@ -160,6 +162,7 @@ class Summary:
     max_quarantined: str = ""
     compact: bool = False
     listed_at: float = 0.0
+    ignored: dict[str, int] | None = None
 
 
 @dataclass(frozen=True)

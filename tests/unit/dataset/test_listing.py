@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 
 from clipseg_kfp.dataset import manifests
+from clipseg_kfp.dataset.ignored import RESULTS
 from clipseg_kfp.dataset.listing import MASK_LAYOUT, Source, list_sources
 from clipseg_kfp.storage import Folder, archives, open_folder, open_object
 from tests.codes import fails
@@ -77,7 +78,8 @@ def test_what_is_left_out_beside_ground_truth_is_counted(
     place: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     put(place, FILES | {"b.jpg": b"b", "more/c.jpg": b"c", "own/d.png": b"d"})
-    list(list_sources(place, open_folder("/nowhere"), own=lambda uri: "/own/" in uri))
+    other = lambda key, uri: RESULTS if key.startswith("own/") else ""  # noqa: E731
+    list(list_sources(place, open_folder("/nowhere"), other=other))
     loose, outside = capsys.readouterr().out.splitlines()
     assert " 2 images " in outside and "masks/" in outside
     assert " 1 pictures " in loose and MASK_LAYOUT in loose
@@ -124,7 +126,9 @@ def test_odd_keys_and_what_macos_leaves(place: str) -> None:
 
 def test_empty_and_missing_folders(place: str, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
-    assert listing(str(tmp_path / "empty")) == {}
+    with fails("nothing_under_source", where=str(tmp_path / "empty")):
+        listing(str(tmp_path / "empty"))
+    assert list(list_sources(str(tmp_path / "empty"), open_folder("/nowhere"), allow_empty=True)) == []
     with fails("folder_missing", where=str(tmp_path / "nothing-here")):
         listing(str(tmp_path / "nothing-here"))
     with fails("source_empty", where="source_uri"):
