@@ -66,7 +66,7 @@ def kind_of(key: str, size: int = -1) -> str:
 
 
 def _is_hidden(part: str) -> bool:
-    return (part.startswith(".") and part not in (".", "..")) or part.lower() in _HIDDEN_FOLDERS
+    return re.match(r"\.[^.]", part) is not None or part.lower() in _HIDDEN_FOLDERS  # "...jpg" is just odd
 
 
 class Ignored:

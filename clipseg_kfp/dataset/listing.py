@@ -106,7 +106,7 @@ def no_images(uri: str, ignored: Mapping[str, int], endpoint: str = "") -> Param
     if ignored:
         return ParameterError(
             f"There are no images under {uri}; {ignored_text(ignored)}.",
-            f"See docs/formats.md for the formats that are read. {allowing}",
+            f"Images are {' '.join(sorted(IMAGE_SUFFIXES))}, or have no suffix. {allowing}",
             code="no_images",
             where=uri,
         )
