@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any, cast
 
 from clipseg_kfp.errors import ParameterError
-from clipseg_kfp.options import GroundTruth, Group, Inference, Support, read_groups
+from clipseg_kfp.options import GroundTruth, Group, Inference, Limits, Support, read_groups
 from clipseg_kfp.storage import open_folder
 
 
@@ -50,7 +50,8 @@ def check_arguments(arguments: Mapping[str, Any]) -> None:
     if truth.uri:
         open_truth(truth.uri, truth.format, endpoint)
     open_folder(arguments["output_uri"], endpoint)
-    check_source(arguments["source_uri"], endpoint)
+    limits = cast("Limits", groups["limits"])
+    check_source(arguments["source_uri"], endpoint, allow_empty=limits.allow_empty)
     check_uri(arguments["model_uri"], endpoint)
 
 

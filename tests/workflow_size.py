@@ -55,6 +55,7 @@ METADATA: dict[str, dict[str, Any]] = {
         "skipped": 9_000_000,
         "taken_over": 9_000_000,
         "left": 9_000_000,
+        "ignored": 9_000_000,
         "shards": 24,
         "digest": "d" * 32,
     },

@@ -33,7 +33,7 @@ def list_results(output: Output, config: Config = "", json_: AsJson = False, end
         clipseg-kfp results list s3://bucket/masks --json
     """
     runs = runs_of(output, config, endpoint)
-    fields = ("config", "run", "created", "source_uri", "counts", "deleted")
+    fields = ("config", "run", "created", "source_uri", "counts", "ignored", "deleted")
     if json_:
         print(json.dumps([{name: run.get(name) for name in fields} for run in runs], indent=2))
         return

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from clipseg_kfp.client.durations import duration
 from clipseg_kfp.client.pods import why_waiting
 from clipseg_kfp.client.tasks import pods_not_begun
+from clipseg_kfp.dataset.ignored import ignored_text
 from clipseg_kfp.errors import ClipsegKfpError
 
 if TYPE_CHECKING:
@@ -67,4 +68,6 @@ def in_words(progress: Progress, ended: bool = False) -> str:
             parts.append(f"{duration((plan.to_do - made) * took / made)} left")
     if plan.left:
         parts.append(f"{plan.left:,} left for the next run")
+    if plan.ignored:
+        parts.append(ignored_text(plan.ignored))
     return ", ".join(parts)

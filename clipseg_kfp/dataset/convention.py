@@ -6,10 +6,9 @@ import posixpath
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
-from pathlib import PurePosixPath
 
 from clipseg_kfp.dataset.ground_truth import GroundTruth
-from clipseg_kfp.images.formats import IMAGE_SUFFIXES
+from clipseg_kfp.dataset.ignored import kind_of
 from clipseg_kfp.naming import spell_out
 from clipseg_kfp.runtime.progress import say
 from clipseg_kfp.storage import Folder
@@ -35,18 +34,6 @@ DEPTH = 3  # folders that data sets are wrapped in, most of all in archives
 PEEKED = 1000  # keys that are looked at for such a folder
 NAMED = 10  # masks that the log names
 _PACKERS = ("__MACOSX",)  # folders that packing adds beside the content
-
-
-def is_image(key: str) -> bool:
-    """Whether a key may be an image's, by its suffix; files of macOS are not.
-
-    Objects with other suffixes (``.txt``, ``.json``) are not broken images: they are left out.
-    """
-    path = PurePosixPath(key)
-    if path.name == ".DS_Store" or path.name.startswith("._"):
-        return False
-    suffix = path.suffix.lower()
-    return not suffix or suffix in IMAGE_SUFFIXES
 
 
 class MasksBeside:
@@ -163,7 +150,7 @@ class MasksBeside:
     def _read(self) -> None:
         for key, uri in self._under(self.masks):
             prompt, slash, rest = key.removeprefix(self.masks).partition("/")
-            if not is_image(key):
+            if kind_of(key):
                 continue
             if slash:
                 stem = _plain(posixpath.splitext(rest)[0])
@@ -176,7 +163,7 @@ class MasksBeside:
         if not self._loose:
             return False
         loose = {_plain(posixpath.splitext(posixpath.basename(key))[0]) for key in self._loose}
-        images = (key.removeprefix(self.images) for key, _ in self._under(self.images) if is_image(key))
+        images = (key.removeprefix(self.images) for key, _ in self._under(self.images) if not kind_of(key))
         return any(not loose.isdisjoint(stems(key)) for key in images)
 
     def _under(self, prefix: str) -> Iterator[tuple[str, str]]:

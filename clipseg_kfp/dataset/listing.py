@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import posixpath
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from urllib.parse import quote
@@ -11,8 +11,9 @@ from urllib.parse import quote
 import pandas as pd
 
 from clipseg_kfp.dataset import manifests
-from clipseg_kfp.dataset.convention import STEP, MasksBeside, is_image
+from clipseg_kfp.dataset.convention import STEP, MasksBeside
 from clipseg_kfp.dataset.ground_truth import GroundTruth
+from clipseg_kfp.dataset.ignored import BESIDE_IMAGES, GROUND_TRUTH, Ignored, ignored_text, kind_of
 from clipseg_kfp.errors import ParameterError, StorageError
 from clipseg_kfp.images.formats import IMAGE_SUFFIXES
 from clipseg_kfp.naming import spell_out
@@ -41,7 +42,13 @@ class Source:
 
 
 def list_sources(
-    uri: str, staging: Folder, endpoint: str = "", own: Callable[[str], bool] = lambda _: False
+    uri: str,
+    staging: Folder,
+    endpoint: str = "",
+    *,
+    ignored: Ignored | None = None,
+    other: Callable[[str, str], str] = lambda key, uri: "",
+    allow_empty: bool = False,
 ) -> Iterator[Source]:
     """Streams the images of a data set.
 
@@ -49,25 +56,102 @@ def list_sources(
         uri: ``s3://bucket/prefix``, a folder, a manifest file (CSV, JSONL, Parquet) or a zip or tar archive.
         staging: where the members of an archive are unpacked.
         endpoint: S3 endpoint URL, as for ``open_folder``.
-        own: whether a URI is a result of this suite; these do not count as images that are left out.
+        ignored: counts every object under the source that is no image to segment, by kind.
+        other: the kind of an object that is no image to segment whatever its name, by its key below the source and its
+            URI; empty for all others.
+        allow_empty: no images are no error.
 
     Raises:
-        ParameterError: a manifest without the needed columns or with a bad row, or an unsafe archive.
+        ParameterError: a manifest without the needed columns or with a bad row, an unsafe archive, or no images.
         StorageError: nothing there, or not readable.
     """
     if not uri:
         remedy = "Give s3://bucket/prefix, a folder, a manifest or an archive."
         raise ParameterError("source_uri is empty.", remedy, code="source_empty", where="source_uri")
+    ignored = Ignored() if ignored is None else ignored
+    empty = True
+    for source in _sources(uri, staging, endpoint, ignored, other):
+        empty = False
+        yield source
+    if empty and not allow_empty:
+        raise no_images(uri, ignored.counts(), endpoint)
+
+
+def _sources(
+    uri: str, staging: Folder, endpoint: str, ignored: Ignored, other: Callable[[str, str], str]
+) -> Iterator[Source]:
     lower = uri.lower()
     if not is_single_file(uri):
-        yield from _from_folder(open_folder(uri, endpoint), own=own)
-    elif lower.endswith(manifests.SUFFIXES):
-        yield from _from_manifest(uri, endpoint)
+        yield from _from_folder(open_folder(uri, endpoint), ignored, other)
     elif lower.endswith(archives.SUFFIXES):
         unpacked = archives.unpack(uri, staging, endpoint)
-        yield from _from_folder(unpacked.folder, shown=f"{uri}!", name=unpacked.name)
+        try:
+            yield from _from_folder(unpacked.folder, ignored, other, shown=f"{uri}!", name=unpacked.name)
+        except StorageError as error:
+            if error.code != "folder_missing":  # of an archive without members
+                raise
     else:
-        yield from _single(uri, endpoint)
+        is_manifest = lower.endswith(manifests.SUFFIXES)
+        for source in _from_manifest(uri, endpoint) if is_manifest else _single(uri, endpoint):
+            if kind := other(source.key, source.uri):
+                ignored.add(kind)
+            else:
+                yield source
+
+
+def no_images(uri: str, ignored: Mapping[str, int], endpoint: str = "") -> ParameterError:
+    """The error for a source without images: what lies there instead, or what is nearest to it."""
+    allowing = "Where that is as it should be, set limits.allow_empty=true."
+    if ignored:
+        return ParameterError(
+            f"There are no images under {uri}; {ignored_text(ignored)}.",
+            f"Images are {' '.join(sorted(IMAGE_SUFFIXES))}, or have no suffix. {allowing}",
+            code="no_images",
+            where=uri,
+        )
+    if is_single_file(uri):
+        return ParameterError(
+            f"There are no images in {uri}; it is empty.", allowing, code="no_images", where=uri
+        )
+    folder, key = (None, "") if uri.endswith("/") else _object_of(uri, endpoint)
+    if folder is not None and folder.stat(key) is not None:
+        known = ", ".join((*manifests.SUFFIXES, *archives.SUFFIXES))
+        return ParameterError(
+            f"{uri} is an object of a kind that is not read, and not a prefix.",
+            f"Give a prefix, an image, a manifest or an archive ({known}).",
+            code="source_kind_unknown",
+            where=uri,
+        )
+    return ParameterError(
+        f"There is nothing under {uri}. {_nearest(uri, endpoint)}",
+        f"Check the name. {allowing}",
+        code="nothing_under_source",
+        where=uri,
+    )
+
+
+def _object_of(uri: str, endpoint: str) -> tuple[Folder | None, str]:
+    """The place of the object of this very name, in a store; a file system tells files from folders itself."""
+    if open_folder(uri, endpoint).uri.startswith("file:"):
+        return None, ""
+    try:
+        return open_object(uri, endpoint)
+    except ParameterError:  # a bucket
+        return None, ""
+
+
+def _nearest(uri: str, endpoint: str) -> str:
+    """Names the nearest prefix above that has objects."""
+    place = open_folder(uri, endpoint).locate("").rstrip("/")
+    if place.startswith("file:"):
+        return "The folder exists."
+    bucket = "/".join(place.split("/", 3)[:3])
+    above = place
+    while above != bucket:
+        above = above.rpartition("/")[0]
+        if next(iter(open_folder(above, endpoint).names()), None) is not None:
+            return f"The nearest prefix with objects is {above}/."
+    return f"The bucket {bucket} has no objects."
 
 
 def is_single_file(uri: str) -> bool:
@@ -75,24 +159,25 @@ def is_single_file(uri: str) -> bool:
     return uri.lower().endswith((*manifests.SUFFIXES, *archives.SUFFIXES, *IMAGE_SUFFIXES))
 
 
-def check_source(uri: str, endpoint: str = "") -> None:
-    """Fails at once where ``list_sources`` would: at a missing or unreadable place. Reads nothing whole.
+def check_source(uri: str, endpoint: str = "", *, allow_empty: bool = False) -> None:
+    """Fails at once where ``list_sources`` would: at a missing, empty or unreadable place. Reads nothing whole.
 
     Raises:
-        ParameterError: a URI of an unknown form.
+        ParameterError: a URI of an unknown form, or nothing is under it.
         StorageError: nothing there, or not readable.
     """
     if is_single_file(uri):
         _stat(uri, endpoint)
-    else:
-        next(iter(open_folder(uri, endpoint).entries()), None)
+    elif next(iter(open_folder(uri, endpoint).names()), None) is None and not allow_empty:
+        raise no_images(uri, {}, endpoint)
 
 
 def _from_folder(
     folder: Folder,
+    ignored: Ignored,
+    other: Callable[[str, str], str],
     shown: str = "",
     name: Callable[[str], str] | None = None,
-    own: Callable[[str], bool] = lambda _: False,
 ) -> Iterator[Source]:
     """All images below a folder.
 
@@ -101,18 +186,25 @@ def _from_folder(
 
     Args:
         folder: to list.
+        ignored: counts all other objects.
+        other: see ``list_sources``.
         shown: what people see in place of the folder's URI.
         name: of an unpacked archive: turns a key of the folder into the member's name.
-        own: whether a URI is a result of this suite.
     """
     masks = MasksBeside(folder, name)
-    left_out = 0
+
+    def kind(key: str, entry: Entry) -> str:
+        what = other(entry.key, folder.locate(entry.key)) or kind_of(key, entry.size)
+        if what or masks.is_image(key):
+            return what
+        return GROUND_TRUTH if masks.is_mask(key) else BESIDE_IMAGES
+
+    beside = 0
     for entry in folder.entries():
         key = name(entry.key) if name else entry.key
-        if not is_image(key):
-            continue
-        if not masks.is_image(key):
-            left_out += not masks.is_mask(key) and not own(folder.locate(entry.key))
+        if what := kind(key, entry):
+            ignored.add(what)
+            beside += what == BESIDE_IMAGES
             continue
         yield Source(
             source=f"{shown}/{spell_out(key)}" if shown else spell_out(folder.locate(entry.key)),
@@ -123,10 +215,10 @@ def _from_folder(
             ground_truth=masks.of(key),
         )
     masks.tell()
-    if left_out:
+    if beside:
         say(
             STEP,
-            f"left out {left_out:,} images outside {masks.images}: there is ground truth below {masks.masks}",
+            f"left out {beside:,} images outside {masks.images}: there is ground truth below {masks.masks}",
         )
 
 

@@ -159,6 +159,7 @@ def build_report(
             tiles.setdefault(name, []).append(Tile(row["prompt"], row["coverage"], row["score"], iou))
     return Report(
         title=body["source_uri"],
+        ignored=body.get("ignored"),
         run=run,
         created=created,
         facts=facts_of(config, body),

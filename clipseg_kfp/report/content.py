@@ -180,6 +180,7 @@ class Report:
         sweep: all prompts at each of the paper's thresholds, of ``metrics.json``.
         dice: of all masks as they were written.
         runs: of how many runs this is the current state, ``run`` being the latest; 0 for the page of one run.
+        ignored: files under the source that are no images, by kind; ``None`` where that is not known.
     """
 
     title: str
@@ -201,3 +202,4 @@ class Report:
     sweep: dict[str, Any] | None = None
     dice: float | None = None
     runs: int = 0
+    ignored: dict[str, int] | None = None

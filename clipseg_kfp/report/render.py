@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 
+from clipseg_kfp.dataset.ignored import ignored_text
 from clipseg_kfp.errors import ParameterError
 from clipseg_kfp.report.agreement import lead, sweep_heads, sweep_rows, totals
 from clipseg_kfp.report.content import GalleryItem, Report
@@ -96,6 +97,7 @@ def _page(report: Report, cards: list[GalleryItem], quarantine: int, prompts: in
         report=replace(report, quarantine=report.quarantine[:quarantine], prompts=report.prompts[:prompts]),
         counts=counts,
         unaccounted=counts["listed"] - counts["done"] - counts["skipped"] - counts["quarantined"],
+        ignored=ignored_text(report.ignored),
         cards=cards,
         rows_per_card=ROWS_PER_CARD,
         gallery_total=len(report.gallery),

@@ -52,6 +52,7 @@ class Plan:
         shards: in order; one without images where nothing is to do.
         created: when it was written, ISO 8601.
         quarantined_before: by earlier committed runs, and not tried again.
+        ignored: objects that are no images to segment, by kind; ``None`` where a version did not count them.
     """
 
     run: str
@@ -64,6 +65,7 @@ class Plan:
     shards: tuple[PlannedShard, ...]
     created: str = ""
     quarantined_before: int = 0
+    ignored: dict[str, int] | None = None
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from clipseg_kfp.dataset.ignored import ignored_text
 from clipseg_kfp.naming import printable
 from clipseg_kfp.records import parse_parquet
 from clipseg_kfp.results import QUARANTINE, Results
@@ -71,6 +72,8 @@ def show(run: RunSummary, console: Console) -> None:
     """Prints counts, agreement with ground truth, the quarantine, and the URIs of masks and tables."""
     counts = run.manifest["counts"]
     _show(f"Run {run.manifest['run']}", counts, _OF_A_RUN, run.metrics, run.quarantine, console)
+    if words := ignored_text(run.manifest.get("ignored")):
+        _line(console, f"{words}.")
     if not counts["listed"]:
         console.print("There were no images.")
     elif not counts["done"] and counts["skipped"]:

@@ -150,6 +150,8 @@ class Summary:
         quarantined_before: images that an earlier run has quarantined and that are not tried again; listed, too.
         reader: ``version`` of what reads the images, and ``max_megapixels`` that it takes.
         sequence: the highest number in the order of commits when the listing began.
+        ignored: objects under the source that are no images to segment, by kind (``dataset.ignored``). Together with
+            ``listed`` and ``left`` these are all objects. ``None`` in listings of versions that did not count them.
     """
 
     source_uri: str
@@ -166,6 +168,7 @@ class Summary:
     quarantined_before: int = 0
     reader: dict[str, Any] = field(default_factory=dict)
     sequence: int = 0
+    ignored: dict[str, int] | None = None
 
 
 @dataclass(frozen=True)

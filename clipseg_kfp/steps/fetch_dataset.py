@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import re
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -16,13 +15,15 @@ import numpy as np
 
 from clipseg_kfp import records
 from clipseg_kfp.dataset.convention import NAMED, some
+from clipseg_kfp.dataset.ignored import GROUND_TRUTH, RESULTS, Ignored, ignored_text
 from clipseg_kfp.dataset.listing import Source, is_single_file, list_sources
 from clipseg_kfp.errors import ParameterError
 from clipseg_kfp.images import formats
 from clipseg_kfp.options import GroundTruth, Limits, Outputs
 from clipseg_kfp.prompts.files import listed
 from clipseg_kfp.results import Results
-from clipseg_kfp.results.layout import DELETED, FOLDERS, STAGING, image_id
+from clipseg_kfp.results.earlier import EarlierResults, below
+from clipseg_kfp.results.layout import DELETED, STAGING, image_id
 from clipseg_kfp.results.ledger import DONE, QUARANTINED, Ids, Ledger, among, ids_of
 from clipseg_kfp.results.plan import Plan, PlannedShard, write_plan
 from clipseg_kfp.results.shard_tables import UncommittedImages
@@ -35,7 +36,6 @@ from clipseg_kfp.storage import Folder, open_folder
 from clipseg_kfp.truth import Classes, open_truth
 
 STEP = "fetch_dataset"
-OWN_FOLDERS = f"[0-9a-f]{{16}}/({'|'.join(name[:-1] for name in FOLDERS)})|{STAGING}/[0-9a-f]{{16}}/files"
 AT_ONCE = 1000  # images looked up in the ledger together
 SHOWN = 20  # deleted images that the log names
 
@@ -80,7 +80,8 @@ def run(
         Counts and shard names.
 
     Raises:
-        ParameterError: a bad source, ground truth that does not fit images or prompts, or the run exists.
+        ParameterError: a bad source, or one without images unless ``limits.allow_empty``; ground truth that does not
+            fit images or prompts, or the run exists.
         StorageError: the source or the output cannot be read.
     """
     limits = limits or Limits()
@@ -103,32 +104,35 @@ def run(
     )
     ledger = Ledger.read(results)
     measured = _Measured(prompts, ground_truth or GroundTruth(), endpoint, limits.max_megapixels * 1e6)
-    own = _own_files(source_uri, output, endpoint)
+    results_there = _earlier_results(source_uri, output, endpoint)
     sizes = Sizes.of(prompts)
     selection = Selection(min(limit or sizes.most_images, sizes.most_images))
-    left_out = skipped = 0
+    skipped = 0
+    ignored = Ignored()
     keys: list[Ids] = [ids_of(())]
     taken: list[bytes] = []
     known: list[bytes] = []
     reader = formats.READER_VERSION, limits.max_megapixels
     bad = ids_of(()) if full or limits.retry_quarantined else ledger.known_bad(*reader)
 
-    def sources() -> Iterator[Source]:
-        nonlocal left_out
-        for source in list_sources(source_uri, output.child(STAGING), endpoint, own):
-            if measured.is_picture_of(source.uri):
-                continue
-            if own(source.uri):
-                left_out += 1
-            else:
-                yield source
+    def other(key: str, uri: str) -> str:
+        if measured.is_picture_of(uri):
+            return GROUND_TRUTH
+        return RESULTS if results_there(key) else ""
 
     with tempfile.TemporaryDirectory(prefix="clipseg-kfp-") as work:
         shown = sum(not row.hidden for row in table)
         uncommitted = UncommittedImages(results, Path(work))
         if not full:
             uncommitted = UncommittedImages.find(results, ledger, shown, Path(work))
-        listing = sources()
+        listing = list_sources(
+            source_uri,
+            output.child(STAGING),
+            endpoint,
+            ignored=ignored,
+            other=other,
+            allow_empty=limits.allow_empty,
+        )
         while batch := list(islice(listing, AT_ONCE)):
             keys.append(ids_of(image_id(source.key) for source in batch))
             images = [(source.key, source.version) for source in batch]
@@ -184,14 +188,21 @@ def run(
         quarantined_before=quarantined_before,
         reader={"version": formats.READER_VERSION, "max_megapixels": limits.max_megapixels},
         sequence=ledger.sequence,
+        ignored=ignored.counts(),
     )
     target.write_summary(summary)
     if run_id or job_id:
         planned = tuple(PlannedShard(name, count) for name, count in zip(names, shards, strict=True))
         counts = (summary.listed, skipped, taken_over, summary.left, len(chosen))
-        write_plan(results, Plan(run_id or job_id, source_uri, *counts, planned, "", quarantined_before))
-    if left_out:
-        say(STEP, f"left out {left_out:,} files of earlier results, which lie below the images")
+        plan = Plan(
+            run_id or job_id,
+            source_uri,
+            *counts,
+            planned,
+            quarantined_before=quarantined_before,
+            ignored=summary.ignored,
+        )
+        write_plan(results, plan)
     _tell(summary, selection, full)
     return summary
 
@@ -199,6 +210,9 @@ def run(
 def handover(summary: Summary) -> Handover:
     """Counts for the UI, and the shards, one task per shard."""
     counts = {name: getattr(summary, name) for name in ("listed", "skipped", "taken_over", "left")}
+    counts["ignored"] = sum(
+        (summary.ignored or {}).values()
+    )  # its kinds are in the manifest: this stays small
     about = {**counts, "shards": len(summary.shards), "digest": summary.digest}
     return Handover(metadata={"dataset": about}, output=[*summary.shards])
 
@@ -208,6 +222,8 @@ def _digest(images: list[bytes]) -> str:
 
 
 def _tell(dataset: Summary, selection: Selection, full: bool) -> None:
+    if words := ignored_text(dataset.ignored):
+        say(STEP, f"{dataset.source_uri}: {words}")
     seen = "that an earlier run has seen" if full else "that were quarantined before"
     new = selection.taken - selection.again
     if dataset.taken_over:
@@ -331,10 +347,9 @@ class _Measured:
             say(STEP, f"it has no class for the prompts {listed(without)}")
 
 
-def _own_files(source_uri: str, output: Folder, endpoint: str) -> Callable[[str], bool]:
-    """Tells which objects this suite wrote: results below the images are not images to segment."""
-    prefix = output.locate("")
-    if is_single_file(source_uri) or not prefix.startswith(open_folder(source_uri, endpoint).locate("")):
-        return lambda uri: False
-    ours = re.compile(rf"{re.escape(prefix.rstrip('/'))}/({OWN_FOLDERS})/")
-    return lambda uri: ours.match(uri) is not None
+def _earlier_results(source_uri: str, output: Folder, endpoint: str) -> Callable[[str], bool]:
+    """Tells by its key below the source whether an object is a result of this suite."""
+    if is_single_file(source_uri):
+        return lambda key: False
+    source = open_folder(source_uri, endpoint)
+    return EarlierResults(source, below(source, output.child(STAGING))).has

@@ -15,6 +15,7 @@ from typing import Any
 import pyarrow as pa
 
 from clipseg_kfp import __version__, records
+from clipseg_kfp.dataset.ignored import ignored_text
 from clipseg_kfp.errors import StorageError
 from clipseg_kfp.options import Limits, Outputs
 from clipseg_kfp.prompts import Row
@@ -183,7 +184,7 @@ def _publish(
             raise gone(results, part)
     # Of another run, and so old that 'results gc' may have removed them.
     check_present(results, [shard.folder for shard in taken_over.values()])
-    metrics = {"counts": vars(counts), **evaluation.metrics()}
+    metrics = {"counts": vars(counts), "ignored": listing.ignored, **evaluation.metrics()}
     (target / METRICS).write_bytes(json_bytes(metrics))
 
     body = {
@@ -198,6 +199,7 @@ def _publish(
         "quarantined_before": listing.quarantined_before,
         "deleted": listing.deleted,
         "taken_over": listing.taken_over,
+        "ignored": listing.ignored,
         "parts": parts,
     }
     draft = build_report(
@@ -310,6 +312,8 @@ def _tell(counts: Counts, listing: Summary, quarantine: list[dict[str, Any]], ma
     )
     if counts.left:
         say(STEP, f"{counts.left:,} {LEFT}")
+    if words := ignored_text(listing.ignored):
+        say(STEP, words)
     for row in quarantine[:20]:
         say(STEP, f"quarantined {row['key']}: {row['reason']}, {row['detail']}")
     if not counts.listed:

@@ -106,6 +106,7 @@ def _zip_members(local: Path, uri: str) -> Iterator[tuple[str, bytes]]:
         infos = [info for info in archive.infolist() if not info.is_dir()]
         for info in infos:
             checks.name(_zip_name(info))
+            checks.unique(_zip_name(info))
             if stat.S_IFMT(info.external_attr >> 16) not in (0, stat.S_IFREG):
                 raise checks.not_a_file(info.filename)
             if info.flag_bits & _ENCRYPTED:
@@ -132,6 +133,7 @@ def _tar_members(local: Path, uri: str) -> Iterator[tuple[str, bytes]]:
                 continue
             if not member.isfile():
                 raise checks.not_a_file(member.name)
+            checks.unique(member.name)
             checks.size(member.name, member.size)
         if archive.fileobj is not None:  # tarfile takes a broken header for the end
             archive.fileobj.seek(archive.offset)
@@ -155,6 +157,8 @@ class _Checks:
         self._uri = uri
         self._budget = max(RATIO_FREE_BYTES, MAX_RATIO * archive_bytes)
         self._count = self._total = 0
+        self._names: dict[str, str] = {}
+        self._files = 0
 
     def refusal(self, code: str, member: str, what: str, remedy: str) -> ParameterError:
         message = f"{self._uri}: the member '{member}' {what}."
@@ -169,6 +173,14 @@ class _Checks:
         parts = name.replace("\\", "/").split("/")
         if name.startswith(("/", "\\")) or ".." in parts or "\0" in name or _DRIVE.match(name):
             raise self.refusal("unsafe", name, "has an unsafe name", "Pack it with relative names.")
+
+    def unique(self, name: str) -> None:
+        """Refuses files of which one would take the other's place: of one name, or of names such as a/b and a//b."""
+        other = self._names.setdefault(posixpath.normpath(name), name)
+        if len(self._names) <= self._files:
+            what = "is there twice" if other == name else f"has the same place as '{other}'"
+            raise self.refusal("twice", name, what, "Pack each file once, under a name of its own.")
+        self._files += 1
 
     def size(self, name: str, size: int) -> None:
         self._count += 1

@@ -132,7 +132,7 @@ def test_things_that_are_shown_and_not_named_are_found(tmp_path: Path) -> None:
 
 def test_an_empty_folder_ends_well(tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
-    empty = run(tmp_path, str(tmp_path / "in"), str(tmp_path / "out"), run_id="empty")
+    empty = run(tmp_path, str(tmp_path / "in"), str(tmp_path / "out"), run_id="empty", allow_empty=True)
     assert empty.manifest["counts"] == {
         "listed": 0,
         "done": 0,

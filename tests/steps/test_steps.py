@@ -330,8 +330,11 @@ def test_a_run_without_a_shard_is_not_committed(chain: Chain) -> None:
 
 
 def test_an_empty_source(chain: Chain, capsys: pytest.CaptureFixture[str]) -> None:
-    run = chain()
+    with fails("nothing_under_source"):
+        chain()
+    run = chain(allow_empty=True)
     assert counts(run) == (0, 0, 0, 0)
+    assert run.dataset.ignored == run.manifest["ignored"] == {}
     assert run.dataset.shards == ["shard-000"]
     assert run.maps == 0
     assert "there are no images" in capsys.readouterr().out

@@ -11,6 +11,7 @@ import pytest
 
 from clipseg_kfp.dataset import manifests
 from clipseg_kfp.dataset.convention import MASK_LAYOUT
+from clipseg_kfp.dataset.ignored import RESULTS
 from clipseg_kfp.dataset.listing import Source, list_sources
 from clipseg_kfp.storage import Folder, archives, open_folder, open_object
 from tests.codes import fails
@@ -78,7 +79,8 @@ def test_what_is_left_out_beside_ground_truth_is_counted(
     place: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     put(place, FILES | {"b.jpg": b"b", "more/c.jpg": b"c", "own/d.png": b"d"})
-    list(list_sources(place, open_folder("/nowhere"), own=lambda uri: "/own/" in uri))
+    other = lambda key, uri: RESULTS if key.startswith("own/") else ""  # noqa: E731
+    list(list_sources(place, open_folder("/nowhere"), other=other))
     loose, found, outside = capsys.readouterr().out.splitlines()
     assert " 2 images " in outside and "masks/" in outside
     assert " 1 pictures " in loose and MASK_LAYOUT in loose and "masks/loose.png" in loose
@@ -113,7 +115,9 @@ def test_odd_keys_and_what_macos_leaves(place: str) -> None:
 
 def test_empty_and_missing_folders(place: str, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
-    assert listing(str(tmp_path / "empty")) == {}
+    with fails("nothing_under_source", where=str(tmp_path / "empty")):
+        listing(str(tmp_path / "empty"))
+    assert list(list_sources(str(tmp_path / "empty"), open_folder("/nowhere"), allow_empty=True)) == []
     with fails("folder_missing", where=str(tmp_path / "nothing-here")):
         listing(str(tmp_path / "nothing-here"))
     with fails("source_empty", where="source_uri"):
@@ -294,7 +298,9 @@ def test_a_manifest_that_is_too_large(tmp_path: Path, monkeypatch: pytest.Monkey
 def test_manifest_without_rows_has_no_images(tmp_path: Path) -> None:
     (tmp_path / "m.csv").write_bytes(b"uri,prompt\n")
     (tmp_path / "m.jsonl").write_bytes(b"\n")
-    assert listing(str(tmp_path / "m.csv")) == listing(str(tmp_path / "m.jsonl")) == {}
+    for name in ("m.csv", "m.jsonl"):
+        with fails("no_images", where=str(tmp_path / name)):
+            listing(str(tmp_path / name))
 
 
 def test_missing_manifest_is_named(place: str) -> None:
