@@ -210,9 +210,7 @@ def run(
 def handover(summary: Summary) -> Handover:
     """Counts for the UI, and the shards, one task per shard."""
     counts = {name: getattr(summary, name) for name in ("listed", "skipped", "taken_over", "left")}
-    counts["ignored"] = sum(
-        (summary.ignored or {}).values()
-    )  # its kinds are in the manifest: this stays small
+    counts["ignored"] = sum((summary.ignored or {}).values())  # the manifest has the kinds: this stays small
     about = {**counts, "shards": len(summary.shards), "digest": summary.digest}
     return Handover(metadata={"dataset": about}, output=[*summary.shards])
 

@@ -17,6 +17,7 @@ from steps_chain import Chain, Run, mask_picture, object_bytes, picture
 
 from clipseg_kfp import records
 from clipseg_kfp.masks.raster import decode_rle
+from clipseg_kfp.results.plan import read_progress
 from clipseg_kfp.steps import fetch_dataset, preprocess_images, segment_images, sharding
 from clipseg_kfp.steps.artifacts import (
     EncodedPrompts,
@@ -705,3 +706,16 @@ def test_objects_above_the_size_limit_are_not_fetched(chain: Chain, monkeypatch:
     assert counts(run) == (2, 1, 0, 1)
     assert run.images()["large.png"]["reason"] == "too_large"
     assert "MB" in run.images()["large.png"]["detail"]
+
+
+def test_what_is_ignored_is_told_everywhere(chain: Chain) -> None:
+    source = open_folder(chain.source)
+    for key in ("a.png", "x.svg", "deep/y.svg", "_SUCCESS", ".ipynb_checkpoints/a.png"):
+        source.write(key, picture(1))
+    run = chain(run_id="ignoring")
+    ignored = {".svg": 2, "hidden": 1, "marker": 1}
+    assert run.dataset.ignored == run.manifest["ignored"] == ignored
+    assert run.dataset.listed + sum(ignored.values()) == len(list(source.entries()))
+    progress = read_progress(open_folder(chain.output), "ignoring")
+    assert progress is not None and progress.plan.ignored == ignored
+    assert 'data-note="ignored"' in run.published.report

@@ -123,13 +123,13 @@ def test_suffixes_are_bounded() -> None:
     for number in range(1000):
         ignored.add(f".s{number}")
     ignored.add(".s0")
-    counts = ignored.counts()
+    counts: dict[str, int] = ignored.counts()
     assert len(counts) == MOST_SUFFIXES + 1
     assert (counts[OTHER], counts[".s0"]) == (1000 - MOST_SUFFIXES, 2)
 
 
 def test_words_for_people() -> None:
-    assert [ignored_text(counts) for counts in (None, {})] == ["", ""]
+    assert (ignored_text(None), ignored_text({})) == ("", "")
     assert ignored_text({".txt": 3, ".svg": 1200}).endswith(": 1,200 .svg, 3 .txt")
     assert "22" in ignored_text({f".s{i}": 1 for i in range(22)})
 
@@ -214,7 +214,8 @@ def test_archives_without_images(tmp_path: Path) -> None:
         pass
     with zipfile.ZipFile(tmp_path / "inner.zip", "w") as archive:
         archive.writestr("b.zip", b"x")
-    for name, kinds in (("none.zip", {}), ("inner.zip", {".zip": 1})):
+    cases: list[tuple[str, dict[str, int]]] = [("none.zip", {}), ("inner.zip", {".zip": 1})]
+    for name, kinds in cases:
         ignored, staging = Ignored(), open_folder(str(tmp_path / "staging"))
         uri = str(tmp_path / name)
         assert list(list_sources(uri, staging, ignored=ignored, allow_empty=True)) == []
