@@ -15,6 +15,7 @@ import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from operator import ge
 from pathlib import Path
 from typing import Any
 
@@ -63,8 +64,7 @@ class Run:
         sha256: that table's.
         parts: keys of its parts.
         sequence: its number in the order of commits; 0 where an earlier version wrote it.
-        reader: version of what read its images; 0 where an earlier version wrote it.
-        max_megapixels: that it could read.
+        reader: as ``reader_of``: what read its images.
     """
 
     manifest: str
@@ -77,8 +77,7 @@ class Run:
     sha256: str
     parts: Sequence[str] = ()
     sequence: int = 0
-    reader: int = 0
-    max_megapixels: float = 0.0
+    reader: Sequence[float] = ()
 
     @property
     def order(self) -> tuple[int, str, str]:
@@ -169,28 +168,27 @@ class Ledger:
         states: list[int] = np.where(done, DONE, np.where(set_aside, QUARANTINED, NEW)).tolist()
         return states
 
-    def known_bad(self, reader: int, max_megapixels: float) -> Ids:
+    def known_bad(self, reader: Sequence[float]) -> Ids:
         """Digests of the image versions that would be quarantined again, sorted.
 
         Args:
-            reader: version of what would read them; a newer one than before may succeed.
-            max_megapixels: that would be read; more than before may succeed.
+            reader: as ``reader_of``: what would read them. A newer one than before, or one that takes larger images,
+                may succeed.
         """
-        return np.unique(self._rows["image"][self._bad(reader, max_megapixels)])
+        return np.unique(self._rows["image"][self._bad(reader)])
 
-    def _bad(self, reader: int, max_megapixels: float) -> NDArray[np.bool_]:
-        able = [run.reader >= reader and run.max_megapixels >= max_megapixels for run in self.runs]
+    def _bad(self, reader: Sequence[float]) -> NDArray[np.bool_]:
+        able = [len(run.reader) and all(map(ge, run.reader, reader)) for run in self.runs]
         marked: NDArray[np.bool_] = self._rows["settled"] & ~self._rows["done"]
         marked &= np.array(able, np.bool_)[self._rows["run"]]
         return marked
 
-    def first_reasons(self, images: Ids, reader: int, max_megapixels: float) -> Iterator[dict[str, Any]]:
+    def first_reasons(self, images: Ids, reader: Sequence[float]) -> Iterator[dict[str, Any]]:
         """Finds why images were set aside first.
 
         Args:
             images: some of ``known_bad``, each once.
             reader: as there.
-            max_megapixels: as there.
 
         Yields:
             A row of ``records.QUARANTINE`` for each.
@@ -198,7 +196,7 @@ class Ledger:
         Raises:
             StorageError: a table cannot be read, or lacks a row.
         """
-        rows = self._rows[self._bad(reader, max_megapixels)]
+        rows = self._rows[self._bad(reader)]
         rows = rows[among(rows["image"], np.sort(images))]
         rows = rows[np.argsort(self._ranks[rows["run"]], kind="stable")]  # the first come first
         rows = rows[np.unique(rows["image"], return_index=True)[1]]
@@ -359,7 +357,6 @@ def run_of(manifest: dict[str, Any], key: str, version: str) -> Run:
     run, created = manifest["run"], manifest["created"]
     parts = manifest.get("parts", [])
     sequence, _, _ = commit_order(manifest)
-    reader = manifest.get("reader", {})
     return Run(
         key,
         version,
@@ -371,9 +368,13 @@ def run_of(manifest: dict[str, Any], key: str, version: str) -> Run:
         facts.sha256,
         parts,
         sequence,
-        reader.get("version", 0),
-        reader.get("max_megapixels", 0.0),
+        reader_of(manifest.get("reader", {})),
     )
+
+
+def reader_of(facts: dict[str, float]) -> list[float]:
+    """Numbers that grow with what can be read, from a manifest's ``reader``; an earlier version has zeros."""
+    return [facts.get(name, 0) for name in ("version", "max_megapixels", "max_megabytes")]
 
 
 def _quarantine_of(results: Results, run: Run) -> Run:

@@ -148,7 +148,7 @@ class Summary:
         compact: whether publish_results must write a snapshot of the ledger.
         listed_at: when the listing began, in seconds since 1970.
         quarantined_before: images that an earlier run has quarantined and that are not tried again; listed, too.
-        reader: ``version`` of what reads the images, and ``max_megapixels`` that it takes.
+        reader: ``version`` of what reads the images, and the sizes that it takes.
         sequence: the highest number in the order of commits when the listing began.
         ignored: objects under the source that are no images to segment, by kind (``dataset.ignored``). Together with
             ``listed`` and ``left`` these are all objects. ``None`` in listings of versions that did not count them.

@@ -24,7 +24,7 @@ from clipseg_kfp.prompts.files import listed
 from clipseg_kfp.results import Results
 from clipseg_kfp.results.earlier import EarlierResults, below
 from clipseg_kfp.results.layout import DELETED, STAGING, image_id
-from clipseg_kfp.results.ledger import DONE, QUARANTINED, Ids, Ledger, among, ids_of
+from clipseg_kfp.results.ledger import DONE, QUARANTINED, Ids, Ledger, among, ids_of, reader_of
 from clipseg_kfp.results.plan import Plan, PlannedShard, write_plan
 from clipseg_kfp.results.shard_tables import UncommittedImages
 from clipseg_kfp.runtime.progress import say
@@ -112,8 +112,9 @@ def run(
     keys: list[Ids] = [ids_of(())]
     taken: list[bytes] = []
     known: list[bytes] = []
-    reader = formats.READER_VERSION, limits.max_megapixels
-    bad = ids_of(()) if full or limits.retry_quarantined else ledger.known_bad(*reader)
+    able = {name: getattr(limits, name) for name in ("max_megapixels", "max_megabytes")}
+    reader = {"version": formats.READER_VERSION, **able}
+    bad = ids_of(()) if full or limits.retry_quarantined else ledger.known_bad(reader_of(reader))
 
     def other(key: str, uri: str) -> str:
         if measured.is_picture_of(uri):
@@ -170,7 +171,7 @@ def run(
         ledger.gone(source_uri, there_now),
         ledger.gone(source_uri, there_now, done=False),
     )
-    reasons = ledger.first_reasons(ids_of(known), *reader)
+    reasons = ledger.first_reasons(ids_of(known), reader_of(reader))
     quarantined_before = records.write_parquet(target.known_path, records.QUARANTINE, reasons)
     skipped += selection.waiting
     summary = Summary(
@@ -186,7 +187,7 @@ def run(
         compact=ledger.overdue,
         listed_at=listed_at,
         quarantined_before=quarantined_before,
-        reader={"version": formats.READER_VERSION, "max_megapixels": limits.max_megapixels},
+        reader=reader,
         sequence=ledger.sequence,
         ignored=ignored.counts(),
     )

@@ -74,7 +74,9 @@ def test_all_are_tried_where_that_is_asked_for(first: Run, chain: Chain) -> None
 
 
 def test_a_newer_reader_tries_once(first: Run, chain: Chain, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert first.manifest["reader"] == {"version": formats.READER_VERSION, "max_megapixels": 50.0}
+    assert first.manifest["reader"] == {
+        "version": formats.READER_VERSION, "max_megapixels": 50.0, "max_megabytes": 100.0,
+    }  # fmt: skip
     monkeypatch.setattr(formats, "READER_VERSION", formats.READER_VERSION + 1)
     assert tried(chain()) == set(BAD)
     again = chain()
@@ -94,6 +96,7 @@ def test_larger_images_may_be_taken_now(chain: Chain) -> None:
     put(chain, {"large.png": picture(0), **BAD})
     assert set(quarantine(chain(max_megapixels=0.001))) == {"large.png", *BAD}
     assert tried(chain(max_megapixels=0.001)) == set()
+    assert tried(chain(max_megabytes=0.001, max_megapixels=0.001)) == set(), "less will not help"
     assert counts(chain()) == (4, 1, 0, 3)
 
 
