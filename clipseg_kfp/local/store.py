@@ -29,6 +29,8 @@ from clipseg_kfp.runtime.child_process import start_child
 START_SECONDS = 60.0
 STOP_SECONDS = 1.0  # its graceful stop always waits 15 s for its own streams; acknowledged writes are on disk
 REGION = "us-east-1"
+#: What the store's parts ask of each other; each has a key.
+SIGNED = ("SIGNING", "SIGNING_READ", "FILER_SIGNING", "FILER_SIGNING_READ")
 
 
 @dataclass(frozen=True)
@@ -213,11 +215,15 @@ class EmbeddedStore:
             "s3": "true", "s3.port": s3, "s3.config": config,
             "s3.port.iceberg": 0, "s3.port.lance": 0,
             "s3.allowDeleteBucketNotEmpty": "false", "s3.autoCreateBucket": "false",
+            # A web page can send requests to loopback: the master would delete buckets for anybody.
+            "disableHttp": "true",
         }  # fmt: skip
         # It would take logins from AWS_ACCESS_KEY_ID and settings from WEED_*: only the flags may count.
         environment = {
             name: value for name, value in os.environ.items() if not name.startswith(("AWS_", "WEED_", "S3_"))
         }
+        # Filer and volumes answer only what the store's own parts sign, with keys that live as long as the process.
+        environment |= {f"WEED_JWT_{name}_KEY": secrets.token_hex(32) for name in SIGNED}
         # One volume a bucket at first, in place of seven: the disk's free space bounds the number of volumes.
         environment["WEED_MASTER_VOLUME_GROWTH_COPY_1"] = "1"
         command = [program, "-logtostderr=true", "server", *(f"-{k}={v}" for k, v in flags.items())]
@@ -257,8 +263,10 @@ class EmbeddedStore:
                 )
             try:
                 client.list_buckets()
-                status = pool.request("GET", f"http://127.0.0.1:{self._ports[1]}/dir/status").json()
-                if status["Topology"]["Max"] > 0:  # the volumes have reported: writes will work
+                page = pool.request("GET", f"http://127.0.0.1:{self._ports[1]}/").data
+                if (
+                    f">127.0.0.1:{self._ports[2]}<".encode() in page
+                ):  # the volumes have reported: writes will work
                     return True
             except (MinioException, urllib3.exceptions.HTTPError, OSError, ValueError, KeyError) as error:
                 last = error

@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 
 import urllib3
 from minio import Minio
-from minio.credentials import Credentials
+from minio.credentials.credentials import Credentials
 from minio.credentials.providers import (
     AWSConfigProvider,
     ChainedProvider,
@@ -268,10 +268,12 @@ class _PacedConnection(HTTPConnection):
         if isinstance(limit, int | float) and limit > SILENCE_SECONDS:
             self.timeout = SILENCE_SECONDS
             try:
-                return super().connect()
+                super().connect()
             except urllib3.exceptions.ConnectTimeoutError:
                 tell_silence(self.host)
                 limit -= SILENCE_SECONDS
+            else:
+                return
             finally:
                 self.timeout = limit
         super().connect()

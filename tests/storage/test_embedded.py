@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import io
 import os
 import socket
 import subprocess
@@ -11,6 +12,7 @@ import time
 from pathlib import Path
 
 import pytest
+import urllib3
 
 from clipseg_kfp.local import ports
 from clipseg_kfp.local.store import EmbeddedStore
@@ -79,3 +81,31 @@ def test_sockets_where_nobody_answers_are_swept_away(tmp_path: Path, monkeypatch
         answering.listen()
         ports.sweep_sockets()
         assert {path.name.split("-")[1] for path in tmp_path.iterdir()} == {"used", "young"}
+
+
+def test_nothing_of_the_store_can_be_read_or_changed_without_a_key(tmp_path: Path) -> None:
+    with EmbeddedStore(tmp_path / "data") as store:
+        store.make_bucket("photos")
+        store.client().put_object("photos", "a", io.BytesIO(b"x" * 5000), 5000)
+        s3, master, volume, filer = store._ports
+        pool = urllib3.PoolManager(retries=False, timeout=5)
+        form = {"file": ("a", b"changed")}
+        asked = [
+            (master, "GET", "/dir/assign"),
+            (master, "GET", "/dir/status"),
+            (master, "GET", "/vol/grow?count=1"),
+            (master, "GET", "/col/delete?collection=photos"),
+            (master, "POST", "/submit"),
+            *((volume, method, "/1,01637037d6") for method in ("GET", "POST", "DELETE")),
+            (volume, "GET", "/stats/disk"),
+            (volume, "GET", "/ui/index.html"),
+            *((filer, method, "/buckets/photos/a") for method in ("GET", "POST", "DELETE")),
+            (filer, "DELETE", "/buckets/photos?recursive=true"),
+            (filer, "GET", "/buckets/"),
+            *((s3, method, "/photos/a") for method in ("GET", "PUT", "DELETE")),
+        ]
+        for port, method, path in asked:
+            fields = form if method in ("POST", "PUT") else None
+            status = pool.request(method, f"http://127.0.0.1:{port}{path}", fields=fields).status
+            assert status in (401, 403, 404, 405), (port, method, path, status)
+        assert store.client().get_object("photos", "a").read() == b"x" * 5000

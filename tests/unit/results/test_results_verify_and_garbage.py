@@ -199,6 +199,33 @@ def test_staging_goes_where_it_is_asked_for(results: Results) -> None:
     assert garbage(results, staging=True) == ["staging/0123456789abcdef/files/1"]
 
 
+def test_an_archive_goes_as_a_whole_and_its_mark_first(
+    results: Results, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = "staging/0123456789abcdef"
+    write_run(results, "one", IMAGES)
+    for key in ("files/1", "files/2"):
+        results.output.write(f"{place}/{key}", b"x")
+    age(results)
+    results.output.write(f"{place}/index.json", b"{}")
+    assert garbage(results, staging=True) == []  # the mark is young, and speaks of the others
+    age(results)
+    found = list(find_garbage(results.output, older_than=1, configs=[results.config], staging=True))
+    assert [item.key for item in found] == [
+        f"{place}/{name}" for name in ("index.json", "files/1", "files/2")
+    ]
+    deleted: list[str] = []
+    delete = type(results.output).delete
+
+    def noted(self: Any, key: str) -> None:
+        deleted.append(key)
+        delete(self, key)
+
+    monkeypatch.setattr(type(results.output), "delete", noted)
+    assert remove(results.output, found[::-1]) == 3
+    assert deleted[0] == f"{place}/index.json"
+
+
 def test_snapshots_in_use_stay(results: Results) -> None:
     for i in range(3):
         write_run(results, f"{i}", [(f"{i}", "1", "done")])
