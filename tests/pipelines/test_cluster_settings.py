@@ -31,6 +31,7 @@ image: {IMAGE}
 endpoint: https://store.example
 storage_secret: team-store
 storage_keys: {{user: AWS_ACCESS_KEY_ID, password: AWS_SECRET_ACCESS_KEY}}
+certificate_authority: {config_map: company-ca}
 hub_secret: hub
 pull_secrets: [registry]
 pull_policy: IfNotPresent

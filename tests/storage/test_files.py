@@ -8,9 +8,11 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from clipseg_kfp.errors import ObjectUnreadableError
 from clipseg_kfp.storage import open_folder, open_object, split_object_uri
 from clipseg_kfp.storage.files import FileFolder
 from tests.codes import fails
