@@ -262,9 +262,7 @@ class OddStore(BaseHTTPRequestHandler):
         page, more = keys[:1000], len(keys) > 1000
         rows = "".join(f"<Contents><Key>{key}</Key><ETag>1</ETag><Size>1</Size></Contents>" for key in page)
         mark = f"<NextContinuationToken>{page[-1]}</NextContinuationToken>" if more else ""
-        body = (
-            f"<ListBucketResult><IsTruncated>{str(more).lower()}</IsTruncated>{mark}{rows}</ListBucketResult>"
-        )
+        body = f"<ListBucketResult><Name>bucket</Name><IsTruncated>{str(more).lower()}</IsTruncated>{mark}{rows}</ListBucketResult>"
         if kind == "expired":
             body = "<Error><Code>ExpiredToken</Code><Message>expired</Message></Error>"
         self.send_response(400 if kind == "expired" else 200)
@@ -325,6 +323,8 @@ def test_endpoints_of_the_environment(
 @pytest.mark.parametrize("name", ["AWS_CA_BUNDLE", "SSL_CERT_FILE", "REQUESTS_CA_BUNDLE"])
 def test_an_authority_that_is_not_there(name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     connect.cache_clear()
+    for other in connection.AUTHORITIES:
+        monkeypatch.delenv(other, raising=False)
     monkeypatch.setenv(name, str(tmp_path / "none.pem"))
     with fails("authority_unreadable", where=name):
         open_folder("s3://bucket")
