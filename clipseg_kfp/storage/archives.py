@@ -20,7 +20,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, cast
 
 from clipseg_kfp.errors import ParameterError, StorageError
 from clipseg_kfp.naming import digest, safe_key
@@ -238,7 +238,7 @@ def _unpacked(local: Path) -> Iterator[IO[bytes]]:
         raw.seek(0)
         if head.startswith(b"\x1f\x8b"):
             with gzip.GzipFile(fileobj=raw) as unzipped:
-                yield unzipped
+                yield cast(IO[bytes], unzipped)
         elif head.startswith(b"BZh"):
             with bz2.BZ2File(raw) as unzipped_bz2:
                 yield unzipped_bz2
