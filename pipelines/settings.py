@@ -24,6 +24,8 @@ STORAGE_SECRET = "mlpipeline-minio-artifact"
 INFERENCE_MEMORY = "4G"
 #: Where tasks that keep models find the cache, if the site has one.
 CACHE = "/cache"
+#: Where tasks find the certificates of a private authority, if the site has one.
+AUTHORITY = "/etc/clipseg-kfp/authority"
 CACHING = ("fetch_model", "encode_prompts", INFERENCE)
 
 _settings: ContextVar[ClusterSettings] = ContextVar("settings", default=ClusterSettings())  # noqa: B039 - frozen
@@ -140,6 +142,9 @@ def _place(task: dsl.PipelineTask, own: TaskSettings) -> None:
 
 def _share(task: dsl.PipelineTask, settings: ClusterSettings) -> None:
     """What all pods have alike."""
+    if authority := settings.certificate_authority:
+        kubernetes.use_config_map_as_volume(task, authority.config_map, AUTHORITY)
+        task.set_env_variable("AWS_CA_BUNDLE", f"{AUTHORITY}/{authority.key}")
     if settings.pull_secrets:
         kubernetes.set_image_pull_secrets(task, list(settings.pull_secrets))
     if settings.pull_policy:

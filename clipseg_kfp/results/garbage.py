@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import chain, islice
 
@@ -80,9 +80,23 @@ def find_garbage(
             if entry.key not in kept:
                 yield Garbage(f"{config}/{entry.key}", entry.size, entry.modified)
     if staging:
-        for entry in output.names(f"{STAGING}/"):
-            if old(entry):
+        yield from _staged(output, old)
+
+
+def _staged(output: Folder, old: Callable[[Entry], bool]) -> Iterator[Garbage]:
+    """Archives as a whole: an index marks that all members are there, so it goes with them, and before them."""
+    archives: dict[str, list[Entry]] = {}
+    for entry in output.names(f"{STAGING}/"):
+        archives.setdefault("/".join(entry.key.split("/")[:2]), []).append(entry)
+    for entries in archives.values():
+        if all(map(old, entries)):
+            for entry in sorted(entries, key=lambda entry: not _is_mark(entry.key)):
                 yield Garbage(entry.key, entry.size, entry.modified)
+
+
+def _is_mark(key: str) -> bool:
+    """Whether this object says that others are complete."""
+    return key.startswith(f"{STAGING}/") and key.count("/") == 2
 
 
 def _without(entries: list[Entry], named: Ids) -> list[Entry]:
@@ -122,4 +136,6 @@ def remove(output: Folder, garbage: list[Garbage]) -> int:
         output.delete(item.key)
         return True
 
-    return sum(ordered_map(delete, garbage, READERS))
+    marks = [item for item in garbage if _is_mark(item.key)]
+    others = [item for item in garbage if not _is_mark(item.key)]
+    return sum(sum(ordered_map(delete, items, READERS)) for items in (marks, others))

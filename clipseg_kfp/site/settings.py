@@ -96,6 +96,18 @@ class Cache(_Strict):
         return self
 
 
+class CertificateAuthority(_Strict):
+    """Certificates of a private authority, which the store's certificate is checked against.
+
+    Attributes:
+        config_map: name of a ConfigMap in the namespace of the runs.
+        key: of the ConfigMap, with the certificates as PEM.
+    """
+
+    config_map: Name
+    key: SecretKey = "ca.crt"
+
+
 class Security(_Strict):
     """What kfp-kubernetes can set of a container's security context; needs a backend of 2.17."""
 
@@ -149,6 +161,7 @@ class ClusterSettings(TaskSettings):
         endpoint: default of the pipeline's parameter.
         storage_secret: default of the pipeline's parameter.
         storage_keys: the secret's keys, and the variables they become.
+        certificate_authority: of the store, where it is private.
         hub_secret: secret with the key ``token`` for private models; it may be missing.
         pull_secrets: secrets for the image registry.
         pull_policy: when nodes fetch the image anew.
@@ -167,6 +180,7 @@ class ClusterSettings(TaskSettings):
         "accesskey": "AWS_ACCESS_KEY_ID",
         "secretkey": "AWS_SECRET_ACCESS_KEY",
     }
+    certificate_authority: CertificateAuthority | None = None
     hub_secret: Name = "huggingface-token"
     pull_secrets: tuple[Name, ...] = ()
     pull_policy: Literal["Always", "IfNotPresent", "Never"] | None = None

@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 
 import urllib3
 from minio import Minio
+from minio.credentials.credentials import Credentials
 from minio.credentials.providers import (
     AWSConfigProvider,
     ChainedProvider,
@@ -28,11 +29,18 @@ from minio.helpers import ObjectWriteResult
 from urllib3.connection import HTTPConnection, HTTPSConnection
 
 from clipseg_kfp.errors import ClipsegKfpError, ParameterError
+from clipseg_kfp.runtime.progress import say
 from clipseg_kfp.storage.checksums import Checksums, acknowledged
 from clipseg_kfp.storage.error_messages import explain
 from clipseg_kfp.storage.retries import BusyError, Policy, retried
 
 _BUSY = (429, 500, 502, 503, 504)
+STORE = "storage"  # whose line tells that an endpoint does not answer
+SILENCE_SECONDS = 2.0  # of connecting, before people are told
+SAID_AGAIN_SECONDS = 30.0
+#: Who else reads them: S3_ENDPOINT is ours, the others are those of the AWS tools, the special one first.
+ENDPOINTS = ("S3_ENDPOINT", "AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")
+AUTHORITIES = ("AWS_CA_BUNDLE", "SSL_CERT_FILE", "REQUESTS_CA_BUNDLE")
 
 T = TypeVar("T")
 
@@ -63,8 +71,13 @@ class Client(Minio):
 
     def retried(self, call: Callable[[], T], where: str, bucket: str) -> T:
         """Makes a call, repeats it on temporary faults, and names ``where`` in the final error."""
+
+        def again(error: Exception) -> None:
+            if isinstance(error, urllib3.exceptions.HTTPError):
+                tell_silence(self.host)
+
         return retried(
-            call, self.policy, lambda error, tries: explain(error, where, bucket, self.host, tries)
+            call, self.policy, lambda error, tries: explain(error, where, bucket, self.host, tries), again
         )
 
     def _put_object(
@@ -99,18 +112,51 @@ class Client(Minio):
             )
 
 
+_told: dict[str, float] = {}
+
+
+def tell_silence(host: str) -> None:
+    """Tells people that a host does not answer and is tried again; at most every half minute per host."""
+    now = time.monotonic()
+    if now - _told.get(host, -SAID_AGAIN_SECONDS) >= SAID_AGAIN_SECONDS:
+        _told[host] = now
+        say(STORE, f"{host} does not answer yet; trying again")
+
+
+def endpoint_of(endpoint: str = "") -> str:
+    """The endpoint that is used: the one given, else the environment's; empty means AWS itself."""
+    return endpoint or next(filter(None, map(os.environ.get, ENDPOINTS)), None) or ""
+
+
+def authority_file() -> str | None:
+    """The file with certificates of a private authority, which the environment names; ``None`` takes the system's.
+
+    Raises:
+        ParameterError: the variable names a file that cannot be read.
+    """
+    for variable in AUTHORITIES:
+        if path := os.environ.get(variable):
+            if not os.access(path, os.R_OK):
+                message = f"{variable} names {path}, which cannot be read."
+                remedy = "Name a PEM file with the authority's certificates, or unset the variable."
+                raise ParameterError(message, remedy, code="authority_unreadable", where=variable)
+            return path
+    return None
+
+
 @lru_cache(maxsize=8)
 def connect(endpoint: str = "") -> Client:
     """Makes a client from the usual environment; the connection pool is shared within the process.
 
     Args:
         endpoint: URL such as ``http://seaweedfs.kubeflow:9000``; a bare ``host:port`` means https.
-            Empty takes ``S3_ENDPOINT`` or ``AWS_ENDPOINT_URL``, and without those AWS itself.
+            Empty takes the first of ``ENDPOINTS`` in the environment, and without those AWS itself.
 
     Raises:
-        ParameterError: the endpoint is not the plain URL of a host, or a setting of ``Policy`` is invalid.
+        ParameterError: the endpoint is not the plain URL of a host, a setting of ``Policy`` is invalid, or the
+            file of a private authority cannot be read.
     """
-    endpoint = endpoint or os.environ.get("S3_ENDPOINT") or os.environ.get("AWS_ENDPOINT_URL") or ""
+    endpoint = endpoint_of(endpoint)
     try:
         parts = urlsplit(endpoint if "://" in endpoint else f"https://{endpoint or 's3.amazonaws.com'}")
         valid = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
@@ -141,7 +187,34 @@ def _credentials() -> Provider:
     chain: list[Provider] = [EnvAWSProvider(), EnvMinioProvider(), AWSConfigProvider()]
     if os.environ.get("AWS_WEB_IDENTITY_TOKEN_FILE") or os.environ.get("AWS_CONTAINER_CREDENTIALS_FULL_URI"):
         chain.append(IamAwsProvider())
-    return ChainedProvider(chain)
+    return _OneLine(ChainedProvider(chain))
+
+
+class _OneLine(Provider):
+    """Refuses credentials with a line break or a space, such as ``echo KEY | base64`` puts into a secret.
+
+    A header cannot carry them, and the error of the HTTP library would quote the key.
+    """
+
+    def __init__(self, provider: Provider) -> None:
+        self._provider = provider
+
+    def retrieve(self) -> Credentials:
+        """Gives the credentials; raises ``ParameterError`` without repeating them."""
+        found = self._provider.retrieve()
+        for name, value in (
+            ("access key", found.access_key),
+            ("secret key", found.secret_key),
+            ("session token", found.session_token),
+        ):
+            if value and not (value.isascii() and value.isprintable() and " " not in value):
+                raise ParameterError(
+                    f"The {name} of the store has a line break, a space or another character that no key has.",
+                    "Write it again without: printf %s KEY | base64 (echo adds a newline).",
+                    code="credentials_line_break",
+                    where=name,
+                )
+        return found
 
 
 class _Pools(urllib3.PoolManager):
@@ -152,7 +225,7 @@ class _Pools(urllib3.PoolManager):
             timeout=urllib3.Timeout(connect=policy.connect_timeout, read=policy.timeout),
             maxsize=32,
             cert_reqs="CERT_REQUIRED",
-            ca_certs=os.environ.get("SSL_CERT_FILE") or None,
+            ca_certs=authority_file(),
             retries=False,  # one place retries, which also covers the body of a response
         )
         own: dict[str, Any] = {"policy": policy}
@@ -188,6 +261,22 @@ class _PacedConnection(HTTPConnection):
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
         self.response_class = partial(_Response, policy=self.policy)  # type: ignore[assignment]
+
+    def connect(self) -> None:
+        """Connects; tells people soon where nothing answers, since a silent host takes the whole time limit."""
+        limit = self.timeout
+        if isinstance(limit, int | float) and limit > SILENCE_SECONDS:
+            self.timeout = SILENCE_SECONDS
+            try:
+                super().connect()
+            except urllib3.exceptions.ConnectTimeoutError:
+                tell_silence(self.host)
+                limit -= SILENCE_SECONDS
+            else:
+                return
+            finally:
+                self.timeout = limit
+        super().connect()
 
     def request(self, method: str, url: str, body: Any = None, *args: Any, **options: Any) -> None:
         """Sends a request, with a time limit that fits its body.

@@ -66,6 +66,13 @@ def _describe(error: Exception, where: str, bucket: str, host: str, attempts: st
             f"The connection to {host} failed for {where} ({attempts}; last: {_root_cause(error)}).",
             "Check the network; if it is slow, raise CLIPSEG_KFP_S3_TIMEOUT.",
         )
+    if isinstance(error, urllib3.exceptions.SSLError) and "CERTIFICATE_VERIFY_FAILED" in str(error):
+        return (
+            "certificate_untrusted",
+            f"The certificate of {host} is not trusted ({_root_cause(error)}).",
+            "Set AWS_CA_BUNDLE or SSL_CERT_FILE to a PEM file with the certificate of its authority; on a cluster, "
+            "see the setting certificate_authority.",
+        )
     if isinstance(error, urllib3.exceptions.HTTPError):
         return (
             "store_unreachable",

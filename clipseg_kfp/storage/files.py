@@ -7,6 +7,7 @@ import errno
 import hashlib
 import os
 import shutil
+import stat
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -16,11 +17,14 @@ from typing import BinaryIO
 
 from filelock import lock_descriptor
 
-from clipseg_kfp.errors import ObjectChangedError, ObjectUnreadableError, ParameterError, StorageError
+from clipseg_kfp.errors import ObjectUnreadableError, ParameterError, StorageError
 from clipseg_kfp.naming import digest
+from clipseg_kfp.runtime.progress import say
 from clipseg_kfp.storage.base import ConditionUnsupportedError, Entry, Folder, missing, replaced, too_large
 
 _PART = ".part-"
+_LOG = "storage"
+_NAMED = 20  # unreadable folders that the log names
 _NO_STORE = (
     errno.ENOTCONN,
     errno.ESTALE,
@@ -169,18 +173,21 @@ class FileFolder(Folder):
     def entries(self, prefix: str = "") -> Iterator[Entry]:
         """Streams the files, folder by folder in order of their names.
 
-        Links to files count. Links to folders do not: a link may point back up and never end.
+        Links to files count. Links to folders do not: a link may point back up and never end. A file that cannot
+        be read has no version: whoever reads it learns why. A folder below that cannot be read is named in the
+        log, and the listing goes on.
         """
-        for path in self._walk(prefix):
+        for path in self._walk(prefix, _leave_out):
             if not path.name.startswith(_PART) and (entry := self._entry(path)) is not None:
                 yield entry
 
     def names(self, prefix: str = "") -> Iterator[Entry]:
+        """As for every folder; a folder that cannot be read is an error, since callers delete what nothing names."""
         for path in self._walk(prefix):
             if (entry := self._entry(path, read=False)) is not None:
                 yield entry
 
-    def _walk(self, prefix: str) -> Iterator[Path]:
+    def _walk(self, prefix: str, unreadable: Callable[[OSError], None] | None = None) -> Iterator[Path]:
         above, _, beginning = prefix.rpartition("/")
         start = self._path(above)
         with _reported(start):
@@ -200,23 +207,50 @@ class FileFolder(Folder):
                 )
             if not start.is_dir():
                 return
-        for folder, folders, names in os.walk(start, onerror=_unreadable):
+        failed: list[Path] = []
+
+        def on_error(error: OSError) -> None:
+            # os.walk would silently skip a folder that it may not read, and the images in it.
+            if isinstance(error, FileNotFoundError):
+                return
+            place = Path(error.filename)
+            if unreadable is None or error.errno in _NO_STORE or place == start:
+                raise _explain(place, error, StorageError) from error
+            failed.append(place)
+            if len(failed) <= _NAMED:
+                unreadable(error)
+
+        for folder, folders, names in os.walk(start, onerror=on_error):
             expected = beginning if Path(folder) == start else ""
             folders[:] = sorted(name for name in folders if name.startswith(expected))
             yield from (Path(folder, name) for name in sorted(names) if name.startswith(expected))
+        if failed:
+            say(_LOG, f"{self.root}: left out what is below {len(failed):,} folders that cannot be read")
 
     def _entry(self, path: Path, read: bool = True) -> Entry | None:
-        with suppress(ObjectChangedError), _reported(path):  # it may be removed after the folder was listed
-            if not path.is_file():  # sockets, pipes and broken links have no content
+        name = path.relative_to(self.root).as_posix()
+        facts: os.stat_result | None = None
+        try:
+            facts = path.stat()
+            if not stat.S_ISREG(facts.st_mode):  # folders, sockets and pipes have no content
                 return None
-            name = path.relative_to(self.root).as_posix()
             if not read:
-                facts = path.stat()
                 return Entry(name, facts.st_size, "", facts.st_mtime)
             with path.open("rb") as stream:
                 version = hashlib.file_digest(stream, "sha256").hexdigest()[:32]
                 return Entry(name, stream.tell(), version, os.fstat(stream.fileno()).st_mtime)
-        return None
+        except (
+            FileNotFoundError,
+            NotADirectoryError,
+        ):  # removed after the folder was listed, or a broken link
+            return None
+        except OSError as error:
+            if error.errno == errno.ELOOP:
+                return None
+            if error.errno in _NO_STORE:
+                raise _explain(path, error, StorageError) from error
+            # Known by its name alone: reading it tells what is wrong with it, and with it alone.
+            return Entry(name, facts.st_size, "", facts.st_mtime) if facts else Entry(name, 0, "")
 
     def folders(self) -> list[str]:
         """Names of the folders right below this one. Links do not count, as in listings."""
@@ -282,10 +316,8 @@ class FileFolder(Folder):
         return FileFolder(self._path(key))
 
 
-def _unreadable(error: OSError) -> None:
-    """``os.walk`` would silently skip a folder that it may not read, and the images in it."""
-    if not isinstance(error, FileNotFoundError):
-        raise _explain(Path(error.filename), error, StorageError) from error
+def _leave_out(error: OSError) -> None:
+    say(_LOG, f"{error.filename}: {error.strerror}; what is below it is left out")
 
 
 @contextmanager

@@ -99,13 +99,19 @@ FAULTS = (
 )  # fmt: skip
 
 
-def retried(call: Callable[[], T], policy: Policy, explain: Callable[[Exception, int], Exception]) -> T:
+def retried(
+    call: Callable[[], T],
+    policy: Policy,
+    explain: Callable[[Exception, int], Exception],
+    again: Callable[[Exception], None] = lambda _: None,
+) -> T:
     """Makes a call; repeats it on temporary faults.
 
     Args:
         call: makes one try; must be safe to repeat.
         policy: how often, how soon, how long.
         explain: turns the last cause and the number of tries into the error to raise.
+        again: told of each fault after which the call is repeated.
     """
     began = time.monotonic()
     for tries in count(1):
@@ -119,6 +125,7 @@ def retried(call: Callable[[], T], policy: Policy, explain: Callable[[Exception,
                 # The parser's message quotes the line of the credentials file.
                 cause = None if isinstance(error, configparser.Error) else error
                 raise explain(error, tries) from cause
+            again(error)
             time.sleep(wait)
     raise AssertionError("unreachable")
 

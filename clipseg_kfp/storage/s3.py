@@ -5,13 +5,14 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from datetime import datetime
 from io import BytesIO
+from itertools import islice, pairwise
 from pathlib import Path
 from typing import TypeVar
 
 import urllib3
+from minio.datatypes import Object
 from minio.error import MinioException, S3Error, ServerError
 
 from clipseg_kfp.errors import ObjectChangedError, StorageError
@@ -44,30 +45,65 @@ class S3Folder(Folder):
         return f"s3://{self.bucket}/{self.prefix}{key}"
 
     def entries(self, prefix: str = "") -> Iterator[Entry]:
-        """Streams the objects in the store's own order; markers of empty folders are left out."""
+        """Streams the objects in the store's own order; markers of empty folders are left out.
+
+        A fault repeats one page, not the whole listing.
+
+        Raises:
+            StorageError: also where the store repeats itself and would never end.
+        """
         start = self.prefix + prefix
-        last: str | None = None
+        first = last = ""
+        ordered = True
+        began: set[str] = set()  # the first name of each page
+        listing: Iterator[Object] | None = None
 
-        def page() -> list[Entry]:
-            # One page per call, so that a fault repeats a page and not the whole listing.
-            entries: list[Entry] = []
-            listing = self.client.list_objects(self.bucket, start or None, recursive=True, start_after=last)
-            for item in listing:
-                if item.object_name and not item.is_dir and not item.object_name.endswith("/"):
+        def page() -> list[Object]:
+            nonlocal listing
+            if listing is None:
+                listing = self._resume(start, first, last, ordered)
+            try:
+                return list(islice(listing, PAGE))
+            except BaseException:
+                listing = None  # a generator that raised has ended
+                raise
+
+        while items := self._attempts(page, prefix):
+            names = [item.object_name or "" for item in items]
+            if names[0] in began:
+                raise self._repeats_itself()
+            began.add(names[0])
+            first, ordered = first or names[0], ordered and all(a < b for a, b in pairwise([last, *names]))
+            last = names[-1]
+            for item, name in zip(items, names, strict=True):
+                if name and not item.is_dir and not name.endswith("/"):
                     version = (item.etag or "").strip('"')
-                    entries.append(
-                        Entry(item.object_name, item.size or 0, version, _seconds(item.last_modified))
+                    yield Entry(
+                        name.removeprefix(self.prefix), item.size or 0, version, _seconds(item.last_modified)
                     )
-                if len(entries) == PAGE:
-                    break
-            return entries
-
-        while batch := self._attempts(page, prefix):
-            for entry in batch:
-                yield replace(entry, key=entry.key.removeprefix(self.prefix))
-            if len(batch) < PAGE:
+            if len(items) < PAGE:
                 return
-            last = batch[-1].key
+
+    def _resume(self, start: str, first: str, last: str, ordered: bool) -> Iterator[Object]:
+        """Lists from after ``last``, also where the store ignores ``start-after`` and begins anew."""
+        items = self.client.list_objects(self.bucket, start or None, recursive=True, start_after=last or None)
+        anew = False
+        for i, item in enumerate(items):
+            name = item.object_name or ""
+            anew = anew or (i == 0 and bool(last) and name == first)
+            if anew and not ordered:  # nobody knows what was listed before
+                raise self._repeats_itself()
+            if not anew or name > last:
+                yield item
+
+    def _repeats_itself(self) -> StorageError:
+        return StorageError(
+            f"{self.client.host} lists the same objects of {self.uri} again and again.",
+            "The store does not follow ListObjectsV2 (start-after or continuation-token); name the images in a "
+            "manifest instead.",
+            code="listing_repeats",
+            where=self.uri,
+        )
 
     def stat(self, key: str) -> Entry | None:
         def call() -> Entry | None:
@@ -79,6 +115,8 @@ class S3Folder(Folder):
                 # AWS and MinIO deny access to missing objects where the right to list is limited to a prefix.
                 if error.code == "AccessDenied" and self._is_missing(key):
                     return None
+                if status(error) == 400:  # the answer to a HEAD has no body: that to a GET says what is wrong
+                    self.client.get_object(self.bucket, self.prefix + key, length=1).close()
                 raise
             version = acknowledged(info.etag).strip('"')
             return Entry(key, info.size or 0, version, _seconds(info.last_modified))

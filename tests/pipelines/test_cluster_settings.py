@@ -31,6 +31,7 @@ image: {IMAGE}
 endpoint: https://store.example
 storage_secret: team-store
 storage_keys: {{user: AWS_ACCESS_KEY_ID, password: AWS_SECRET_ACCESS_KEY}}
+certificate_authority: {{config_map: company-ca}}
 hub_secret: hub
 pull_secrets: [registry]
 pull_policy: IfNotPresent
@@ -101,6 +102,9 @@ def test_every_pod_gets_what_all_shall_have(full: Any) -> None:
         assert config.security_context.run_as_non_root
         scratch = next(item for item in config.empty_dir_mounts if item.mount_path == "/tmp")
         assert scratch.size_limit == "20Gi"
+        (authority,) = config.config_map_as_volume
+        assert authority.config_map_name == "company-ca"
+        assert {"name": "AWS_CA_BUNDLE", "value": f"{authority.mount_path}/ca.crt"} in containers[name]["env"]
         assert {item.env_var: item.secret_key for item in config.secret_as_env[0].key_to_env} == {
             "AWS_ACCESS_KEY_ID": "user",
             "AWS_SECRET_ACCESS_KEY": "password",

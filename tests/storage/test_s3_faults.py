@@ -7,14 +7,17 @@ import socket
 import struct
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from itertools import islice
 from pathlib import Path
+from urllib.parse import parse_qsl, urlsplit
 
 import pytest
 
 from clipseg_kfp.errors import ObjectUnreadableError
-from clipseg_kfp.storage import open_folder
+from clipseg_kfp.storage import connection, open_folder
 from clipseg_kfp.storage.retries import Policy
 from clipseg_kfp.storage.s3 import S3Folder, connect
 from tests.codes import fails
@@ -243,3 +246,108 @@ def test_settings_that_are_no_numbers(monkeypatch: pytest.MonkeyPatch, name: str
     connect.cache_clear()
     with fails("setting_invalid", where=f"CLIPSEG_KFP_S3_{name}"):
         open_folder("s3://bucket", "http://127.0.0.1:1")
+
+
+class OddStore(BaseHTTPRequestHandler):
+    """Lists 1,500 objects; the server's ``kind`` says what it gets wrong."""
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+    def do_GET(self) -> None:
+        kind = self.server.kind  # type: ignore[attr-defined]
+        query = dict(parse_qsl(urlsplit(self.path).query, keep_blank_values=True))
+        after = "" if kind == "no continuation" else query.get("continuation-token", "")
+        keys = [key for key in (f"{i:05d}.jpg" for i in range(1500)) if key > after]
+        page, more = keys[:1000], len(keys) > 1000
+        rows = "".join(f"<Contents><Key>{key}</Key><ETag>1</ETag><Size>1</Size></Contents>" for key in page)
+        mark = f"<NextContinuationToken>{page[-1]}</NextContinuationToken>" if more else ""
+        body = f"<ListBucketResult><Name>bucket</Name><IsTruncated>{str(more).lower()}</IsTruncated>{mark}{rows}</ListBucketResult>"
+        if kind == "expired":
+            body = "<Error><Code>ExpiredToken</Code><Message>expired</Message></Error>"
+        self.send_response(400 if kind == "expired" else 200)
+        self.send_header("Content-Type", "application/xml")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(body.encode())
+
+    do_HEAD = do_GET
+
+
+@pytest.fixture
+def odd(faulty: FaultyServer) -> FaultyServer:
+    faulty.RequestHandlerClass = OddStore
+    return faulty
+
+
+def test_a_store_that_ignores_start_after(odd: FaultyServer) -> None:
+    odd.kind = "no start-after"  # type: ignore[attr-defined]
+    keys = [entry.key for entry in behind(odd).entries()]
+    assert keys == [f"{i:05d}.jpg" for i in range(1500)]
+
+
+def test_a_listing_that_would_never_end(odd: FaultyServer) -> None:
+    odd.kind = "no continuation"  # type: ignore[attr-defined]
+    with fails("listing_repeats", where="s3://bucket"):
+        for _ in islice(behind(odd).entries(), 6000):
+            pass
+
+
+def test_an_expired_token_is_no_fault_of_one_object(odd: FaultyServer) -> None:
+    odd.kind = "expired"  # type: ignore[attr-defined]
+    with fails("credentials_rejected") as caught:
+        behind(odd).stat("x.zip")
+    assert not isinstance(caught.value, ObjectUnreadableError)
+
+
+@pytest.mark.parametrize("name", ["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"])
+def test_a_key_with_a_line_break(faulty: FaultyServer, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(name, "key-of-mine\n")
+    with fails("credentials_line_break") as caught:
+        list(behind(faulty).entries())
+    assert "key-of-mine" not in str(caught.value)
+    assert not faulty.requests
+
+
+@pytest.mark.parametrize("name", ["S3_ENDPOINT", "AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL"])
+def test_endpoints_of_the_environment(
+    faulty: FaultyServer, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for other in ("S3_ENDPOINT", "AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL"):
+        monkeypatch.delenv(other, raising=False)
+    monkeypatch.setenv(name, f"http://127.0.0.1:{faulty.server_port}")
+    assert [entry.key for entry in open_folder("s3://bucket").entries()] == ["x"]
+
+
+@pytest.mark.parametrize("name", ["AWS_CA_BUNDLE", "SSL_CERT_FILE", "REQUESTS_CA_BUNDLE"])
+def test_an_authority_that_is_not_there(name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    connect.cache_clear()
+    for other in connection.AUTHORITIES:
+        monkeypatch.delenv(other, raising=False)
+    monkeypatch.setenv(name, str(tmp_path / "none.pem"))
+    with fails("authority_unreadable", where=name):
+        open_folder("s3://bucket")
+    connect.cache_clear()
+
+
+def test_a_silent_endpoint_is_told_soon(
+    monkeypatch: pytest.MonkeyPatch, faulty: FaultyServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("CLIPSEG_KFP_S3_TRIES", "1")
+    monkeypatch.setattr(connection, "SILENCE_SECONDS", 0.2)
+    monkeypatch.setenv("CLIPSEG_KFP_S3_CONNECT_TIMEOUT", "0.5")
+    connection._told.clear()
+    with socket.create_server(("127.0.0.1", 0), backlog=0) as full:
+        port = full.getsockname()[1]
+        waiting = [socket.socket() for _ in range(4)]  # no room for more: connecting gets no answer
+        for one in waiting:
+            one.setblocking(False)
+            one.connect_ex(("127.0.0.1", port))
+        began = time.monotonic()
+        with fails("store_unreachable"):
+            list(open_folder("s3://bucket", f"http://127.0.0.1:{port}").entries())
+        assert time.monotonic() - began < 3
+        for one in waiting:
+            one.close()
+    assert "127.0.0.1" in capsys.readouterr().out

@@ -16,7 +16,7 @@ from run_history import write_run
 
 from clipseg_kfp import records
 from clipseg_kfp.results import Results
-from clipseg_kfp.results.garbage import find_garbage, remove
+from clipseg_kfp.results.garbage import _staged, find_garbage, remove
 from clipseg_kfp.results.inventory import files_of, objects_of
 from clipseg_kfp.results.layout import run_key
 from clipseg_kfp.results.ledger import Ledger
@@ -197,6 +197,32 @@ def test_staging_goes_where_it_is_asked_for(results: Results) -> None:
     age(results)
     assert garbage(results) == []
     assert garbage(results, staging=True) == ["staging/0123456789abcdef/files/1"]
+
+
+def test_an_archive_goes_as_a_whole_and_its_mark_first(
+    results: Results, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = "staging/0123456789abcdef"
+    write_run(results, "one", IMAGES)
+    for key in ("files/1", "files/2"):
+        results.output.write(f"{place}/{key}", b"x")
+    results.output.write(f"{place}/index.json", b"{}")
+    # the mark is young, and speaks of the others
+    assert not list(_staged(results.output, lambda entry: not entry.key.endswith("index.json")))
+    found = list(_staged(results.output, lambda _: True))
+    assert [item.key for item in found] == [
+        f"{place}/{name}" for name in ("index.json", "files/1", "files/2")
+    ]
+    deleted: list[str] = []
+    delete = type(results.output).delete
+
+    def noted(self: Any, key: str) -> None:
+        deleted.append(key)
+        delete(self, key)
+
+    monkeypatch.setattr(type(results.output), "delete", noted)
+    assert remove(results.output, found[::-1]) == 3
+    assert deleted[0] == f"{place}/index.json"
 
 
 def test_snapshots_in_use_stay(results: Results) -> None:

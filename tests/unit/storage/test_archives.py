@@ -1,12 +1,17 @@
 from __future__ import annotations
 
+import gzip
 import io
 import os
 import struct
 import subprocess
+import sys
 import tarfile
 import zipfile
+import zlib
+from collections.abc import Callable
 from pathlib import Path
+from typing import IO
 
 import pytest
 
@@ -245,9 +250,9 @@ def test_bombs(name: str, tmp_path: Path, staging: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr(archives, "MAX_MEMBER_BYTES", 100_000)
     refused(path, staging, "archive_member_too_large", "large.jpg")
     monkeypatch.setattr(archives, "MAX_MEMBER_BYTES", 1 << 20)
-    monkeypatch.setattr(archives, "MAX_MEMBERS", 2)
-    assert "z.jpg" in refused(path, staging, "archive_bomb")
-    monkeypatch.setattr(archives, "MAX_MEMBERS", 3)
+    monkeypatch.setattr(archives, "MAX_MEMBERS", 3)  # a folder and three files
+    refused(path, staging, "archive_bomb")
+    monkeypatch.setattr(archives, "MAX_MEMBERS", 4)
     monkeypatch.setattr(archives, "RATIO_FREE_BYTES", 1000)
     if name != "d.tar":  # which compresses nothing
         monkeypatch.setattr(archives, "MAX_RATIO", 10)
@@ -328,3 +333,167 @@ def test_tar_of_the_system(tmp_path: Path, staging: Path) -> None:
     path = tmp_path / "d.tar.gz"
     subprocess.run(["tar", "-czf", path, "-C", tmp_path / "folder", "."], check=True, timeout=20)
     assert shape(listing(path, staging)) == shape(listing(tmp_path / "folder", staging))
+
+
+def header(kind: bytes, size: int, name: str = "x") -> bytes:
+    member = tarfile.TarInfo(name)
+    member.type, member.size = kind, size
+    return member.tobuf(tarfile.GNU_FORMAT)
+
+
+def zeros(stream: IO[bytes], count: int) -> None:
+    for _ in range(count >> 20):
+        stream.write(bytes(1 << 20))
+
+
+def pax_of_a_gigabyte(path: Path) -> None:
+    with gzip.open(path, "wb", compresslevel=1) as stream:
+        stream.write(header(b"x", 1 << 30))
+        zeros(stream, 1 << 30)
+        stream.write(header(b"0", 0, "a.jpg") + bytes(1024))
+
+
+def long_name_of_a_gigabyte(path: Path) -> None:
+    with gzip.open(path, "wb", compresslevel=1) as stream:
+        stream.write(header(b"L", 1 << 30))
+        zeros(stream, 1 << 30)
+        stream.write(header(b"0", 0, "a.jpg") + bytes(1024))
+
+
+def global_headers(path: Path) -> None:
+    """Each is small; tarfile keeps them all, and hands a copy to each member."""
+    with gzip.open(path, "wb", compresslevel=1) as stream:
+        for i in range(3000):
+            record = f"{i:07d}=".encode() + b"x" * 900
+            line = b"%d %s\n" % (len(record) + 5, record)
+            stream.write(header(b"g", len(line)) + line.ljust(1024, b"\0") + header(b"0", 0, f"{i}.jpg"))
+        stream.write(bytes(1024))
+
+
+def chain_of_long_names(path: Path) -> None:
+    with gzip.open(path, "wb") as stream:
+        for _ in range(5000):
+            stream.write(header(b"L", 2) + b"a".ljust(512, b"\0"))
+        stream.write(header(b"0", 0, "a.jpg") + bytes(1024))
+
+
+def folders_of_a_tar(path: Path) -> None:
+    with gzip.open(path, "wb", compresslevel=1) as stream:
+        block = b"".join(header(b"5", 0, f"d{i}") for i in range(2000))
+        for _ in range(30):
+            stream.write(block)
+        stream.write(bytes(1024))
+
+
+def negative_size(path: Path) -> None:
+    block = bytearray(header(b"x", 0))
+    block[124:136] = b"\xff" * 12  # -1 in base 256: read() would take all
+    block[148:156] = b" " * 8
+    block[148:156] = b"%06o\0 " % sum(block)
+    with gzip.open(path, "wb", compresslevel=1) as stream:
+        stream.write(block)
+        zeros(stream, 1 << 30)
+
+
+def zip_of(path: Path, entries: int, size: int, packed: bytes, method: int = 8) -> None:
+    """A zip whose directory tells the same entry many times, with a size of its own."""
+    local = struct.pack("<4s5H3I2H", b"PK\3\4", 20, 0, method, 0, 33, 0, len(packed), size, 5, 0) + b"a.jpg"
+    with path.open("wb") as stream:
+        stream.write(local + packed)
+        start = stream.tell()
+        for i in range(entries):
+            name = b"a.jpg" if entries == 1 else b"d%07d/" % i
+            fields = (b"PK\1\2", 20, 20, 0, method, 0, 33, 0, len(packed), size, len(name), 0, 0, 0, 0, 0, 0)
+            stream.write(struct.pack("<4s6H3I5H2I", *fields) + name)
+        length = stream.tell() - start
+        stream.write(
+            struct.pack("<4s4H2IH", b"PK\5\6", 0, 0, entries & 0xFFFF, entries & 0xFFFF, length, start, 0)
+        )
+
+
+def folders_of_a_zip(path: Path) -> None:
+    zip_of(path, 1_100_000, 0, b"", 0)
+
+
+def lying_directory(path: Path) -> None:
+    packer = zlib.compressobj(1, zlib.DEFLATED, -15)
+    parts = [packer.compress(bytes(1 << 20)) for _ in range(1000)]
+    zip_of(path, 1, 1000, b"".join([*parts, packer.flush()]))
+
+
+CHILD = """
+import resource, sys
+from clipseg_kfp.dataset.listing import list_sources
+from clipseg_kfp.storage import archives, open_folder
+from clipseg_kfp.errors import ClipsegKfpError
+used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+archives.MAX_MEMBERS = int(sys.argv[3])
+resource.setrlimit(resource.RLIMIT_AS, (used + (600 << 20),) * 2)
+try:
+    print(len(list(list_sources(sys.argv[1], open_folder(sys.argv[2])))))
+except ClipsegKfpError as error:
+    print(error.code)
+"""
+
+
+@pytest.mark.parametrize(
+    ("make", "code"),
+    [
+        (pax_of_a_gigabyte, "archive_header_too_large"),
+        (long_name_of_a_gigabyte, "archive_header_too_large"),
+        (global_headers, "archive_header_too_large"),
+        (chain_of_long_names, "archive_header_too_large archive_damaged"),
+        (negative_size, "archive_header_too_large archive_damaged"),
+        (folders_of_a_tar, "archive_bomb"),
+        (folders_of_a_zip, "archive_bomb"),
+        (lying_directory, "archive_damaged"),
+    ],
+)
+def test_bombs_are_refused_in_little_memory(
+    make: Callable[[Path], None], code: str, tmp_path: Path, staging: Path
+) -> None:
+    path = tmp_path / ("d.zip" if make.__name__.endswith(("zip", "directory")) else "d.tgz")
+    make(path)
+    members = 50_000 if make is folders_of_a_tar else archives.MAX_MEMBERS  # a million take a minute to read
+    command = [sys.executable, "-c", CHILD, str(path), str(staging), str(members)]
+    done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=60)
+    assert done.stdout.strip() in code.split(), done.stdout + done.stderr[-2000:]
+    assert not list(staging.rglob("index.json"))
+
+
+@pytest.mark.parametrize("kind", ["zip", "tar"])
+def test_names_that_are_too_long(kind: str, tmp_path: Path, staging: Path) -> None:
+    path = pack(tmp_path / f"d.{kind}", {"x" * 5000 + ".jpg": b"x"})
+    with fails("archive_member_name_too_long"):
+        listing(path, staging)
+
+
+@pytest.mark.parametrize("kind", ["zip", "tar"])
+def test_a_member_that_is_there_twice(kind: str, tmp_path: Path, staging: Path) -> None:
+    path = tmp_path / f"d.{kind}"
+    if kind == "zip":
+        with zipfile.ZipFile(path, "w") as archive:
+            archive.writestr("a/b.jpg", b"1")
+            archive.writestr("a//b.jpg", b"2")
+    else:
+        with tarfile.open(path, "w") as tar:
+            for name in ("a/b.jpg", "./a/b.jpg"):
+                tar.addfile(tarfile.TarInfo(name))
+    with fails("archive_member_twice"):
+        listing(path, staging)
+
+
+def test_members_that_look_like_leftovers_are_kept(tmp_path: Path, staging: Path) -> None:
+    path = pack(tmp_path / "d.zip", {".part-1.jpg": b"x", "a.jpg": b"y"})
+    for _ in range(2):
+        assert set(listing(path, staging)) == {".part-1.jpg", "a.jpg"}
+
+
+def test_staging_whose_members_were_removed_is_done_again(tmp_path: Path, staging: Path) -> None:
+    path = pack(tmp_path / "d.zip", {f"{i}.jpg": b"%d" % i for i in range(6)})
+    first = listing(path, staging)
+    for gone in sorted(staging.rglob("*.jpg"))[:3]:
+        gone.unlink()
+    assert listing(path, staging) == first
+    next(staging.rglob("index.json")).write_text("{}")  # as older versions wrote it
+    assert listing(path, staging) == first
