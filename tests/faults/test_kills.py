@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import multiprocessing
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+import killed_chain
 import pytest
 from chain_fixtures import IMAGES, build_tiny, pool, source, task, tiny_model  # noqa: F401 - fixtures
 from conftest import Tally
@@ -68,6 +70,16 @@ def test_some_writes(task: Task, whole: Undisturbed, pool: ProcessPoolExecutor) 
     assert [trial for trial in followed if not trial.good] == []
 
 
+def test_a_chain_that_hangs_is_ended_with_all_its_processes(
+    task: Task, pool: ProcessPoolExecutor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(killed_chain, "SECONDS", 0.01)
+    with pytest.raises(TimeoutError):
+        run(task)
+    assert multiprocessing.active_children() == []
+    assert committed(task.output.read()) == {}
+
+
 @on_a_bucket
 def test_a_run_is_repeated_byte_by_byte(
     task: Task, whole: Undisturbed, pool: ProcessPoolExecutor, tmp_path: Path
@@ -76,6 +88,6 @@ def test_a_run_is_repeated_byte_by_byte(
     (tmp_path / "alone").mkdir()
     alone = replace(task, work=tmp_path / "alone", output=FolderPlace(tmp_path / "out"))
     end = pool.submit(run, alone).result()
-    assert (end.status, end.views) == (0, whole.views) == (0, IMAGES - 1)
+    assert (end.status, end.views, end.threads) == (0, whole.views, 1) == (0, IMAGES - 1, 1)
     assert alone.output.read() == whole.objects
     assert len(committed(whole.objects)) == 1
