@@ -71,7 +71,6 @@ def test_without_an_upload_there_is_a_hint(client: Client) -> None:
         ({"threshold": "high"}, "parameter_type", "threshold"),
         ({"threshold": float("inf")}, "parameter_type", "threshold"),
         ({"prompts": "a cat"}, "parameter_type", "prompts"),
-        ({"threshold": 7.0}, "threshold_out_of_range", "threshold"),
         ({"prompts": []}, "prompts_empty", "prompts"),
         ({"prompts": [{"txt": "a cat"}]}, "missing", "prompts[0].name"),
         ({"source_uri": "photos"}, "uri_not_for_pods", "source_uri"),
@@ -95,6 +94,15 @@ def test_parameters_that_do_not_fit_are_not_sent(
 @pytest.mark.parametrize(
     ("options", "problems"),
     [
+        ({"threshold": 7.0}, [("threshold", "threshold_out_of_range")]),
+        (
+            {"threshold": 7.0, "views.tile_size": -1, "limits": {"limit": "all"}},
+            [
+                ("threshold", "threshold_out_of_range"),
+                ("views.tile_size", "greater_than_equal"),
+                ("limits.limit", "int_type"),
+            ],
+        ),
         ({"sorce_uri": "x"}, [("sorce_uri", "extra_forbidden")]),
         ({"accelerator_type": "gpu"}, [("accelerator_type", "option_moved")]),
         ({"limit": 5}, [("limit", "option_moved")]),
