@@ -40,7 +40,7 @@ class _Root(TyperGroup):
             command = getattr(getattr(error, "ctx", None), "command", None)
             takes_options = any("--set" in one.opts for one in getattr(command, "params", []))
             if takes_options and hasattr(error, "possibilities"):  # there is no such option
-                check_moved(str(error.option_name).lstrip("-").replace("-", "_"), GROUPS)
+                check_moved(str(getattr(error, "option_name", "")).lstrip("-").replace("-", "_"), GROUPS)
             raise
 
 

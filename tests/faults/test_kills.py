@@ -74,9 +74,11 @@ def test_a_chain_that_hangs_is_ended_with_all_its_processes(
     task: Task, pool: ProcessPoolExecutor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(killed_chain, "SECONDS", 0.01)
+    pool.submit(int).result()  # its own processes are there
+    before = {process.pid for process in multiprocessing.active_children()}
     with pytest.raises(TimeoutError):
         run(task)
-    assert multiprocessing.active_children() == []
+    assert {process.pid for process in multiprocessing.active_children()} <= before
     assert committed(task.output.read()) == {}
 
 
