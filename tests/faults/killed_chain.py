@@ -88,20 +88,18 @@ class End:
         error: what it wrote to standard error, where it failed.
         boundaries: that were met, in order.
         views: that went through the model.
-        threads: of the server that forked it; with more than one a fork may hang.
     """
 
     status: int
     error: str
     boundaries: list[str]
     views: int
-    threads: int
 
 
 def run(task: Task) -> End:
     """Runs a task in a process of its own.
 
-    The process is forked by multiprocessing's server, which has imported everything and has no threads: this process
+    The process is forked by multiprocessing's server, which has done nothing but import: this process
     may have some (pyarrow's, urllib3's), and a fork of it could wait for a lock that one of them held.
 
     Raises:
@@ -126,12 +124,11 @@ def run(task: Task) -> End:
         task.errors.read_text("utf-8") if process.exitcode else "",
         [value for name, value in said if name == "boundary"],
         sum(value for name, value in said if name == "views"),
-        sum(value for name, value in said if name == "threads"),
     )
 
 
 def serving() -> ForkServerContext:
-    """Where processes come from: a server that imports this module once, and forks while it has no threads."""
+    """Where processes come from: a server that imports this module once, and does nothing else but fork."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["killed_chain"])
     return context
@@ -158,7 +155,6 @@ def _main(task: Task, notes: Path) -> None:
         stream.write(json.dumps([name, value]) + "\n")
         stream.flush()
 
-    note("threads", len([*Path(f"/proc/{os.getppid()}/task").iterdir()]))
     begin = Engine.begin
 
     def counted(engine: Engine, pixels: Any, embeddings: Any) -> Any:
