@@ -51,7 +51,7 @@ test: $(VENV)/.test ## Run the tests
 	$(BIN)/python -m pytest -n auto --maxprocesses 4
 
 test-faults: $(VENV)/.test ## Run the long matrices of kills, faults and hostile input; writes faults.json
-	$(BIN)/python -m pytest tests/faults -m faults -n 2
+	$(BIN)/python -m pytest tests/faults -m faults -n 2 --timeout 540
 
 test-images: $(VENV)/.test ## Build the images with Docker and run a whole pipeline on them (root; some minutes)
 	$(BIN)/python -m pytest tests/images -m images

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, cast
 
-from clipseg_kfp.errors import ParameterError
+from clipseg_kfp.errors import OptionsError, ParameterError, Problem
 from clipseg_kfp.options import GroundTruth, Group, Inference, Limits, Support, read_groups
 from clipseg_kfp.storage import open_folder
 
@@ -65,10 +65,20 @@ def check_values(arguments: Mapping[str, Any]) -> dict[str, Group]:
         All groups of options, by name.
 
     Raises:
-        OptionsError: options that cannot be used, all of them at once.
-        ParameterError: the threshold cannot be used.
+        OptionsError: a threshold or options that cannot be used, all of them at once.
     """
     from clipseg_kfp.prompts import check_threshold
 
-    check_threshold(arguments.get("threshold", 0.5))
-    return read_groups(arguments)
+    problems: list[Problem] = []
+    groups: dict[str, Group] = {}
+    try:
+        check_threshold(arguments.get("threshold", 0.5))
+    except ParameterError as error:
+        problems.append(Problem(error.where, error.code, error.message, error.remedy))
+    try:
+        groups = read_groups(arguments)
+    except OptionsError as error:
+        problems += error.problems
+    if problems:
+        raise OptionsError(problems)
+    return groups

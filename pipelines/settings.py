@@ -114,6 +114,8 @@ def _above(task: str, what: str, request: str, limit: str) -> ParameterError:
     return ParameterError(
         f"tasks.{task}.{what}_request: {request} is above the task's limit of {limit}.",
         f"Raise tasks.{task}.{what}, or lower tasks.{task}.{what}_request.",
+        code="request_above_limit",
+        where=f"tasks.{task}.{what}_request",
     )
 
 

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
+from typer.core import TyperGroup
 
 from clipseg_kfp import __version__
 from clipseg_kfp.cli import (
@@ -25,8 +26,26 @@ from clipseg_kfp.cli import (
 )
 from clipseg_kfp.errors import ClipsegKfpError
 from clipseg_kfp.naming import printable
+from clipseg_kfp.options import GROUPS, check_moved
+
+
+class _Root(TyperGroup):
+    """Says where an option of version 0.1 has gone, such as ``--tile-size``."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Runs a command."""
+        try:
+            return super().invoke(ctx)
+        except Exception as error:
+            command = getattr(getattr(error, "ctx", None), "command", None)
+            takes_options = any("--set" in one.opts for one in getattr(command, "params", []))
+            if takes_options and hasattr(error, "possibilities"):  # there is no such option
+                check_moved(str(getattr(error, "option_name", "")).lstrip("-").replace("-", "_"), GROUPS)
+            raise
+
 
 app = typer.Typer(
+    cls=_Root,
     help="Segments whole buckets of images by prompts with CLIPSeg, on Kubeflow Pipelines or right here.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,

@@ -8,6 +8,7 @@ from clipseg_kfp.options.groups import GROUPS, GroundTruth, Inference, Limits, O
 from clipseg_kfp.options.tables import json_schema, markdown
 from clipseg_kfp.options.values import (
     add_word,
+    check_moved,
     dotted_names,
     from_word,
     nested,
@@ -27,6 +28,7 @@ __all__ = [
     "Support",
     "Views",
     "add_word",
+    "check_moved",
     "dotted_names",
     "from_word",
     "json_schema",

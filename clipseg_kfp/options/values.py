@@ -137,7 +137,13 @@ def from_word(group: type[Group], option: str, text: str) -> Any:
         return text
 
 
-def _unknown(name: str, arguments: list[str]) -> Problem:
+def check_moved(name: str, arguments: Iterable[str]) -> None:
+    """Raises ``OptionsError`` where version 0.1 had an option of this name (``tile_size``), with its new place."""
+    if problem := _moved(name, list(arguments)):
+        raise OptionsError([problem])
+
+
+def _moved(name: str, arguments: list[str]) -> Problem | None:
     if name in SITE_SETTINGS:
         return Problem(
             name,
@@ -150,10 +156,16 @@ def _unknown(name: str, arguments: list[str]) -> Problem:
             if name in (option, extra.get("formerly")):
                 dotted = f"{group.name}.{option}"
                 if group.name in arguments:
-                    return Problem(name, MOVED, f"it is now {dotted}", f"Write {dotted}=….")
+                    return Problem(name, MOVED, f"it is now {dotted}", f"Write --set {dotted}=….")
                 return Problem(
                     name, MOVED, f"it is now {dotted}", "This pipeline does not take it: leave it out."
                 )
+    return None
+
+
+def _unknown(name: str, arguments: list[str]) -> Problem:
+    if moved := _moved(name, arguments):
+        return moved
     known = [*arguments, *dotted_names(group for group in arguments if group in GROUPS)]
     near = get_close_matches(name, known, 1)
     hint = f"Did you mean '{near[0]}'?" if near else f"There are {', '.join(sorted(arguments))}."

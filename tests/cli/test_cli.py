@@ -15,10 +15,11 @@ from typing import Any
 
 import pytest
 import typer.main
+from codes import fails
 from PIL import Image
 
 from clipseg_kfp import __version__, cli
-from clipseg_kfp.errors import ParameterError
+from clipseg_kfp.errors import OptionsError, ParameterError
 from clipseg_kfp.local.store import EmbeddedStore
 
 ROOT = Path(__file__).parents[2]
@@ -122,6 +123,28 @@ def test_mistakes_are_named_at_once(
     assert status == 1
     assert words in err
     assert "Traceback" not in out + err
+
+
+@pytest.mark.parametrize(
+    ("flag", "code", "where"),
+    [
+        ("--tile-size", "option_moved", "tile_size"),
+        ("--ground-truth-format", "option_moved", "ground_truth_format"),
+        ("--accelerator-count", "option_moved", "accelerator_count"),
+    ],
+)
+def test_flags_of_0_1_name_the_new_place(flag: str, code: str, where: str) -> None:
+    with fails(code="options", where=where) as caught:
+        typer.main.get_command(cli.app).main(["local", "run", flag, "1"], standalone_mode=False)
+    assert isinstance(caught.value, OptionsError)
+    assert [one.code for one in caught.value.problems] == [code]
+
+
+@pytest.mark.parametrize(
+    "words", [["local", "run", "--nonsense", "1"], ["results", "show", "--tile-size", "1"]]
+)
+def test_flags_that_never_were_are_wrong_usage(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(words, capsys)[0] == 2
 
 
 @pytest.mark.parametrize(

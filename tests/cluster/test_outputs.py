@@ -12,9 +12,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from cluster_backend import GIVEN, PACKAGE, Backend
+from codes import fails
 
 from clipseg_kfp import Client
-from clipseg_kfp.client import NotFoundError
 from clipseg_kfp.errors import StorageError
 from clipseg_kfp.results import Counts, Results, json_bytes
 from clipseg_kfp.storage import open_folder
@@ -75,7 +75,7 @@ def test_a_run_without_results_says_why(
     say: Say, client: Client, bucket: str, s3_env: dict[str, str]
 ) -> None:
     run = client.runs.start(PACKAGE, {**GIVEN, "output_uri": f"s3://{bucket}/out"})
-    with pytest.raises(NotFoundError, match="No committed results"):
+    with fails("results_not_found", where=f"s3://{bucket}/out"):
         run.metrics()
     status, _, err = say("runs", "metrics", run.id)
     assert status == 1 and "committed by its last task" in err

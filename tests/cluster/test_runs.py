@@ -21,7 +21,7 @@ from codes import fails, refuses
 from rich.console import Console
 
 from clipseg_kfp import Client, Recipe, cli
-from clipseg_kfp.client import ClusterError, NotFoundError, RunError, WaitTimeoutError
+from clipseg_kfp.client import NotFoundError, RunError
 from clipseg_kfp.client import wait as waiting
 from clipseg_kfp.client.display import following, run_table, schedule_table
 from clipseg_kfp.errors import ParameterError
@@ -55,7 +55,7 @@ def test_the_newest_version_runs_unless_one_is_named(client: Client, backend: Ba
     ran = [client.runs.start(parameters=GIVEN), client.runs.start(parameters=GIVEN, version=old.version)]
     references = [backend.state.runs[one.id].pipeline_version_reference for one in ran]
     assert [one.pipeline_version_id for one in references] == [new.version_id, old.version_id]
-    with pytest.raises(NotFoundError, match="no version '9'"):
+    with fails("version_not_found", where="9"):
         client.runs.start(parameters=GIVEN, version="9")
 
 
@@ -71,7 +71,6 @@ def test_without_an_upload_there_is_a_hint(client: Client) -> None:
         ({"threshold": "high"}, "parameter_type", "threshold"),
         ({"threshold": float("inf")}, "parameter_type", "threshold"),
         ({"prompts": "a cat"}, "parameter_type", "prompts"),
-        ({"threshold": 7.0}, "threshold_out_of_range", "threshold"),
         ({"prompts": []}, "prompts_empty", "prompts"),
         ({"prompts": [{"txt": "a cat"}]}, "missing", "prompts[0].name"),
         ({"source_uri": "photos"}, "uri_not_for_pods", "source_uri"),
@@ -95,6 +94,15 @@ def test_parameters_that_do_not_fit_are_not_sent(
 @pytest.mark.parametrize(
     ("options", "problems"),
     [
+        ({"threshold": 7.0}, [("threshold", "threshold_out_of_range")]),
+        (
+            {"threshold": 7.0, "views.tile_size": -1, "limits": {"limit": "all"}},
+            [
+                ("threshold", "threshold_out_of_range"),
+                ("views.tile_size", "greater_than_equal"),
+                ("limits.limit", "int_type"),
+            ],
+        ),
         ({"sorce_uri": "x"}, [("sorce_uri", "extra_forbidden")]),
         ({"accelerator_type": "gpu"}, [("accelerator_type", "option_moved")]),
         ({"limit": 5}, [("limit", "option_moved")]),
@@ -160,16 +168,16 @@ def test_sets_and_example_pictures_are_judged_as_prompts_are(client: Client) -> 
     client.runs.start("one-shot-segmentation", shown)
     with refuses(("support.engineering", "literal_error")):
         client.runs.start("one-shot-segmentation", {**shown, "support.engineering": "none at all"})
-    with pytest.raises(ParameterError, match=r"support\.uri is"):
+    with fails("uri_not_for_pods", where="support.uri"):
         client.runs.start("one-shot-segmentation", {**places, "support": {"uri": "here"}})
     sets: dict[str, Any] = {"one": ["a cat"], "two": "s3://far/prompts.yaml"}
     client.runs.start("prompt-evaluation", {**places, "prompt_sets": sets})
-    for sets, message in (
-        ({}, "prompt_sets is empty"),
-        ({"one": []}, "prompt_sets: one: the list of prompts is empty"),
-        ({"one": "prompts.yaml"}, "prompt_sets: one is 'prompts.yaml'"),
+    for sets, code, where in (
+        ({}, "prompt_sets_empty", "prompt_sets"),
+        ({"one": []}, "prompts_empty", "prompt_sets: one"),
+        ({"one": "prompts.yaml"}, "uri_not_for_pods", "prompt_sets: one"),
     ):
-        with pytest.raises(ParameterError, match=message):
+        with fails(code, where=where):
             client.runs.start("prompt-evaluation", {**places, "prompt_sets": sets})
 
 
@@ -321,7 +329,7 @@ def test_an_api_that_stays_away_is_an_error(
     monkeypatch.setattr(waiting, "PATIENCE_SECONDS", 0.2)
     run = client.runs.start(PACKAGE, GIVEN)
     backend.faults = [503] * 500
-    with pytest.raises(ClusterError, match="503: the server is out of sorts"):
+    with fails("http_503"):
         run.wait()
 
 
@@ -329,7 +337,7 @@ def test_a_timeout_counts_while_the_api_is_away(client: Client, backend: Backend
     run = client.runs.start(PACKAGE, GIVEN)
     backend.faults = [503] * 10_000
     begun = time.monotonic()
-    with pytest.raises(WaitTimeoutError, match=r"after 0.5 s \(last seen PENDING\)"):
+    with fails("wait_timeout"):
         run.wait(timeout=0.5)
     assert time.monotonic() - begun < 5
 
@@ -344,7 +352,7 @@ def test_creating_a_run_is_never_repeated(client: Client, backend: Backend) -> N
         raise RefusedError(504, "gateway timeout")
 
     backend.state.create_run = lose  # type: ignore[method-assign,assignment]
-    with pytest.raises(ClusterError, match="504"):
+    with fails("http_504"):
         client.runs.start(version, GIVEN)
     assert len(backend.state.runs) == 2 and backend.count("POST", "/runs$") == 2
 
@@ -398,7 +406,7 @@ def test_a_run_is_found_by_any_name(client: Client, name: str) -> None:
     client.runs.start(version, GIVEN, name="other")
     run = client.runs.start(version, GIVEN, name=name)
     assert client.runs.get(name).id == run.id
-    with pytest.raises(NotFoundError, match="There is no run 'nobody'"):
+    with fails("run_not_found", where="nobody"):
         client.runs.get("nobody")
 
 
@@ -423,7 +431,7 @@ def test_cancel_says_what_it_did(say: Say, client: Client, backend: Backend) -> 
 def test_an_archived_experiment_is_explained(client: Client, backend: Backend) -> None:
     client.runs.start(PACKAGE, GIVEN)
     next(iter(backend.state.experiments.values())).storage_state = "ARCHIVED"
-    with pytest.raises(ClusterError, match="archived"):
+    with fails("experiment_archived"):
         client.runs.start(parameters=GIVEN)
 
 
@@ -501,7 +509,7 @@ def test_objects_lists_and_texts_from_the_command_line(say: Say, client: Client,
 
 
 def test_a_package_and_a_version_contradict_each_other(client: Client, backend: Backend) -> None:
-    with pytest.raises(ParameterError, match="the version '1'"):
+    with fails("version_and_package"):
         client.runs.start(PACKAGE, GIVEN, version="1")
     assert not backend.state.versions
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import multiprocessing
 import os
 import shutil
 from collections.abc import Iterator, Sequence
@@ -14,7 +13,7 @@ from functools import partial
 from pathlib import Path
 
 import pyarrow.parquet as pq
-from killed_chain import End, Task, run
+from killed_chain import End, Task, run, serving
 from places import Difference, Objects, committed, compare, done_twice
 
 KEPT = {"fetch_model", "encode_prompts"}  # steps that Kubeflow caches: the next run takes their outputs
@@ -83,15 +82,13 @@ class Trial:
 
 @contextmanager
 def processes(workers: int = 0) -> Iterator[ProcessPoolExecutor]:
-    """Processes with everything imported, and without threads that their own forks would miss."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["killed_chain"])
+    """Processes with everything imported, each of which has chains run and looks at what they left."""
     here = Path(__file__).parent
     wanted = {"PYTHONPATH": str(here), "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
     before = {name: os.environ.get(name) for name in wanted}
     os.environ.update(wanted)
     try:
-        with ProcessPoolExecutor(workers or os.cpu_count(), context) as pool:
+        with ProcessPoolExecutor(workers or os.cpu_count(), serving()) as pool:
             yield pool
     finally:
         for name, value in before.items():

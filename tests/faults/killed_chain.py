@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+import signal
 from collections.abc import Callable, Iterator
 from contextlib import redirect_stdout
 from dataclasses import dataclass
+from multiprocessing.context import ForkServerContext, ForkServerProcess
 from pathlib import Path
 from typing import Any
 
-import torch.nn.functional  # noqa: F401 - the library imports these late; a fork shall find them there
+import torch.nn.functional  # noqa: F401 - the library imports these late; the server that forks has them from the start
 from boundaries import Boundaries
 from places import Place
 from transformers import CLIPSegForImageSegmentation, CLIPTokenizer  # noqa: F401
@@ -37,6 +39,7 @@ from clipseg_kfp.steps.running import running
 PROMPTS = ["a circle", "red things"]
 FORMATS: tuple[Format, ...] = ("yolo", "labelstudio", "csv")
 EPOCH = "1700000000"  # of every run, so that two of them can be the same byte by byte
+SECONDS = 120  # that one process may take: a few are usual, more is a hang
 
 
 @dataclass(frozen=True)
@@ -94,13 +97,27 @@ class End:
 
 
 def run(task: Task) -> End:
-    """Runs a task in a fork of this process, which must have no threads of its own."""
+    """Runs a task in a process of its own.
+
+    The process is forked by multiprocessing's server, which has done nothing but import: this process
+    may have some (pyarrow's, urllib3's), and a fork of it could wait for a lock that one of them held.
+
+    Raises:
+        TimeoutError: it did not end within ``SECONDS``; it was killed with all that it started.
+    """
     notes = task.work.with_suffix(".notes")
     notes.unlink(missing_ok=True)
-    process = multiprocessing.get_context("fork").Process(target=_main, args=(task, notes))
+    process = serving().Process(target=_main, args=(task, notes))
     process.start()
-    process.join()
-    assert process.exitcode is not None
+    try:
+        process.join(SECONDS)
+        if process.exitcode is None:
+            raise TimeoutError(
+                f"{task.run_id} in {task.work}, killed at {task.kill_at!r}, hung after {task.done()}"
+            )
+    finally:  # also where the test's own time is up
+        if process.exitcode is None:
+            _kill(process)
     said = [json.loads(line) for line in notes.read_text("utf-8").splitlines()]
     return End(
         process.exitcode,
@@ -108,6 +125,25 @@ def run(task: Task) -> End:
         [value for name, value in said if name == "boundary"],
         sum(value for name, value in said if name == "views"),
     )
+
+
+def serving() -> ForkServerContext:
+    """Where processes come from: a server that imports this module once, and does nothing else but fork."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["killed_chain"])
+    return context
+
+
+def _kill(process: ForkServerProcess) -> None:
+    assert process.pid
+    try:
+        if os.getpgid(process.pid) == process.pid:  # not before it has a group of its own
+            os.killpg(process.pid, signal.SIGKILL)
+        else:
+            process.kill()
+    except ProcessLookupError:
+        pass  # it has just ended
+    process.join()
 
 
 def _main(task: Task, notes: Path) -> None:

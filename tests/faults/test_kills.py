@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import multiprocessing
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+import killed_chain
 import pytest
 from chain_fixtures import IMAGES, build_tiny, pool, source, task, tiny_model  # noqa: F401 - fixtures
 from conftest import Tally
@@ -66,6 +68,18 @@ def test_some_writes(task: Task, whole: Undisturbed, pool: ProcessPoolExecutor) 
     assert [trial for trial in repeated if not trial.good] == []
     followed = try_all(pool, partial(under_another_name, task, whole), chosen[1::2])
     assert [trial for trial in followed if not trial.good] == []
+
+
+def test_a_chain_that_hangs_is_ended_with_all_its_processes(
+    task: Task, pool: ProcessPoolExecutor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(killed_chain, "SECONDS", 0.01)
+    pool.submit(int).result()  # its own processes are there
+    before = {process.pid for process in multiprocessing.active_children()}
+    with pytest.raises(TimeoutError):
+        run(task)
+    assert {process.pid for process in multiprocessing.active_children()} <= before
+    assert committed(task.output.read()) == {}
 
 
 @on_a_bucket

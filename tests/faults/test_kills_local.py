@@ -23,7 +23,7 @@ STEPS = (
     "postprocess_masks",
     "evaluate_masks",
 )
-SECONDS = 600  # that a run may take; no more than a stop to what hangs
+SECONDS = 120  # that a run may take; no more than a stop to what hangs
 
 
 def start(

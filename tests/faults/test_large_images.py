@@ -58,6 +58,6 @@ with open("/proc/self/status") as status:
 def test_200_megapixels_stay_within_the_pods_limit(tmp_path: Path) -> None:
     """With 339 views, a label map, and what takes most memory: cleaning and maps of 16 bits."""
     script = [sys.executable, "-c", FINISH_A_LARGE_ONE, str(tmp_path)]
-    done = subprocess.run(script, capture_output=True, text=True, check=False, timeout=1800)
+    done = subprocess.run(script, capture_output=True, text=True, check=False, timeout=240)
     assert done.returncode == 0, done.stderr
     assert int(done.stdout) * 1024 < 2 << 30

@@ -15,7 +15,7 @@ from kfp.kubernetes import kubernetes_executor_config_pb2 as pb
 
 from clipseg_kfp import __version__, cli
 from clipseg_kfp.components import ALL
-from clipseg_kfp.errors import OptionsError, ParameterError
+from clipseg_kfp.errors import OptionsError
 from clipseg_kfp.site.compile import (
     compile_manifests,
     compile_pipeline,
@@ -301,23 +301,22 @@ def test_image_references_of_every_form_are_taken(image: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("settings", "words"),
+    ("settings", "where"),
     [
         (
             {"tasks": {"publish_results": {"memory_request": "3Gi"}}},
-            "tasks.publish_results.memory_request: 3Gi is above the task's limit of 2Gi",
+            "tasks.publish_results.memory_request",
         ),
-        ({"memory_request": "1100M"}, "tasks.fetch_dataset.memory_request: 1100M is above .* 1Gi"),
-        ({"cpu_request": "1500m"}, "tasks.fetch_model.cpu_request: 1500m is above the task's limit of 1"),
+        ({"memory_request": "1100M"}, "tasks.fetch_dataset.memory_request"),
+        ({"cpu_request": "1500m"}, "tasks.fetch_model.cpu_request"),
     ],
     ids=str,
 )
 def test_a_request_above_its_limit_is_named_and_no_limit_is_raised(
-    settings: dict[str, Any], words: str
+    settings: dict[str, Any], where: str
 ) -> None:
-    with pytest.raises(ParameterError, match=words) as caught:
+    with fails("request_above_limit", where=where):
         compile_pipeline("batch-segmentation", settings=checked(settings))
-    assert caught.value.remedy.startswith("Raise tasks.")
 
 
 def test_inference_on_gpus_needs_an_image_that_nodes_can_pull() -> None:

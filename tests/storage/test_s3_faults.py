@@ -262,7 +262,8 @@ class OddStore(BaseHTTPRequestHandler):
         page, more = keys[:1000], len(keys) > 1000
         rows = "".join(f"<Contents><Key>{key}</Key><ETag>1</ETag><Size>1</Size></Contents>" for key in page)
         mark = f"<NextContinuationToken>{page[-1]}</NextContinuationToken>" if more else ""
-        body = f"<ListBucketResult><Name>bucket</Name><IsTruncated>{str(more).lower()}</IsTruncated>{mark}{rows}</ListBucketResult>"
+        head = f"<Name>bucket</Name><IsTruncated>{str(more).lower()}</IsTruncated>"
+        body = f"<ListBucketResult>{head}{mark}{rows}</ListBucketResult>"
         if kind == "expired":
             body = "<Error><Code>ExpiredToken</Code><Message>expired</Message></Error>"
         self.send_response(400 if kind == "expired" else 200)
