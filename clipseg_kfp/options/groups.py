@@ -195,7 +195,8 @@ class Limits(Group):
         "Try images again that an earlier run has quarantined, although neither they nor the reader have changed.",
     )
     allow_empty: bool = option(
-        False, "Let a run succeed where there is no image under the source, such as a bucket that is empty tonight."
+        False,
+        "Let a run succeed where there is no image under the source, such as a bucket that is empty tonight.",
     )
     max_megapixels: float = option(50.0, "Larger images go to quarantine.", unit="megapixels", gt=0)
     max_megabytes: float = option(100.0, "Larger files go to quarantine.", unit="MB", gt=0)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import json
 import posixpath
 from collections.abc import Iterable, Iterator
 from pathlib import PurePosixPath
@@ -16,6 +15,7 @@ from PIL import Image
 from clipseg_kfp.errors import ObjectChangedError, ParameterError
 from clipseg_kfp.images.formats import IMAGE_SUFFIXES, ImageRejectedError
 from clipseg_kfp.images.guarded import decode_image, decode_mask
+from clipseg_kfp.records.untrusted import UnreadableError, parse_document
 from clipseg_kfp.storage import Folder, open_folder, open_object, split_object_uri
 
 MAX_BYTES = 100 << 20  # of a support image, a mask or a file of vectors
@@ -181,9 +181,9 @@ def calibrated_threshold(data: bytes, uri: str, name: str) -> float:
         ParameterError: another format, no threshold of that name, or one that is not between 0 and 1.
     """
     try:
-        value = json.loads(data)
-    except (ValueError, RecursionError) as error:
-        raise unusable("calibration_format", uri, f"is not JSON: {error}.", _CALIBRATED) from error
+        value = parse_document(data)
+    except UnreadableError as error:
+        raise unusable("calibration_format", uri, f"is not JSON: {error}.", _CALIBRATED) from None
     thresholds = value.get("thresholds") if isinstance(value, dict) else None
     if not isinstance(thresholds, dict):
         raise unusable("calibration_format", uri, "has no thresholds.", _CALIBRATED)

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
-import json
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -12,6 +9,7 @@ from clipseg_kfp.dataset.ground_truth import GroundTruth
 from clipseg_kfp.errors import ParameterError
 from clipseg_kfp.images.formats import IMAGE_SUFFIXES
 from clipseg_kfp.naming import spell_out
+from clipseg_kfp.records.untrusted import MAX_DOCUMENT_BYTES, csv_rows, parse_document
 from clipseg_kfp.storage import Folder
 from clipseg_kfp.truth.match import ByImage, TruthIndex
 
@@ -22,6 +20,7 @@ VOC_CLASSES = (
 )  # fmt: skip
 VOC_IGNORED = (255,)
 TABLES = ("classes.json", "classes.csv")
+MAX_CLASSES = 65_536  # of label maps with 16 bits
 
 
 class LabelMaps(TruthIndex):
@@ -100,20 +99,21 @@ def with_table(folder: Folder, name: str) -> LabelMaps:
     Raises:
         ParameterError: another form.
     """
-    uri, data = folder.locate(name), folder.read(name)
+    uri, data = folder.locate(name), folder.read(name, limit=MAX_DOCUMENT_BYTES)
     try:
         if name.lower().endswith(".csv"):
-            rows = csv.DictReader(io.StringIO(data.decode("utf-8-sig")))
-            names = {int(row["value"]): row["name"].strip() for row in rows}
+            head, *rows = csv_rows(data, ("value", "name"), MAX_CLASSES)
+            number, text = (head.index(column) for column in ("value", "name"))
+            names = {int(row[number]): row[text].strip() for row in rows}
             table = {value: text for value, text in names.items() if text}
             ignored = [value for value, text in names.items() if not text]
         else:
-            value: dict[str, Any] = json.loads(data)
+            value: dict[str, Any] = parse_document(data)
             classes = value["classes"]
             pairs = enumerate(classes) if isinstance(classes, list) else classes.items()
             table = {int(number): str(text) for number, text in pairs}
             ignored = [int(number) for number in value.get("ignored", ())]
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
         raise ParameterError(
             f"{uri} is not a table of classes: {type(error).__name__} {error}.",
             'Write {"classes": {"1": "cat"}, "ignored": [255]}, or CSV with the columns value and name.',
