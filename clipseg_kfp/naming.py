@@ -53,13 +53,15 @@ def printable(text: str, keep: str = "") -> str:
     r"""Escapes control characters and marks that hide or reorder text, as JSON does (``\u001b``).
 
     Keys, prompts and messages of servers are other people's data: shown raw, they could clear a screen or forge
-    a line of a log.
+    a line of a log. Logins and signatures of URIs are redacted.
 
     Args:
         text: to show.
         keep: characters to leave as they are, such as a newline.
     """
-    return _UNPRINTABLE.sub(lambda match: match[0] if match[0] in keep else f"\\u{ord(match[0]):04x}", text)
+    return _UNPRINTABLE.sub(
+        lambda match: match[0] if match[0] in keep else f"\\u{ord(match[0]):04x}", redacted(text)
+    )
 
 
 #: A login in a URI's authority; names of hosts have no "@". Also "s3://key:secret@bucket".

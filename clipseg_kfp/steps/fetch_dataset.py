@@ -17,6 +17,7 @@ import numpy as np
 from clipseg_kfp import records
 from clipseg_kfp.dataset.listing import Source, is_single_file, list_sources
 from clipseg_kfp.errors import ParameterError
+from clipseg_kfp.naming import redacted
 from clipseg_kfp.options import GroundTruth, Limits, Outputs
 from clipseg_kfp.prompts.files import listed
 from clipseg_kfp.results import Results
@@ -152,10 +153,10 @@ def run(
     for name, count in zip(names, shards, strict=True):
         records.write_parquet(target.shard_path(name), records.SOURCES, islice(rows, count))
     measured.tell(len(chosen), skipped + taken_over)
-    deleted = _write_deleted(target.deleted_path, ledger.gone(source_uri, np.concatenate(keys)))
+    deleted = _write_deleted(target.deleted_path, ledger.gone(redacted(source_uri), np.concatenate(keys)))
     skipped += selection.waiting
     summary = Summary(
-        source_uri=source_uri,
+        source_uri=redacted(source_uri),
         listed=len(chosen) + taken_over + skipped,
         skipped=skipped,
         digest=_digest([*taken, *(image_id(source.key, source.version) for source in chosen)]),
@@ -171,7 +172,7 @@ def run(
     if run_id or job_id:
         planned = tuple(PlannedShard(name, count) for name, count in zip(names, shards, strict=True))
         counts = (summary.listed, skipped, taken_over, summary.left, len(chosen))
-        write_plan(results, Plan(run_id or job_id, source_uri, *counts, planned))
+        write_plan(results, Plan(run_id or job_id, redacted(source_uri), *counts, planned))
     if left_out:
         say(STEP, f"left out {left_out:,} files of earlier results, which lie below the images")
     _tell(summary, selection, full)

@@ -133,7 +133,7 @@ def test_one_prompt_per_line(tmp_path: Path) -> None:
 
 def vectors(path: Path, table: pa.Table, **options: Any) -> StoredEmbedding:
     pq.write_table(table, path, **options)
-    return StoredEmbedding(uri=str(path), normalized=True)
+    return StoredEmbedding(uri=str(path), normalized=False)
 
 
 def test_a_small_table_of_vectors_that_is_large(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
