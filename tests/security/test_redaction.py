@@ -62,7 +62,8 @@ def test_wherever_a_uri_is_told(uri: str, capsys: pytest.CaptureFixture[str], tm
     stream = io.StringIO()
     Console(file=stream, width=300).print(table, plain(uri))
     told = [str(error), json.dumps(error.record()), repr(error.args), *capsys.readouterr(), stream.getvalue(),
-            (tmp_path / "events").read_text(), Source(uri, "a", uri, "", 1).source, redacted(uri), printable(uri)]  # fmt: skip
+            (tmp_path / "events").read_text(), Source(uri, "a", uri, "", 1).source,
+            redacted(uri), printable(uri)]  # fmt: skip
     assert [text for text in told if MARK in text] == []
     assert "host" not in uri or "host" in redacted(uri)
     assert redacted(redacted(uri)) == redacted(uri)
@@ -73,25 +74,18 @@ def test_other_texts_stay(text: str) -> None:
     assert redacted(text) == text
 
 
-@pytest.mark.parametrize("uri", URIS)
-@pytest.mark.parametrize(
-    "option",
-    ["--source", "--output", "--model", "--prompts-file", "--ground-truth", "--support", "--endpoint"],
-)
+@pytest.mark.parametrize("uri", URIS[::4])
+@pytest.mark.parametrize("option", ["--source", "--output", "--model", "--prompts-file", "--support"])
 def test_messages_of_the_command_line(
-    uri: str, option: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    uri: str, option: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """With a URI of each kind in each option; those that would reach the network are left to the store's tests."""
-    monkeypatch.setenv("S3_ENDPOINT", "http://127.0.0.1:9")
-    if option != "--endpoint" and not uri.lower().startswith("s3:"):
-        uri = uri.replace("https", "ftp").replace("HTTPS", "ftp")
+    """With a scheme that is not read, so that nothing connects."""
+    uri = f"ftp{uri[uri.index(':') :]}"
     given = {"--source": str(tmp_path), "--output": str(tmp_path / "out"), "--model": "examples/demo-model",
              "--prompt": "a cat", option: uri}  # fmt: skip
     if option == "--prompts-file":
         del given["--prompt"]
     words = [word for pair in given.items() for word in pair]
-    if option == "--endpoint" or uri.startswith("s3:"):
-        pytest.skip("it connects")
     with pytest.raises(SystemExit) as ended:
         main(["local", "run", *words, "--log", str(tmp_path / "log")])
     assert ended.value.code == 1
