@@ -8,11 +8,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Self
 
-from clipseg_kfp.naming import printable
+from clipseg_kfp.naming import printable, shown
 
 
 class ClipsegKfpError(Exception):
     """Base of all errors with a known remedy.
+
+    Message, remedy and place are bounded, and logins and signatures of URIs in them are redacted.
 
     Args:
         message: what is wrong, naming the file, key, field or parameter.
@@ -24,11 +26,11 @@ class ClipsegKfpError(Exception):
     code = "error"
 
     def __init__(self, message: str, remedy: str = "", *, code: str = "", where: str = "") -> None:
-        self.message = message
-        self.remedy = remedy
+        self.message = shown(message)
+        self.remedy = shown(remedy)
         self.code = code or type(self).code
-        self.where = where
-        super().__init__(f"{message} {remedy}".strip())
+        self.where = shown(where)
+        super().__init__(f"{self.message} {self.remedy}".strip())
 
     def within(self, context: str, where: str = "") -> Self:
         """The same error, with what it is about before its message.
@@ -39,19 +41,13 @@ class ClipsegKfpError(Exception):
         """
         error = type(self).__new__(type(self))
         error.__dict__.update(self.__dict__)
-        error.message, error.where = f"{context}: {self.message}", self.where or where
+        error.message, error.where = shown(f"{context}: {self.message}"), self.where or shown(where)
         Exception.__init__(error, f"{error.message} {error.remedy}".strip())
         return error
 
     def record(self) -> dict[str, str]:
         """What crosses a process in place of the exception."""
         return {"code": self.code, "what": self.message, "where": self.where, "remedy": self.remedy}
-
-
-class ParameterError(ClipsegKfpError):
-    """A parameter, prompt or configuration value that cannot be used."""
-
-    code = "parameter"
 
 
 @dataclass(frozen=True)
@@ -72,6 +68,17 @@ class Problem:
 
     def __str__(self) -> str:
         return f"{self.where}: {self.what}"
+
+
+class ParameterError(ClipsegKfpError):
+    """A parameter, prompt or configuration value that cannot be used.
+
+    Attributes:
+        problems: each thing that is wrong, where there can be several.
+    """
+
+    code = "parameter"
+    problems: tuple[Problem, ...] = ()
 
 
 class OptionsError(ParameterError):

@@ -53,13 +53,48 @@ def printable(text: str, keep: str = "") -> str:
     r"""Escapes control characters and marks that hide or reorder text, as JSON does (``\u001b``).
 
     Keys, prompts and messages of servers are other people's data: shown raw, they could clear a screen or forge
-    a line of a log.
+    a line of a log. Logins and signatures of URIs are redacted.
 
     Args:
         text: to show.
         keep: characters to leave as they are, such as a newline.
     """
-    return _UNPRINTABLE.sub(lambda match: match[0] if match[0] in keep else f"\\u{ord(match[0]):04x}", text)
+    return _UNPRINTABLE.sub(
+        lambda match: match[0] if match[0] in keep else f"\\u{ord(match[0]):04x}", redacted(text)
+    )
+
+
+#: A login in a URI's authority; names of hosts have no "@". Also "s3://key:secret@bucket".
+_LOGIN = re.compile(r"(?<=://)[^/?#\s'\"<>]*@")
+#: Parameters that are a key or a signature: S3 (V2 and V4), Azure SAS, Google, and what others call theirs.
+_SIGNED = re.compile(
+    r"(?i)([?&;#](?:amp;)?(?:x-(?:amz|goog)-(?:signature|credential|security-token)|signature|sig|token|[a-z0-9_.-]*[_-]token"
+    r"|awsaccesskeyid|googleaccessid|[a-z_-]*(?:password|passwd|secret|api_?-?key|access_?-?key)[a-z_-]*|auth|key-pair-id"
+    r"|policy|code|pwd)=)[^&\s'\"<>#;]*"
+)
+REDACTED = "***"
+MAX_SHOWN = 2_000  # characters of a message, a place or a line of a log
+
+
+def redacted(text: str) -> str:
+    """Replaces logins and signatures of the URIs in a text by ``***``.
+
+    >>> redacted("https://ann:pw@host/a.zip?sig=abc&part=1")
+    'https://***@host/a.zip?sig=***&part=1'
+    """
+    if "://" in text:
+        text = _LOGIN.sub(f"{REDACTED}@", text)
+    if "=" in text:
+        text = _SIGNED.sub(rf"\1{REDACTED}", text)
+    return text
+
+
+def shown(text: str, limit: int = MAX_SHOWN) -> str:
+    """A text for a message: redacted, and no longer than ``limit``, with its middle left out."""
+    if len(text) > limit + 4096:  # what follows takes time that grows with the length
+        text = f"{text[: limit + 2048]}{text[-2048:]}"
+    text = redacted(text)
+    return text if len(text) <= limit else f"{text[: limit * 2 // 3]}…{text[-(limit // 3 - 1) :]}"
 
 
 def safe_segment(text: str) -> str:

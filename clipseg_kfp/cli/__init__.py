@@ -107,7 +107,9 @@ def _explained(error: OSError) -> tuple[str, str]:
 
 def _complain(message: str, remedy: str) -> None:
     console = Console(stderr=True, soft_wrap=True)
-    console.print(f"error: {printable(message)}", style="bold red", markup=False, highlight=False)
+    console.print(
+        f"error: {printable(message)}", style="bold red", markup=False, emoji=False, highlight=False
+    )
     if remedy:
         remedy = printable(remedy, keep="\n")
-        console.print(f"  remedy: {remedy}", markup=False, highlight=False)
+        console.print(f"  remedy: {remedy}", markup=False, emoji=False, highlight=False)

@@ -173,7 +173,7 @@ def run(
 
 
 def _tell_started(started: Run) -> None:
-    Console().print(f"started: {started.name}", markup=False, highlight=False, soft_wrap=True)
+    Console().print(f"started: {started.name}", markup=False, emoji=False, highlight=False, soft_wrap=True)
     print(f"  {started.url}")
 
 

@@ -11,6 +11,7 @@ from rich.table import Table
 
 from clipseg_kfp.cli.shared import Endpoint, Set, interruptible, local_groups, parsed_prompt, parted
 from clipseg_kfp.errors import ParameterError
+from clipseg_kfp.runtime.screen import plain
 
 
 def evaluate(
@@ -77,6 +78,7 @@ def evaluate(
             soft_wrap=True,
             highlight=False,
             markup=False,
+            emoji=False,
         )
 
 
@@ -115,10 +117,7 @@ def _show_ranking(prompts: dict[str, Any], console: Console) -> None:
         if row["best_iou_low"] is not None:
             spread = f"{row['best_iou_low']:.3f} to {row['best_iou_high']:.3f}"
         figures = [f"{row['best_threshold']:.2f}", f"{row['best_iou']:.3f}", spread]
-        shown = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in name).replace(
-            "[", r"\["
-        )
-        table.add_row(shown, *figures, f"{row['average_precision']:.3f}")
+        table.add_row(plain(name), *figures, f"{row['average_precision']:.3f}")
     if known:
-        console.print("Each prompt at its best threshold", style="italic", markup=False)
+        console.print("Each prompt at its best threshold", style="italic", markup=False, emoji=False)
         console.print(table)

@@ -9,12 +9,12 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
 from clipseg_kfp.cli.result_views import configs_of, export, no_such_run, report, runs_of, show
 from clipseg_kfp.cli.shared import Endpoint, group
 from clipseg_kfp.errors import ParameterError
+from clipseg_kfp.runtime.screen import plain
 
 app = group("Look at results, export them, check and tidy what runs left in a folder or bucket.")
 
@@ -47,7 +47,7 @@ def list_results(output: Output, config: Config = "", json_: AsJson = False, end
         table.add_column(name, justify="right")
     for run in runs:
         prompts = ", ".join(prompt["name"] for prompt in run["prompts"])
-        texts = [escape(text) for text in (run["config"], run["run"], run["created"], prompts)]
+        texts = [plain(text) for text in (run["config"], run["run"], run["created"], prompts)]
         table.add_row(*texts, *(f"{run['counts'].get(name, 0):,}" for name in counted))
     Console().print(table if runs else "There are no committed runs.")
 

@@ -130,7 +130,7 @@ def show_run(client: Client, run: Named, endpoint: Endpoint = "", as_json: Json 
         hint += f"\n  of pods that run: {kubectl_logs(found)}"
     lines = [*(reason or ()), f"ID: {found.id}", f"UI: {found.url}"]
     for line in filter(None, lines if reason and found.id in reason[1] else [*lines, hint]):
-        console.print(show.plain_lines(line), markup=False, highlight=False, soft_wrap=True)
+        console.print(show.plain_lines(line), markup=False, emoji=False, highlight=False, soft_wrap=True)
 
 
 @app.command("logs")

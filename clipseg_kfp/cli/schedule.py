@@ -38,6 +38,16 @@ Start = Annotated[str, typer.Option(help="No run before, such as 2026-12-01T06:0
 End = Annotated[str, typer.Option(help="No run after.")]
 
 
+def _check_when(cron: str, every: str) -> None:
+    """Judges the times before anything connects."""
+    from clipseg_kfp.client import durations
+
+    if cron:
+        durations.cron(cron)
+    if every:
+        durations.seconds(every, "every")
+
+
 @app.command("create")
 @connected
 def create(
@@ -68,6 +78,7 @@ def create(
 
         clipseg-kfp schedule create often batch-segmentation.yaml --every 30m --parameters parameters.yaml
     """
+    _check_when(cron, every)
     found = client.version(pipeline, recipe, version=version)
     applied = client.schedules.apply(
         name,
@@ -125,6 +136,7 @@ def update(
             code="recipe_without_pipeline",
             where="pipeline",
         )
+    _check_when(cron, every)
     old = client.schedules.get(name)
     found = (
         client.version(pipeline, recipe, version=version)

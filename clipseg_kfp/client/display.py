@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console, Group
 from rich.live import Live
-from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
 from clipseg_kfp.client.durations import duration
 from clipseg_kfp.client.progress import Follower
 from clipseg_kfp.client.tasks import CANCELED, FAILED, SKIPPED, SUCCEEDED
+from clipseg_kfp.naming import printable
+from clipseg_kfp.runtime import screen
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -144,8 +145,8 @@ def moment(value: datetime | None) -> str:
 
 
 def plain(text: str) -> str:
-    """Names are data: no terminal codes."""
-    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
+    """Names are data: no terminal codes, and no logins of URIs."""
+    return printable(text)
 
 
 def plain_lines(text: str) -> str:
@@ -153,6 +154,6 @@ def plain_lines(text: str) -> str:
     return "\n".join(map(plain, text.expandtabs().split("\n")))
 
 
-def safe(text: str) -> str:
-    """Names are data: no terminal codes, no markup."""
-    return escape(plain(text))
+def safe(text: str) -> Text:
+    """Names are data: no terminal codes, no markup, no emoji codes."""
+    return screen.plain(text)

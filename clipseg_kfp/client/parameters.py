@@ -9,11 +9,10 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from clipseg_kfp.client.packages import Parameter, declared, spec_of
 from clipseg_kfp.errors import ParameterError
 from clipseg_kfp.options import GROUPS, add_word, from_word, nested, options_of, over_own_defaults
+from clipseg_kfp.records.untrusted import UnreadableError, parse_document, read_bounded
 from clipseg_kfp.site.kubernetes import is_size, size
 
 _WORDS = {
@@ -269,7 +268,7 @@ def from_file(path: str) -> dict[str, Any]:
         ParameterError: it cannot be read, or holds something else.
     """
     try:
-        content = yaml.safe_load(Path(path).expanduser().read_text("utf-8"))
+        content = parse_document(read_bounded(Path(path).expanduser()))
     except OSError as error:
         raise ParameterError(
             f"{path}: {error.strerror}.",
@@ -277,9 +276,9 @@ def from_file(path: str) -> dict[str, Any]:
             code="parameters_unreadable",
             where=path,
         ) from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except UnreadableError as error:
         raise ParameterError(
-            f"{path} is neither YAML nor JSON: {' '.join(str(error).split())}.",
+            f"{path} is neither YAML nor JSON: {error}.",
             "Write lines such as 'threshold: 0.4'.",
             code="parameters_invalid",
             where=path,

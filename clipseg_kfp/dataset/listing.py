@@ -16,7 +16,7 @@ from clipseg_kfp.dataset.ground_truth import GroundTruth
 from clipseg_kfp.dataset.ignored import BESIDE_IMAGES, GROUND_TRUTH, Ignored, ignored_text, kind_of
 from clipseg_kfp.errors import ParameterError, StorageError
 from clipseg_kfp.images.formats import IMAGE_SUFFIXES
-from clipseg_kfp.naming import spell_out
+from clipseg_kfp.naming import digest, redacted, spell_out
 from clipseg_kfp.runtime.concurrency import ordered_map
 from clipseg_kfp.runtime.progress import say
 from clipseg_kfp.storage import Entry, Folder, archives, missing, open_folder, open_object
@@ -34,6 +34,9 @@ class Source:
     version: str
     size: int
     ground_truth: tuple[GroundTruth, ...] = ()
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "source", redacted(self.source))  # it is shown; ``uri`` is what is read
 
     def row(self) -> dict[str, object]:
         """The row of the table ``records.SOURCES``."""
@@ -255,7 +258,7 @@ def _from_manifest(uri: str, endpoint: str) -> Iterator[Source]:
             folder, key = open_object(place, endpoint)
             # A missing object stays in the listing: reading it puts it into quarantine, by name.
             entry = folder.stat(key) or Entry(key, 0, "")
-        name = value.partition("://")[2] or value
+        name = redacted(value).partition("://")[2] or value
         return Source(place, name.lstrip("/"), folder.locate(key), entry.version, entry.size, truth)
 
     images = (
@@ -265,8 +268,14 @@ def _from_manifest(uri: str, endpoint: str) -> Iterator[Source]:
     seen: set[str] = set()
     for source in ordered_map(look, images, STAT_THREADS):
         # "/a.jpg" beside "a.jpg": keys name results, so the later one takes its whole URI
-        yield source if source.key not in seen else replace(source, key=source.uri)
+        yield source if source.key not in seen else replace(source, key=_distinct(source.uri))
         seen.add(source.key)
+
+
+def _distinct(uri: str) -> str:
+    """A key for a whole URI; what is redacted in it still makes a difference."""
+    plain = redacted(uri)
+    return uri if plain == uri else f"{plain}~{digest(uri, 12)}"
 
 
 @contextmanager

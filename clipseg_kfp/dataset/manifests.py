@@ -2,30 +2,39 @@
 
 from __future__ import annotations
 
-import io
-import json
+from collections.abc import Iterator
 
 import pandas as pd
 import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
-from clipseg_kfp.errors import ParameterError
-from clipseg_kfp.records import parse_parquet
+from clipseg_kfp.errors import ParameterError, Problem
+from clipseg_kfp.naming import shown
+from clipseg_kfp.records.untrusted import UnreadableError, csv_rows, is_text, json_lines, parquet_texts
 from clipseg_kfp.storage import open_object
 
 SUFFIXES = (".csv", ".jsonl", ".ndjson", ".parquet")
 COLUMNS = ["uri", "mask_uri", "prompt"]
-MAX_FIELD = 8192  # bytes of a value in a Parquet file: a URI with a key of 1,024 bytes, all escaped, fits
-MAX_ROWS = 10_000_000
 MAX_BYTES = 128 << 20  # a table takes several times its file's size in memory
+MAX_PROBLEMS = 20  # that one message tells
+
+
+def _bad_manifest(uri: str, problems: list[Problem]) -> ParameterError:
+    """The error of a manifest with bad rows; tells up to ``MAX_PROBLEMS`` of them at once."""
+    problems = problems[:MAX_PROBLEMS]
+    more = "; and more" if len(problems) == MAX_PROBLEMS else ""
+    told = "; ".join(f"{one.where}: {one.what}" for one in problems)
+    remedy = " ".join(dict.fromkeys(one.remedy for one in problems))
+    where = f"{uri}, {problems[0].where.partition(',')[0]}"
+    error = ParameterError(f"The manifest {uri}: {told}{more}.", remedy, code=problems[0].code, where=where)
+    error.problems = tuple(problems)
+    return error
 
 
 def read_manifest(uri: str, endpoint: str = "") -> pd.DataFrame:
     """Reads and checks a manifest.
 
     Args:
-        uri: of a CSV, JSONL or Parquet file.
+        uri: of a CSV (with commas, semicolons, tabs or bars), JSONL or Parquet file.
         endpoint: S3 endpoint URL, as for ``open_folder``.
 
     Returns:
@@ -33,92 +42,158 @@ def read_manifest(uri: str, endpoint: str = "") -> pd.DataFrame:
         none). The index is the row's number, from 0.
 
     Raises:
-        ParameterError: not a table, no column ``uri``, or a bad row.
+        ParameterError: not a table, no column ``uri``, or bad rows; its ``problems`` are the rows.
         StorageError: the file is missing, not readable or too large.
     """
     folder, key = open_object(uri, endpoint)
-    data = io.BytesIO(folder.read(key, limit=MAX_BYTES))
+    data = folder.read(key, limit=MAX_BYTES)
     lower = uri.lower()
+    problems: list[Problem] = []
     try:
         if lower.endswith(".csv"):
-            table = pd.read_csv(data, dtype=str, keep_default_na=False, encoding="utf-8-sig")
+            table = _read_csv(data, uri, problems)
         elif lower.endswith(".parquet"):
-            table = _read_parquet(data)
+            table = _read_parquet(data, uri, problems)
         else:
-            table = _read_json_lines(data)
-    except (ValueError, OSError, pa.ArrowException) as error:  # pandas' parsers raise ValueErrors
-        reason = " ".join(str(error).split()).rstrip(".")
+            table = _read_json_lines(data, uri, problems)
+    except (UnreadableError, OSError, pa.ArrowException) as error:
+        reason = " ".join(str(error).split())[:300].rstrip(".")
         message = f"The manifest {uri} cannot be read: {reason}."
         remedy = f"Give a table with the columns {', '.join(COLUMNS)} (uri is enough)."
-        raise ParameterError(message, remedy, code="manifest_unreadable", where=uri) from error
-    if table.empty:
-        return pd.DataFrame(columns=COLUMNS)
-    if "uri" not in table.columns:
-        columns = ", ".join(map(str, table.columns))
-        message = f"The manifest {uri} has no column 'uri' (it has: {columns})."
-        remedy = "Name the column with the images' URIs 'uri'."
-        raise ParameterError(message, remedy, code="manifest_no_uri_column", where=uri)
-    table = table.reindex(columns=COLUMNS, fill_value="").fillna("").astype(str)
-    _check_rows(table, uri)
+        raise ParameterError(message, remedy, code="manifest_unreadable", where=uri) from None
+    if not problems:
+        problems += _bad_rows(table)
+    if problems:
+        raise _bad_manifest(uri, problems)
     return table.drop_duplicates()
 
 
-def _check_rows(table: pd.DataFrame, uri: str) -> None:
+def _bad_rows(table: pd.DataFrame) -> Iterator[Problem]:
     has_mask = table["mask_uri"] != ""
     masks = table[has_mask].drop_duplicates()
-    for code, bad, what, remedy in (
-        ("manifest_uri_empty", table["uri"].str.strip() == "", "no uri", "Give a uri, or remove the row."),
+    found = []
+    for code, bad, column, what, remedy in (
+        (
+            "manifest_uri_empty",
+            table["uri"].str.strip() == "",
+            "uri",
+            "it is empty",
+            "Give a uri, or remove the row.",
+        ),
         (
             "manifest_mask_without_prompt",
-            has_mask & (table["prompt"] == ""),
-            "a mask_uri without a prompt",
+            has_mask & (table["prompt"].str.strip() == ""),
+            "prompt",
+            "there is a mask_uri without a prompt",
             "Name the prompt that the mask belongs to.",
         ),
         (
             "manifest_mask_twice",
             masks.duplicated(["uri", "prompt"]),
-            "a second mask for the same image and prompt",
+            "mask_uri",
+            "it is a second mask for the same image and prompt",
             "Give one mask per image and prompt.",
         ),
     ):
-        if bad.any():
-            row = int(bad.index[bad][0]) + 1
-            message = f"The manifest {uri} has {what} in row {row}."
-            raise ParameterError(message, remedy, code=code, where=f"{uri}, row {row}")
+        rows = bad.index[bad][:MAX_PROBLEMS]
+        found += [(int(row), Problem(_place(int(row) + 1, column), code, what, remedy)) for row in rows]
+    yield from (problem for _, problem in sorted(found, key=lambda one: one[0]))
 
 
-def _read_json_lines(data: io.BytesIO) -> pd.DataFrame:
-    rows = []
-    for i, line in enumerate(data, start=1):
-        if line.strip():
-            try:
-                row = json.loads(line)
-            except (ValueError, RecursionError) as error:  # RecursionError: nested too deep
-                raise ValueError(f"line {i}: {error}") from error
-            if not isinstance(row, dict):
-                raise ValueError(f"line {i} is not an object")
-            rows.append(row)
-    return pd.DataFrame(rows)
+def _place(row: int, column: str = "") -> str:
+    return f"row {row}, column '{column}'" if column else f"row {row}"
 
 
-def _read_parquet(data: io.BytesIO) -> pd.DataFrame:
-    """Reads the known columns as dictionaries, where a long value that repeats a million times takes few bytes.
+def _columns_of(names: list[str], uri: str) -> dict[str, int]:
+    """Where the known columns are; names are compared without case and space around them."""
+    plain = [name.strip().lower() for name in names]
+    twice = next((name for name in COLUMNS if plain.count(name) > 1), "")
+    if twice:
+        message = f"The manifest {uri} has two columns '{twice}'."
+        raise ParameterError(message, "Keep one of them.", code="manifest_column_twice", where=uri)
+    if "uri" not in plain:
+        columns = ", ".join(shown(name, 40) for name in names[:20])
+        message = f"The manifest {uri} has no column 'uri' (it has: {columns})."
+        remedy = "Name the column with the images' URIs 'uri'."
+        raise ParameterError(message, remedy, code="manifest_no_uri_column", where=uri)
+    return {name: plain.index(name) for name in COLUMNS if name in plain}
 
-    Written out, such a file would fill the memory, so its rows and values are limited first.
-    """
-    file = pq.ParquetFile(data, memory_map=False)
-    names = [name for name in file.schema_arrow.names if name in COLUMNS]
-    if "uri" not in names:
-        return pd.DataFrame(columns=file.schema_arrow.names, index=range(file.metadata.num_rows))
-    if file.metadata.num_rows > MAX_ROWS:
-        raise ValueError(f"it has more than {MAX_ROWS:,} rows")
-    table = parse_parquet(data, columns=names, dictionaries=names)
-    longest = 0
-    for chunk in (chunk for column in table.columns for chunk in column.chunks):
-        values = chunk.dictionary if pa.types.is_dictionary(chunk.type) else chunk
-        if pa.types.is_string(values.type) or pa.types.is_large_string(values.type):
-            longest = max(longest, pc.max(pc.binary_length(values)).as_py() or 0)
-    if longest > MAX_FIELD:
-        raise ValueError(f"a value has {longest:,} bytes, more than {MAX_FIELD:,}")
-    frame: pd.DataFrame = table.to_pandas().astype(object)
-    return frame
+
+def _table(columns: dict[str, list[str]]) -> pd.DataFrame:
+    return pd.DataFrame(columns, columns=COLUMNS, dtype=object)
+
+
+def _read_csv(data: bytes, uri: str, problems: list[Problem]) -> pd.DataFrame:
+    rows = csv_rows(data, COLUMNS)
+    names = next(rows)
+    places, width = _columns_of(names, uri), len(names)
+    columns: dict[str, list[str]] = {name: [] for name in COLUMNS}
+    for number, row in enumerate(rows, start=1):
+        if len(row) > width and any(field.strip() for field in row[width:]):
+            what = f"it has {len(row)} fields, the header {width}"
+            remedy = 'Put values with the delimiter in them in quotes: "a, b.jpg".'
+            problems.append(Problem(_place(number), "manifest_row_fields", what, remedy))
+            if len(problems) >= MAX_PROBLEMS:
+                break
+        for name, values in columns.items():
+            place = places.get(name, width)
+            values.append(row[place] if place < min(width, len(row)) else "")
+    return _table(columns)
+
+
+def _read_json_lines(data: bytes, uri: str, problems: list[Problem]) -> pd.DataFrame:
+    columns: dict[str, list[str]] = {name: [] for name in COLUMNS}
+    named, first = False, list[str]()
+    number = 0
+    for line, value in json_lines(data):
+        if not isinstance(value, dict):
+            raise UnreadableError(f"line {line}: it is not an object")
+        number += 1
+        places = {name.strip().lower(): name for name in value}
+        first = first or list(value)
+        named = named or "uri" in places
+        for name, values in columns.items():
+            one = value.get(places.get(name, name))
+            if one is not None and not isinstance(one, str):
+                problems.append(_wrong_type(number, name, type(one).__name__))
+                one = ""
+            values.append(one or "")
+        if len(problems) >= MAX_PROBLEMS:
+            break
+    if number and not named:
+        _columns_of(first, uri)
+    return _table(columns)
+
+
+def _wrong_type(row: int, column: str, kind: str) -> Problem:
+    kind = {"list": "a list", "dict": "an object", "bool": "a boolean"}.get(kind, kind)
+    kind = "a number" if kind in ("int", "float") else kind
+    what = f"it is {kind}, and not text"
+    remedy = "Write one row per image and prompt, with text in each column."
+    return Problem(_place(row, column), "manifest_value_type", what, remedy)
+
+
+def _read_parquet(data: bytes, uri: str, problems: list[Problem]) -> pd.DataFrame:
+    names, found = parquet_texts(data, COLUMNS)
+    _columns_of([name for name in names if name in COLUMNS] or names, uri)
+    for name, column in found.items():
+        if not is_text(column.type) and not pa.types.is_null(column.type):
+            problems.append(_wrong_type(1, name, str(column.type)))
+    rows = len(found["uri"])
+    columns = {}
+    for name in COLUMNS:
+        column = found.get(name)
+        if problems or column is None or pa.types.is_null(column.type):
+            columns[name] = [""] * (0 if problems else rows)
+        else:
+            values = (value for chunk in column.chunks for value in _values(chunk))
+            columns[name] = [value or "" for value in values]
+    return _table(columns)
+
+
+def _values(chunk: pa.Array) -> list[str | None]:
+    """The values of a chunk; equal ones of a dictionary are one object."""
+    if not pa.types.is_dictionary(chunk.type):
+        return list(chunk.to_pylist())
+    known = chunk.dictionary.to_pylist()
+    return [None if index is None else known[index] for index in chunk.indices.to_pylist()]

@@ -192,7 +192,7 @@ def _print_summary(
     console: Console, summary: dict[str, Any], folder: Path, seconds: float, *, own_model: bool
 ) -> None:
     def say(text: str) -> None:
-        console.print(text, soft_wrap=True, highlight=False, markup=False)
+        console.print(text, soft_wrap=True, highlight=False, markup=False, emoji=False)
 
     for what, figures in (("mean IoU", summary), ("one-shot IoU", summary["one_shot"] or {})):
         if figures.get("mean_iou_run") not in (None, figures.get("run")):

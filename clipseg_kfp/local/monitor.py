@@ -87,7 +87,7 @@ class Monitor:
         match event["kind"]:
             case "line" if not (event["progress"] and self._console.is_terminal):
                 text = f"{event['step']:<18} {printable(event['text'])}"
-                self._console.print(text, markup=False, highlight=False, soft_wrap=True)
+                self._console.print(text, markup=False, emoji=False, highlight=False, soft_wrap=True)
             case "progress":
                 self._draw(event)
             case "time":

@@ -116,7 +116,9 @@ def run_pipeline(
             ):
                 task = pipeline(**parameters)
         except RuntimeError as error:
-            console.print(printable(f"The log is in {log}"), markup=False, highlight=False, soft_wrap=True)
+            console.print(
+                printable(f"The log is in {log}"), markup=False, emoji=False, highlight=False, soft_wrap=True
+            )
             raise _failed(monitor.error, error, log) from (None if monitor.error else error)
         return LocalRun(str(task.output), dict(monitor.seconds), log)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-import json
+import os
 import posixpath
 from collections.abc import Iterable, Iterator
 from pathlib import PurePosixPath
@@ -16,10 +16,13 @@ from PIL import Image
 from clipseg_kfp.errors import ObjectChangedError, ParameterError
 from clipseg_kfp.images.formats import IMAGE_SUFFIXES, ImageRejectedError
 from clipseg_kfp.images.guarded import decode_image, decode_mask
+from clipseg_kfp.records.untrusted import UnreadableError, parse_document
 from clipseg_kfp.storage import Folder, open_folder, open_object, split_object_uri
 
 MAX_BYTES = 100 << 20  # of a support image, a mask or a file of vectors
 MAX_PIXELS = 50_000_000
+#: Set in the container of a task by Kubeflow Pipelines and by Argo, and nowhere else.
+POD_VARIABLES = ("KFP_POD_NAME", "KFP_POD_UID", "ARGO_CONTAINER_NAME", "ARGO_NODE_ID")
 _CALIBRATED = 'Give JSON with {"thresholds": {"<prompt name>": 0.42}}.'
 
 
@@ -59,11 +62,11 @@ class Files:
 
     def folder(self, uri: str) -> Folder:
         """Opens a folder or prefix."""
-        return open_folder(self.locate(uri), self._endpoint)
+        return open_folder(allowed_here(self.locate(uri)), self._endpoint)
 
     def open(self, uri: str) -> tuple[Folder, str]:
         """Opens an object's folder; returns it with the object's key."""
-        return open_object(self.locate(uri), self._endpoint)
+        return open_object(allowed_here(self.locate(uri)), self._endpoint)
 
     def read(self, uri: str, limit: int = MAX_BYTES) -> bytes:
         """Reads an object whole.
@@ -73,6 +76,22 @@ class Files:
             StorageError: it has more bytes than ``limit``, or the store failed.
         """
         return _read(*self.open(uri), limit)
+
+
+def allowed_here(uri: str) -> str:
+    """Returns the URI, where prompts may read it.
+
+    A pod's own files, such as mounted secrets, are not those of the person who names them, and what is read as a
+    prompt becomes a name in published results: in a task of Kubeflow only stores are read.
+
+    Raises:
+        ParameterError: it is a file of a pod.
+    """
+    in_pod = any(os.environ.get(name) for name in POD_VARIABLES)
+    if in_pod and not uri.lower().startswith(("s3://", "https://")):
+        remedy = "Put it into a bucket, and give its whole URI (s3://bucket/…)."
+        raise unusable("file_of_pod", uri, "is a file of the pod, which prompts may not name.", remedy)
+    return uri
 
 
 def unusable(code: str, where: str, problem: str, remedy: str) -> ParameterError:
@@ -181,9 +200,9 @@ def calibrated_threshold(data: bytes, uri: str, name: str) -> float:
         ParameterError: another format, no threshold of that name, or one that is not between 0 and 1.
     """
     try:
-        value = json.loads(data)
-    except (ValueError, RecursionError) as error:
-        raise unusable("calibration_format", uri, f"is not JSON: {error}.", _CALIBRATED) from error
+        value = parse_document(data)
+    except UnreadableError as error:
+        raise unusable("calibration_format", uri, f"is not JSON: {error}.", _CALIBRATED) from None
     thresholds = value.get("thresholds") if isinstance(value, dict) else None
     if not isinstance(thresholds, dict):
         raise unusable("calibration_format", uri, "has no thresholds.", _CALIBRATED)

@@ -7,7 +7,6 @@ import json
 from collections.abc import Sequence
 from typing import Annotated, Any
 
-import yaml
 from pydantic import Field, TypeAdapter, ValidationError
 
 from clipseg_kfp.errors import ParameterError
@@ -21,8 +20,8 @@ from clipseg_kfp.prompts.sets import (
     WrittenMixPart,
     WrittenPrompt,
 )
+from clipseg_kfp.records.untrusted import UnreadableError, decode_text, parse_document
 
-MAX_NODES = 2_000_000  # values of a YAML file with all aliases written out; far more than prompts can need
 #: What may stand below a field, to guess what an unknown one was meant to be.
 _BELOW: dict[str, set[str]] = {
     "cleaning": set(entries.Cleaning.model_fields),
@@ -164,64 +163,31 @@ def read_prompts(data: bytes, where: str, more: Sequence[Any] = ()) -> PromptSet
 
 
 def load_prompts(data: bytes, where: str) -> Any:
-    """Parses JSON or YAML, and does not check its content.
+    """Parses JSON or YAML, or texts one per line where the name ends in ``.txt``, and does not check its content.
 
     Raises:
-        ParameterError: it is neither; names the file.
+        ParameterError: it is neither; names the file and the place, and quotes nothing of it.
     """
     try:
-        return _parse(data.decode("utf-8-sig"))
-    except Exception as error:  # yaml's own errors, and what its constructors pass on of odd scalars
-        reason = " ".join(str(error).split()) or type(error).__name__
+        if where.lower().endswith(".txt"):
+            lines = (line.strip() for line in decode_text(data).splitlines())
+            return [line for line in lines if line and not line.startswith("#")]
+        value = parse_document(data)
+    except UnreadableError as error:
         raise ParameterError(
-            f"{where} is neither JSON nor YAML: {reason}.",
+            f"{where} is neither JSON nor YAML: {error}.",
             "Correct the file there.",
             code="prompts_not_json_or_yaml",
             where=where,
-        ) from error
-
-
-def _parse(text: str) -> Any:
-    # Most JSON is YAML, but not all: PyYAML refuses tabs between tokens, and splits escaped emoji in two.
-    try:
-        return json.loads(text)
-    except ValueError:
-        pass
-    loader = yaml.SafeLoader(text)
-    try:
-        root = loader.get_single_node()
-        if root is None:
-            return None
-        _check_size(root)
-        return loader.construct_document(root)
-    finally:
-        loader.dispose()
-
-
-def _check_size(root: yaml.Node) -> None:
-    """Refuses a document whose aliases stand for more than a prompt file can need.
-
-    A few lines of aliases of aliases (the "billion laughs") would keep the checks, and merge keys even the
-    parser, busy for ever. Every node's size is counted once, so the count itself is cheap.
-    """
-    sizes: dict[int, int] = {}
-
-    def size(node: yaml.Node) -> int:
-        known = sizes.get(id(node))
-        if known == 0:
-            raise ValueError("an alias stands for a list or mapping that contains it")
-        if known is None:
-            sizes[id(node)] = 0  # under way
-            known = 1
-            if isinstance(node, yaml.SequenceNode):
-                known += sum(map(size, node.value))
-            elif isinstance(node, yaml.MappingNode):
-                known += sum(size(key) + size(value) for key, value in node.value)
-            sizes[id(node)] = known
-        return known
-
-    if size(root) > MAX_NODES:
-        raise ValueError(f"its aliases stand for more than {MAX_NODES:,} values")
+        ) from None
+    if isinstance(value, str) and len(value.split()) > 1 and len(decode_text(data).strip().splitlines()) > 1:
+        raise ParameterError(
+            f"{where} has several lines and is neither a list nor a mapping.",
+            "Write '- ' before each prompt, or name the file .txt for one prompt per line.",
+            code="prompts_one_text",
+            where=where,
+        )
+    return value
 
 
 def split_prompt_text(text: str) -> list[Any]:

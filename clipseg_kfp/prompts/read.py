@@ -7,6 +7,7 @@ from typing import Any
 from clipseg_kfp.errors import ParameterError
 from clipseg_kfp.options import Support
 from clipseg_kfp.prompts.example_folders import prompts_from_folders
+from clipseg_kfp.prompts.files import allowed_here
 from clipseg_kfp.prompts.parser import parse_prompts, read_prompts
 from clipseg_kfp.prompts.sets import PromptSet
 from clipseg_kfp.storage import open_object
@@ -22,7 +23,8 @@ def read_prompt_set(
 
     Args:
         prompts: texts or mappings, or a whole set as a mapping; ignored where ``prompts_uri`` is given.
-        prompts_uri: JSON or YAML prompt file.
+        prompts_uri: prompt file: JSON, YAML, or text with one prompt per line (``.txt``). In a task of Kubeflow it
+            lies in a store.
         support: example pictures, one folder per thing.
         endpoint: S3 endpoint URL.
 
@@ -35,7 +37,7 @@ def read_prompt_set(
     )
     if not prompts_uri:
         return parse_prompts(prompts, more=shown)
-    folder, key = open_object(prompts_uri, endpoint)
+    folder, key = open_object(allowed_here(prompts_uri), endpoint)
     return read_prompts(folder.read(key, limit=16 << 20), prompts_uri, shown)
 
 
@@ -70,5 +72,5 @@ def read_prompt_sets(value: dict[str, Any], endpoint: str = "") -> dict[str, tup
                 place,
             )
         except ParameterError as error:
-            raise ParameterError(f"prompt_sets, '{name}': {error.message}", error.remedy) from error
+            raise error.within(f"prompt_sets, '{name}'", place) from error
     return found

@@ -12,6 +12,7 @@ from clipseg_kfp.prompts.entries import Calibrated, Threshold
 from clipseg_kfp.prompts.files import Files, missing, support_pairs
 from clipseg_kfp.prompts.parser import load_prompts, parse_prompts
 from clipseg_kfp.prompts.sets import PromptSet
+from clipseg_kfp.records.untrusted import UnreadableError, read_bounded
 
 
 @dataclass(frozen=True)
@@ -87,9 +88,9 @@ def read_prompt_file_inline(path: str | Path) -> list[Any]:
             cluster does not see; names the file and the prompt.
     """
     try:
-        data = Path(path).read_bytes()
-    except OSError as error:
-        reason = error.strerror or type(error).__name__
+        data = read_bounded(Path(path))
+    except (OSError, UnreadableError) as error:
+        reason = (error.strerror if isinstance(error, OSError) else str(error)) or type(error).__name__
         raise ParameterError(
             f"{path} cannot be read: {reason}.", "Check the path.", code="file_unreadable", where=str(path)
         ) from error

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import tempfile
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,11 @@ from numpy.typing import NDArray
 
 from clipseg_kfp.prompts.entries import StoredEmbedding
 from clipseg_kfp.prompts.files import Files, choices, listed, missing, unusable
+from clipseg_kfp.records.untrusted import check_decoded
 
 MAX_TABLE_BYTES = 2 << 30  # of a Parquet file, which is not read whole
+MAX_WIDTH = 100_000  # numbers of one vector
+ROWS_AT_ONCE = 256
 
 
 def read_vector(files: Files, stored: StoredEmbedding, width: int) -> NDArray[np.float32]:
@@ -69,19 +73,68 @@ def _from_parquet(files: Files, stored: StoredEmbedding) -> NDArray[Any]:
             raise unusable("vector_file_too_large", stored.uri, problem, remedy)
         path = Path(work, "table.parquet")
         folder.download(key, path)
-        names = pq.read_schema(path).names
+        with pq.ParquetFile(path, memory_map=False, pre_buffer=False) as file:
+            names, rows = file.schema_arrow.names, file.metadata.num_rows
         for name in (column, *where):
             if name not in names:
                 raise unusable(
                     "vector_unknown_name", stored.uri, f"has no column '{name}'.", choices(name, names)
                 )
-        filters = [(name, "==", value) for name, value in where.items()] or None
-        rows = pq.read_table(path, columns=[column], filters=filters, memory_map=True).column(column)
-        if where and len(rows) != 1:
-            problem = f"has {len(rows)} rows with {where}; one is needed."
+        # As dictionaries, a long value that repeats a million times takes few bytes.
+        with pq.ParquetFile(path, memory_map=False, pre_buffer=False, read_dictionary=list(where)) as file:
+            check_decoded(file, [column, *where])
+            if not where:
+                return _vector(_nth(file, column, _row(rows, stored)))
+            found = [
+                row for batch in _batches(file, [column, *where]) for row in _selected(batch, column, where)
+            ]
+        if len(found) != 1:
+            problem = f"has {len(found)} rows with {where}; one is needed."
             raise unusable("vector_row", stored.uri, problem, "Let 'where' select a single row.")
-        row = _row(len(rows), stored)
-        return np.array(rows[row].as_py(), float) if rows[row].is_valid else np.empty(0)
+        return _vector(found[0])
+
+
+def _batches(file: Any, columns: list[str]) -> Iterator[pa.RecordBatch]:
+    yield from file.iter_batches(batch_size=ROWS_AT_ONCE, columns=columns, use_threads=False)
+
+
+def _nth(file: Any, column: str, row: int) -> pa.Scalar:
+    """One row of a column; only its row group is read."""
+    for group in range(file.metadata.num_row_groups):
+        rows = file.metadata.row_group(group).num_rows
+        if row < rows:
+            for batch in file.iter_batches(
+                batch_size=ROWS_AT_ONCE, row_groups=[group], columns=[column], use_threads=False
+            ):
+                if row < batch.num_rows:
+                    return batch.column(column)[row]
+                row -= batch.num_rows
+        row -= rows
+    raise ValueError("it has fewer rows than it says")
+
+
+def _selected(batch: pa.RecordBatch, column: str, where: Mapping[str, Any]) -> list[pa.Scalar]:
+    """The vectors of the rows of a batch that have all these values; two are enough."""
+    import pyarrow.compute as pc
+
+    chosen = np.ones(batch.num_rows, bool)
+    for name, value in where.items():
+        values = batch.column(name)
+        coded = pa.types.is_dictionary(values.type)
+        equal = pc.equal(values.dictionary if coded else values, value)
+        equal = equal.take(values.indices) if coded else equal
+        chosen &= np.asarray(pc.fill_null(equal, False))
+    return [batch.column(column)[int(row)] for row in np.flatnonzero(chosen)[:2]]
+
+
+def _vector(value: pa.Scalar) -> NDArray[Any]:
+    if not value.is_valid:
+        return np.empty(0)
+    if not isinstance(value, pa.ListScalar | pa.LargeListScalar | pa.FixedSizeListScalar):
+        raise ValueError("the column does not hold lists of numbers")
+    if len(value.values) > MAX_WIDTH:
+        raise ValueError(f"a vector has more than {MAX_WIDTH:,} numbers")
+    return np.array(value.as_py(), float)
 
 
 def _from_safetensors(data: bytes, stored: StoredEmbedding) -> NDArray[Any]:

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
 from clipseg_kfp.dataset.ignored import ignored_text
@@ -20,6 +19,7 @@ from clipseg_kfp.results import QUARANTINE, Results
 from clipseg_kfp.results.commit import file_name
 from clipseg_kfp.results.current import Current, fold
 from clipseg_kfp.results.figures import PER_IMAGE, measure
+from clipseg_kfp.runtime.screen import plain
 from clipseg_kfp.storage import Folder, open_folder
 
 _OF_A_RUN = ("listed", "done", "skipped", "quarantined", "masks")
@@ -181,7 +181,7 @@ def _show(
 
 def _line(console: Console, text: str, **style: Any) -> None:
     """Prints a line that holds names from anywhere."""
-    console.print(printable(text), soft_wrap=True, highlight=False, markup=False, **style)
+    console.print(printable(text), soft_wrap=True, highlight=False, markup=False, emoji=False, **style)
 
 
 def show_in_full(run: RunSummary, console: Console) -> None:
@@ -212,7 +212,7 @@ def _agreement(prompts: dict[str, Any]) -> Table:
         best = "–"
         if row.get("best_iou") is not None:
             best = f"{number(row, 'best_iou')} at {number(row, 'best_threshold', 2)}"
-        table.add_row(_plain(name), *figures, best, f"{row['images']:,}")
+        table.add_row(plain(name), *figures, best, f"{row['images']:,}")
     return table
 
 
@@ -221,12 +221,7 @@ def _quarantined(rows: list[dict[str, Any]], most: int = 20) -> Table:
     for name in ("image", "reason", "what is wrong"):
         table.add_column(name, overflow="fold")
     for row in rows[:most]:
-        table.add_row(_plain(row["key"]), row["reason"], _plain(row["detail"]))
+        table.add_row(plain(row["key"]), row["reason"], plain(row["detail"]))
     if len(rows) > most:
         table.add_row(f"and {len(rows) - most:,} more", "", "see quarantine.parquet")
     return table
-
-
-def _plain(text: str) -> str:
-    """Keys and prompts may hold terminal codes or markup, which are not followed."""
-    return escape(printable(text))

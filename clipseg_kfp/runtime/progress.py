@@ -13,7 +13,7 @@ from typing import TypeVar
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from clipseg_kfp.naming import printable
+from clipseg_kfp.naming import printable, shown
 from clipseg_kfp.runtime.events import tell
 
 T = TypeVar("T")
@@ -24,6 +24,7 @@ EVENT_SECONDS = 0.2
 
 def say(step: str, text: str) -> None:
     """Prints one plain line of a step's log at once; characters that are not printable are spelled out."""
+    text = shown(text)
     _print(step, text)
     tell("line", step=step, text=text, progress=False)
 

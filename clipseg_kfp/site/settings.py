@@ -8,10 +8,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from clipseg_kfp.errors import OptionsError, ParameterError, Problem
+from clipseg_kfp.records.untrusted import UnreadableError, parse_document, read_bounded
 from clipseg_kfp.site.image import DEFAULT_IMAGE
 from clipseg_kfp.site.kubernetes import (
     Bytes,
@@ -218,7 +218,7 @@ def read_mapping(path: Path) -> dict[str, Any]:
         ParameterError: the file is missing, or no mapping in YAML.
     """
     try:
-        content = yaml.safe_load(path.read_text("utf-8"))
+        content = parse_document(read_bounded(path))
     except OSError as error:
         raise ParameterError(
             f"{path}: {error.strerror}.",
@@ -226,9 +226,9 @@ def read_mapping(path: Path) -> dict[str, Any]:
             code="settings_unreadable",
             where=str(path),
         ) from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except UnreadableError as error:
         raise ParameterError(
-            f"{path} is not YAML: {' '.join(str(error).split())}.",
+            f"{path} is not YAML: {error}.",
             "Correct the file at that place.",
             code="settings_not_yaml",
             where=str(path),

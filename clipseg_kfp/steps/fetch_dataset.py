@@ -19,6 +19,7 @@ from clipseg_kfp.dataset.ignored import GROUND_TRUTH, RESULTS, Ignored, ignored_
 from clipseg_kfp.dataset.listing import Source, is_single_file, list_sources
 from clipseg_kfp.errors import ParameterError
 from clipseg_kfp.images import formats
+from clipseg_kfp.naming import redacted
 from clipseg_kfp.options import GroundTruth, Limits, Outputs
 from clipseg_kfp.prompts.files import listed
 from clipseg_kfp.results import Results
@@ -165,17 +166,17 @@ def run(
     for name, count in zip(names, shards, strict=True):
         records.write_parquet(target.shard_path(name), records.SOURCES, islice(rows, count))
     measured.tell(len(chosen), skipped + taken_over)
-    there_now = np.concatenate(keys)
+    there_now, shown_uri = np.concatenate(keys), redacted(source_uri)
     deleted = _write_deleted(
         target.deleted_path,
-        ledger.gone(source_uri, there_now),
-        ledger.gone(source_uri, there_now, done=False),
+        ledger.gone(shown_uri, there_now),
+        ledger.gone(shown_uri, there_now, done=False),
     )
     reasons = ledger.first_reasons(ids_of(known), reader_of(reader))
     quarantined_before = records.write_parquet(target.known_path, records.QUARANTINE, reasons)
     skipped += selection.waiting
     summary = Summary(
-        source_uri=source_uri,
+        source_uri=shown_uri,
         listed=len(chosen) + taken_over + skipped + quarantined_before,
         skipped=skipped,
         digest=_digest([*taken, *(image_id(source.key, source.version) for source in chosen)]),
@@ -197,7 +198,7 @@ def run(
         counts = (summary.listed, skipped, taken_over, summary.left, len(chosen))
         plan = Plan(
             run_id or job_id,
-            source_uri,
+            shown_uri,
             *counts,
             planned,
             quarantined_before=quarantined_before,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from clipseg_kfp.engine.checkpoint import FetchedModel, fetch, read_facts
+from clipseg_kfp.naming import redacted
 from clipseg_kfp.runtime.progress import say
 from clipseg_kfp.steps.handover import Handover
 from clipseg_kfp.steps.timing import timed
@@ -39,5 +40,5 @@ def run(*, model_uri: str, model: Path, endpoint: str = "") -> FetchedModel:
 
 def handover(model: FetchedModel) -> Handover:
     """Where the model came from, for the UI."""
-    about = {"source": model.uri, "revision": model.revision, "digest": model.digest}
+    about = {"source": redacted(model.uri), "revision": model.revision, "digest": model.digest}
     return Handover(metadata={"model": about})

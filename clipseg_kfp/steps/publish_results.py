@@ -17,6 +17,7 @@ import pyarrow as pa
 from clipseg_kfp import __version__, records
 from clipseg_kfp.dataset.ignored import ignored_text
 from clipseg_kfp.errors import StorageError
+from clipseg_kfp.naming import redacted
 from clipseg_kfp.options import Limits, Outputs
 from clipseg_kfp.prompts import Row
 from clipseg_kfp.report import Report, build_report, render_report
@@ -190,7 +191,7 @@ def _publish(
     body = {
         "source_uri": listing.source_uri,
         "dataset_digest": listing.digest,
-        "model": {"uri": model_uri, **prompts.facts().to_json()},
+        "model": {"uri": redacted(model_uri), **prompts.facts().to_json()},
         "prompts": [{**prompt.to_json(), "category_id": prompt.id} for prompt in shown],
         "software": {"clipseg-kfp": __version__},
         "inference": _inference(sources),

@@ -13,6 +13,7 @@ from typing import Any
 from kfp import dsl
 
 from clipseg_kfp.errors import ClipsegKfpError, StorageError, exit_on_user_error
+from clipseg_kfp.naming import shown
 from clipseg_kfp.options import GROUPS, read_groups
 from clipseg_kfp.runtime.events import tell
 from clipseg_kfp.steps.handover import Handover
@@ -79,7 +80,7 @@ def running(step: str) -> Iterator[None]:
                 "error",
                 step=step,
                 code="unexpected",
-                what=f"{type(error).__name__}: {error}",
+                what=shown(f"{type(error).__name__}: {error}"),
                 where="",
                 remedy="The log has the traceback. If the cause is not on your side, report it with the log.",
             )

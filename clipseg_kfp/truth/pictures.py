@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
-import json
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -12,6 +9,7 @@ from clipseg_kfp.dataset.ground_truth import GroundTruth
 from clipseg_kfp.errors import ParameterError
 from clipseg_kfp.images.formats import IMAGE_SUFFIXES
 from clipseg_kfp.naming import spell_out
+from clipseg_kfp.records.untrusted import MAX_DOCUMENT_BYTES, csv_rows, parse_document
 from clipseg_kfp.storage import Folder
 from clipseg_kfp.truth.match import ByImage, TruthIndex
 from clipseg_kfp.truth.stream import JsonFile
@@ -23,7 +21,6 @@ VOC_CLASSES = (
 )  # fmt: skip
 VOC_IGNORED = (255,)
 TABLES = ("classes.json", "classes.csv")
-MAX_TABLE_BYTES = 4 << 20
 MAX_VALUE = 65535  # of a label map
 
 
@@ -103,15 +100,16 @@ def with_table(folder: Folder, name: str) -> LabelMaps:
     Raises:
         ParameterError: another form.
     """
-    uri, data = folder.locate(name), folder.read(name, limit=MAX_TABLE_BYTES)
+    uri, data = folder.locate(name), folder.read(name, limit=MAX_DOCUMENT_BYTES)
     try:
         if name.lower().endswith(".csv"):
-            rows = csv.DictReader(io.StringIO(data.decode("utf-8-sig")))
-            names = {int(row["value"]): row["name"].strip() for row in rows}
+            head, *rows = csv_rows(data, ("value", "name"), MAX_VALUE + 1)
+            number, text = (head.index(column) for column in ("value", "name"))
+            names = {int(row[number]): row[text].strip() for row in rows}
             table = {value: text for value, text in names.items() if text}
             ignored = [value for value, text in names.items() if not text]
         else:
-            value: dict[str, Any] = json.loads(data)
+            value: dict[str, Any] = parse_document(data)
             classes = value["classes"]
             pairs = enumerate(classes) if isinstance(classes, list) else classes.items()
             table = {int(number): str(text) for number, text in pairs}
@@ -121,11 +119,10 @@ def with_table(folder: Folder, name: str) -> LabelMaps:
     except (
         ValueError,
         KeyError,
+        IndexError,
         TypeError,
         AttributeError,
         ArithmeticError,
-        RecursionError,
-        csv.Error,
     ) as error:
         raise ParameterError(
             f"{uri} is not a table of classes: {type(error).__name__} {error}.",
@@ -138,7 +135,7 @@ def with_table(folder: Folder, name: str) -> LabelMaps:
 
 def is_table(file: JsonFile) -> bool:
     """Whether a JSON object is a table of classes, and not annotations."""
-    if file.size > MAX_TABLE_BYTES:
+    if file.size > MAX_DOCUMENT_BYTES:
         return False
     members = {element.member for element in file.elements()}
     return "classes" in members and "annotations" not in members

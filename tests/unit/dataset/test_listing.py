@@ -13,6 +13,7 @@ from clipseg_kfp.dataset import manifests
 from clipseg_kfp.dataset.convention import MASK_LAYOUT
 from clipseg_kfp.dataset.ignored import RESULTS
 from clipseg_kfp.dataset.listing import Source, list_sources
+from clipseg_kfp.errors import ParameterError
 from clipseg_kfp.storage import Folder, archives, open_folder, open_object
 from tests.codes import fails
 
@@ -244,6 +245,9 @@ def test_equal_keys_in_a_manifest_stay_apart(tmp_path: Path) -> None:
     [
         (b"path,prompt\na.jpg,cat\n", "manifest_no_uri_column", 0),
         (b"uri,prompt\na.jpg,\n  ,\n", "manifest_uri_empty", 2),
+        (b"uri\na.jpg,b,c\nd,e,f,g\n", "manifest_row_fields", 1),
+        (b"id,uri,mask_uri\n1,a.jpg,\n7,a.jpg,b.jpg,m.png\n", "manifest_row_fields", 2),
+        (b"uri;uri\na.jpg;b.jpg\n", "manifest_column_twice", 0),
         (b"uri,mask_uri,prompt\na.jpg,,\nb.jpg,m.png,\n", "manifest_mask_without_prompt", 2),
         (
             b"uri,mask_uri,prompt\na.jpg,1.png,cat\na.jpg,2.png,dog\na.jpg,1.png,cat\na.jpg,2.png,cat\n",
@@ -269,7 +273,6 @@ def test_bad_rows_are_named(tmp_path: Path, data: bytes, code: str, row: int) ->
         ("m.csv", b"", ""),
         ("m.csv", b'uri\n"a.jpg\n', ""),
         ("m.csv", b"uri\n\xff\xfe.jpg\n", ""),
-        ("m.csv", b"uri\na.jpg,b,c\nd,e,f,g\n", ""),
         ("m.jsonl", b'{"uri": "a.jpg"}\n\n{"uri": \n', "line 3"),
         ("m.jsonl", b'{"uri": "a.jpg"}\n["b.jpg"]\n', "line 2"),
         ("m.parquet", b"PAR1 nothing PAR1", ""),
@@ -281,6 +284,65 @@ def test_manifests_that_cannot_be_read_are_named(tmp_path: Path, name: str, data
     with fails("manifest_unreadable", where=str(path)) as caught:
         listing(str(path))
     assert str(path) in caught.value.message and value in caught.value.message
+
+
+WRITTEN = "uri,mask_uri,prompt\na.jpg,m.png,red thing\nb.jpg,,\n"
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        WRITTEN.encode("utf-8-sig"),
+        WRITTEN.encode("utf-16"),
+        WRITTEN.replace("\n", "\r\n").encode(),
+        WRITTEN.replace("\n", ",\n").encode(),
+        WRITTEN.replace("\n", ",\n").replace("prompt,", "prompt").encode(),
+        WRITTEN.replace(",", ";").encode(),
+        WRITTEN.replace(",", "\t").encode(),
+        WRITTEN.replace(",", " ; ").replace("jpg ", "jpg").replace("png ", "png").encode(),
+        WRITTEN.replace(",", ", ").encode(),
+        WRITTEN.replace("uri,mask_uri,prompt", " URI , mask_uri,Prompt ").replace("\n", "\n\n").encode(),
+        ("sep=;\n" + WRITTEN.replace(",", ";")).encode(),
+    ],
+)
+def test_tables_as_programs_and_people_write_them(tmp_path: Path, data: bytes) -> None:
+    (tmp_path / "m.csv").write_bytes(data)
+    assert truth_of(listing(f"{tmp_path}/m.csv")) == {"a.jpg": ["red thing"], "b.jpg": []}
+
+
+def test_uris_that_are_the_index_of_a_table(tmp_path: Path) -> None:
+    table = pd.DataFrame({"uri": ["a.jpg", "b.jpg"], "prompt": ["", None]}).set_index("uri")
+    table.to_parquet(tmp_path / "m.parquet")
+    assert set(listing(f"{tmp_path}/m.parquet")) == {"a.jpg", "b.jpg"}
+
+
+@pytest.mark.parametrize("value", [["a.jpg", "b.jpg"], 7, 1.5, True, {"a": "b.jpg"}])
+@pytest.mark.parametrize("name", ["m.jsonl", "m.parquet"])
+def test_values_of_another_type_are_named(tmp_path: Path, name: str, value: object) -> None:
+    uri = write_manifest(str(tmp_path), name, [{"uri": "a.jpg", "prompt": value}])
+    with fails("manifest_value_type", where=f"{uri}, row 1") as caught:
+        listing(uri)
+    assert isinstance(caught.value, ParameterError)
+    assert [one.where for one in caught.value.problems] == ["row 1, column 'prompt'"]
+
+
+def test_null_is_an_empty_value(tmp_path: Path) -> None:
+    (tmp_path / "m.jsonl").write_text('{"uri": "a.jpg", "mask_uri": null, "prompt": null}\n{"uri": null}\n')
+    with fails("manifest_uri_empty", where=f"{tmp_path}/m.jsonl, row 2"):
+        listing(f"{tmp_path}/m.jsonl")
+
+
+def test_all_bad_rows_are_told_at_once_up_to_twenty(tmp_path: Path) -> None:
+    for bad, told in ((3, 3), (50, 20)):
+        (tmp_path / "m.csv").write_text("uri,mask_uri,prompt\nfine.jpg,,\n" + "a.jpg,m.png,\n,,\n" * bad)
+        with pytest.raises(ParameterError) as caught:
+            listing(f"{tmp_path}/m.csv")
+        places = [(one.where, one.code) for one in caught.value.problems]
+        assert len(places) == min(2 * told, 20)
+        assert places[:2] == [
+            ("row 2, column 'prompt'", "manifest_mask_without_prompt"),
+            ("row 3, column 'uri'", "manifest_uri_empty"),
+        ]
 
 
 def test_a_row_that_comes_twice_counts_once(tmp_path: Path) -> None:
