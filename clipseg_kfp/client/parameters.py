@@ -125,9 +125,11 @@ def _check_place(name: str, uri: str, may_be_empty: bool) -> None:
         return
     # A model may lie in the image, or on a volume that the settings mount.
     forms = (r"s3://[^/]", r"hf://[^/]", "file:///") if name == "model_uri" else (r"s3://[^/]",)
+    if name not in ("model_uri", "output_uri", "support.uri"):  # of files
+        forms = (*forms, "(?i)https://[^/]")
     if not any(re.match(form, uri) for form in forms):
         known = "s3://bucket/prefix" + (
-            ", hf://org/name@revision or file:///path-in-the-pod" * (len(forms) > 1)
+            ", hf://org/name@revision or file:///path-in-the-pod" * (name == "model_uri")
         )
         raise ParameterError(
             f"{name} is '{uri}', which pods cannot read.",

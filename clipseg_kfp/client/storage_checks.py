@@ -12,6 +12,7 @@ from clipseg_kfp.storage import (
     ConditionUnsupportedError,
     Folder,
     ObjectTooLargeError,
+    is_web,
     open_folder,
     open_object,
 )
@@ -67,6 +68,9 @@ def storage(source_uri: str, output_uri: str, endpoint: str, *, lent: bool = Fal
 
 def _source(uri: str, endpoint: str) -> Iterator[Line]:
     try:
+        if is_web(uri):
+            yield _web(uri)
+            return
         folder = _s3(uri, endpoint)
         first = None
         if not uri.endswith("/"):
@@ -84,6 +88,13 @@ def _source(uri: str, endpoint: str) -> Iterator[Line]:
         yield "images", "ok", f"{uri} can be listed and read"
     except ClipsegKfpError as error:
         yield "images", "fail", f"{error.message} {error.remedy}".strip()
+
+
+def _web(uri: str) -> Line:
+    folder, key = open_object(uri)
+    if folder.stat(key) is None:
+        return "images", "fail", f"{uri} does not exist."
+    return "images", "ok", f"{uri} can be read from here; pods need a way to {folder.uri}, too"
 
 
 def _output(uri: str, endpoint: str) -> Iterator[Line]:

@@ -6,7 +6,7 @@ import posixpath
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from urllib.parse import quote
+from urllib.parse import quote, unquote
 
 import pandas as pd
 
@@ -14,14 +14,25 @@ from clipseg_kfp.dataset import manifests
 from clipseg_kfp.dataset.convention import STEP, MasksBeside
 from clipseg_kfp.dataset.ground_truth import GroundTruth
 from clipseg_kfp.dataset.ignored import BESIDE_IMAGES, GROUND_TRUTH, Ignored, ignored_text, kind_of
-from clipseg_kfp.errors import ParameterError, StorageError
+from clipseg_kfp.errors import ObjectUnreadableError, ParameterError, StorageError
 from clipseg_kfp.images.formats import IMAGE_SUFFIXES
 from clipseg_kfp.naming import digest, redacted, spell_out
 from clipseg_kfp.runtime.concurrency import ordered_map
 from clipseg_kfp.runtime.progress import say
-from clipseg_kfp.storage import Entry, Folder, archives, missing, open_folder, open_object
+from clipseg_kfp.storage import (
+    Entry,
+    Folder,
+    archives,
+    is_web,
+    missing,
+    open_folder,
+    open_object,
+    plain_path,
+    web_reference,
+)
 
 STAT_THREADS = 16
+UNSEEN = "unseen"  # version of a file on the web that is not to be read: it has none of this name
 
 
 @dataclass(frozen=True)
@@ -56,7 +67,8 @@ def list_sources(
     """Streams the images of a data set.
 
     Args:
-        uri: ``s3://bucket/prefix``, a folder, a manifest file (CSV, JSONL, Parquet) or a zip or tar archive.
+        uri: ``s3://bucket/prefix``, a folder, a manifest file (CSV, JSONL, Parquet), a zip or tar archive, or an
+            image; the files also by ``https://``.
         staging: where the members of an archive are unpacked.
         endpoint: S3 endpoint URL, as for ``open_folder``.
         ignored: counts every object under the source that is no image to segment, by kind.
@@ -83,7 +95,7 @@ def list_sources(
 def _sources(
     uri: str, staging: Folder, endpoint: str, ignored: Ignored, other: Callable[[str, str], str]
 ) -> Iterator[Source]:
-    lower = uri.lower()
+    lower = plain_path(uri).lower()
     if not is_single_file(uri):
         yield from _from_folder(open_folder(uri, endpoint), ignored, other)
     elif lower.endswith(archives.SUFFIXES):
@@ -159,7 +171,7 @@ def _nearest(uri: str, endpoint: str) -> str:
 
 def is_single_file(uri: str) -> bool:
     """Whether a data set's URI names one file (manifest, archive or image) and not a prefix."""
-    return uri.lower().endswith((*manifests.SUFFIXES, *archives.SUFFIXES, *IMAGE_SUFFIXES))
+    return plain_path(uri).lower().endswith((*manifests.SUFFIXES, *archives.SUFFIXES, *IMAGE_SUFFIXES))
 
 
 def check_source(uri: str, endpoint: str = "", *, allow_empty: bool = False) -> None:
@@ -236,7 +248,10 @@ def _stat(uri: str, endpoint: str) -> tuple[Folder, Entry]:
 def _single(uri: str, endpoint: str) -> Iterator[Source]:
     folder, entry = _stat(uri, endpoint)
     place = folder.locate(entry.key)  # absolute: later steps may run in another folder
-    yield Source(uri, posixpath.basename(entry.key), place, entry.version, entry.size)
+    name = posixpath.basename(entry.key)
+    if is_web(uri):
+        name = spell_out(unquote(posixpath.basename(plain_path(place)), errors="surrogateescape"))
+    yield Source(uri, name, place, entry.version, entry.size)
 
 
 def _from_manifest(uri: str, endpoint: str) -> Iterator[Source]:
@@ -246,18 +261,23 @@ def _from_manifest(uri: str, endpoint: str) -> Iterator[Source]:
 
     def ground_truth(rows: pd.DataFrame) -> Iterator[GroundTruth]:
         for row in rows[rows["mask_uri"] != ""].itertuples():
-            place = _absolute(str(row.mask_uri), manifest)
             with _row_named(uri, int(str(row.Index)) + 1):
+                place = _absolute(str(row.mask_uri), manifest)
                 open_object(place, endpoint)
             yield GroundTruth(str(row.prompt), place)
 
     def look(item: tuple[str, int, tuple[GroundTruth, ...]]) -> Source:
         value, row, truth = item
-        place = _absolute(value, manifest)
         with _row_named(uri, row):
+            place = _absolute(value, manifest)
             folder, key = open_object(place, endpoint)
             # A missing object stays in the listing: reading it puts it into quarantine, by name.
-            entry = folder.stat(key) or Entry(key, 0, "")
+            try:
+                entry = folder.stat(key) or Entry(key, 0, "")
+            except ObjectUnreadableError:
+                if not is_web(place):  # one bucket: a right is missing for all of it
+                    raise
+                entry = Entry(key, 0, UNSEEN)  # reading says why
         name = redacted(value).partition("://")[2] or value
         return Source(place, name.lstrip("/"), folder.locate(key), entry.version, entry.size, truth)
 
@@ -290,7 +310,13 @@ def _row_named(manifest: str, row: int) -> Iterator[None]:
 
 
 def _absolute(value: str, manifest: str) -> str:
-    """The absolute URI of a manifest's value; relative ones start at the manifest's folder."""
+    """The absolute URI of a manifest's value; relative ones start at the manifest's folder.
+
+    Raises:
+        ParameterError: a manifest from the web names a file of this machine.
+    """
+    if is_web(manifest):
+        return web_reference(manifest, value)
     if "://" in value or value.startswith("/"):
         return value
     scheme, _, place = manifest.partition("://")

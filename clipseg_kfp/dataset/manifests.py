@@ -10,7 +10,7 @@ import pyarrow as pa
 from clipseg_kfp.errors import ParameterError, Problem
 from clipseg_kfp.naming import shown
 from clipseg_kfp.records.untrusted import UnreadableError, csv_rows, is_text, json_lines, parquet_texts
-from clipseg_kfp.storage import open_object
+from clipseg_kfp.storage import open_object, plain_path
 
 SUFFIXES = (".csv", ".jsonl", ".ndjson", ".parquet")
 COLUMNS = ["uri", "mask_uri", "prompt"]
@@ -47,7 +47,7 @@ def read_manifest(uri: str, endpoint: str = "") -> pd.DataFrame:
     """
     folder, key = open_object(uri, endpoint)
     data = folder.read(key, limit=MAX_BYTES)
-    lower = uri.lower()
+    lower = plain_path(uri).lower()
     problems: list[Problem] = []
     try:
         if lower.endswith(".csv"):

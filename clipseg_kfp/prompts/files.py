@@ -17,7 +17,7 @@ from clipseg_kfp.errors import ObjectChangedError, ParameterError
 from clipseg_kfp.images.formats import IMAGE_SUFFIXES, ImageRejectedError
 from clipseg_kfp.images.guarded import decode_image, decode_mask
 from clipseg_kfp.records.untrusted import UnreadableError, parse_document
-from clipseg_kfp.storage import Folder, open_folder, open_object, split_object_uri
+from clipseg_kfp.storage import Folder, is_web, open_folder, open_object, split_object_uri, web_reference
 
 MAX_BYTES = 100 << 20  # of a support image, a mask or a file of vectors
 MAX_PIXELS = 50_000_000
@@ -46,8 +46,10 @@ class Files:
         's3://bucket/support/bolt.jpg'
 
         Raises:
-            ParameterError: it leaves the bucket.
+            ParameterError: it leaves the bucket, or a prompt file from the web names a file of this machine.
         """
+        if is_web(self._base):
+            return web_reference(f"{self._base}/", uri)
         if "://" in uri or uri.startswith(("/", "~")) or not self._base:
             return uri
         scheme, slashes, rest = self._base.rpartition("://")
@@ -88,7 +90,9 @@ def allowed_here(uri: str) -> str:
         ParameterError: it is a file of a pod.
     """
     in_pod = any(os.environ.get(name) for name in POD_VARIABLES)
-    if in_pod and not uri.lower().startswith(("s3://", "https://")):
+    if in_pod and not uri.lower().startswith(
+        ("s3://", "https://", "http://")
+    ):  # http has an error of its own
         remedy = "Put it into a bucket, and give its whole URI (s3://bucket/…)."
         raise unusable("file_of_pod", uri, "is a file of the pod, which prompts may not name.", remedy)
     return uri

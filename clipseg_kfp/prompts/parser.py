@@ -21,6 +21,7 @@ from clipseg_kfp.prompts.sets import (
     WrittenPrompt,
 )
 from clipseg_kfp.records.untrusted import UnreadableError, decode_text, parse_document
+from clipseg_kfp.storage import plain_path
 
 #: What may stand below a field, to guess what an unknown one was meant to be.
 _BELOW: dict[str, set[str]] = {
@@ -169,7 +170,7 @@ def load_prompts(data: bytes, where: str) -> Any:
         ParameterError: it is neither; names the file and the place, and quotes nothing of it.
     """
     try:
-        if where.lower().endswith(".txt"):
+        if plain_path(where).lower().endswith(".txt"):
             lines = (line.strip() for line in decode_text(data).splitlines())
             return [line for line in lines if line and not line.startswith("#")]
         value = parse_document(data)

@@ -5,10 +5,13 @@ from clipseg_kfp.storage.base import (
     Entry,
     Folder,
     ObjectTooLargeError,
+    is_web,
     missing,
     open_folder,
     open_object,
+    plain_path,
     split_object_uri,
+    web_reference,
 )
 
 __all__ = [
@@ -16,8 +19,11 @@ __all__ = [
     "Entry",
     "Folder",
     "ObjectTooLargeError",
+    "is_web",
     "missing",
     "open_folder",
     "open_object",
+    "plain_path",
     "split_object_uri",
+    "web_reference",
 ]

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from urllib.parse import unquote
+from urllib.parse import unquote, urljoin
 
 from clipseg_kfp.errors import ObjectChangedError, ParameterError, StorageError
 
-_FORMS = "Use s3://bucket/prefix, file:///folder or a plain path."
+_FORMS = "Use s3://bucket/prefix, https://host/file, file:///folder or a plain path."
 
 
 class ObjectTooLargeError(StorageError):
@@ -160,6 +161,7 @@ def split_object_uri(uri: str) -> tuple[str, str]:
     Raises:
         ParameterError: the URI names a folder or a bucket.
     """
+    uri = plain_path(uri)
     scheme, slashes, rest = uri.rpartition("://")
     head, slash, name = rest.rpartition("/")
     if not name or (slashes and not slash):
@@ -196,6 +198,11 @@ def open_folder(uri: str, endpoint: str = "") -> Folder:
                 code="uri_has_login",
             )
         return S3Folder(connect(endpoint), bucket, prefix)
+    if scheme in ("https", "http"):
+        from clipseg_kfp.storage.web import not_listed, split_url
+
+        split_url(uri)
+        raise not_listed(uri)
     if scheme == "file":
         host, slash, path = rest.partition("/")
         if host not in ("", "localhost"):
@@ -223,8 +230,44 @@ def open_object(uri: str, endpoint: str = "") -> tuple[Folder, str]:
         if not key or key.endswith("/"):
             raise _no_object(uri)
         return folder, key
+    if scheme in ("https", "http"):
+        from clipseg_kfp.storage.web import WebFolder, split_url
+
+        host, key = split_url(uri)
+        return WebFolder(host), key
     parent, name = split_object_uri(uri)
     return open_folder(parent, endpoint), _unquoted(name) if scheme == "file" else name
+
+
+def is_web(uri: str) -> bool:
+    """Whether a URI is that of a web server."""
+    return _split_scheme(uri)[0] in ("https", "http")
+
+
+def plain_path(uri: str) -> str:
+    """The part of a URI that ends with a file's suffix: that of a web server without query and fragment."""
+    return re.split("[?#]", uri, maxsplit=1)[0] if is_web(uri) else uri
+
+
+def web_reference(base: str, value: str) -> str:
+    """What a file from the web names: a URI, or a place relative to the file.
+
+    Args:
+        base: URL of the file.
+        value: what it says.
+
+    Raises:
+        ParameterError: a file of this machine, which is not for others to name.
+    """
+    found = urljoin(plain_path(base), value)
+    if is_web(found) or _split_scheme(found)[0] == "s3":
+        return found
+    raise ParameterError(
+        f"{base} names '{value}', and a file from the web may not name files of this machine.",
+        "Name files by https:// or s3://, or relative to the one that names them.",
+        code="web_names_local_file",
+        where=value,
+    )
 
 
 def _no_object(uri: str) -> ParameterError:

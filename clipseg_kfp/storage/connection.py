@@ -229,8 +229,8 @@ class _Pools(urllib3.PoolManager):
             retries=False,  # one place retries, which also covers the body of a response
         )
         own: dict[str, Any] = {"policy": policy}
-        plain = type("_PlainConnection", (_PacedConnection,), own)
-        tls = type("_TlsConnection", (_PacedConnection, HTTPSConnection), own)
+        plain = type("_PlainConnection", (PacedConnection,), own)
+        tls = type("_TlsConnection", (PacedConnection, HTTPSConnection), own)
         self.pool_classes_by_scheme = {
             "http": type("_PlainPool", (urllib3.HTTPConnectionPool,), {"ConnectionCls": plain}),
             "https": type("_TlsPool", (urllib3.HTTPSConnectionPool,), {"ConnectionCls": tls}),
@@ -241,19 +241,25 @@ class _Pools(urllib3.PoolManager):
     ) -> urllib3.BaseHTTPResponse:
         """Sends a request; minio's own errors would lose the header ``Retry-After``."""
         response = super().urlopen(method, url, redirect, **options)
-        asked = response.headers.get("Retry-After")
-        if asked and response.status in _BUSY:
+        if response.status in _BUSY and (error := busy(response)):
             response.drain_conn()
             response.release_conn()
-            try:
-                wait = urllib3.Retry().parse_retry_after(asked)
-            except urllib3.exceptions.InvalidHeader:
-                wait = 0.0
-            raise BusyError(response.status, wait)
+            raise error
         return response
 
 
-class _PacedConnection(HTTPConnection):
+def busy(response: urllib3.BaseHTTPResponse) -> BusyError | None:
+    """The error of an answer that asks to come again later."""
+    asked = response.headers.get("Retry-After")
+    if not asked:
+        return None
+    try:
+        return BusyError(response.status, urllib3.Retry().parse_retry_after(asked))
+    except urllib3.exceptions.InvalidHeader:
+        return BusyError(response.status, 0.0)
+
+
+class PacedConnection(HTTPConnection):
     """A connection that fails when a transfer is slower than the policy's minimum rate."""
 
     policy: Policy

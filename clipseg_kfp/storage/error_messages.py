@@ -33,6 +33,18 @@ def explain(error: Exception, where: str, bucket: str, host: str, tries: int) ->
     return kind(message, remedy, code=code, where=where)
 
 
+def explain_web(error: Exception, where: str, host: str, tries: int) -> StorageError:
+    """What ``explain`` is, for a web server."""
+    attempts = f"{tries} attempts" if tries > 1 else "1 attempt"
+    if isinstance(error, urllib3.exceptions.LocationValueError | UnicodeError):
+        message, remedy = f"{where} is not a URL that can be read.", "Write it as https://host/path."
+        return ObjectUnreadableError(message, remedy, code="url_invalid", where=where)
+    code, message, remedy = _describe(error, where, "", host, attempts)
+    if code == "not_an_s3_answer":
+        code, remedy = "answer_garbled", "Open the URL in a browser."
+    return StorageError(message, remedy, code=code, where=where)
+
+
 def _describe(error: Exception, where: str, bucket: str, host: str, attempts: str) -> tuple[str, str, str]:
     """Code, message and remedy of everything but a refusal by the store."""
     if isinstance(error, configparser.Error):

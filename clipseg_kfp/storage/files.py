@@ -335,3 +335,17 @@ def _explain(path: Path, error: OSError, kind: type[StorageError]) -> StorageErr
         return missing(where)
     remedy = "Check the path, permissions and free space."
     return kind(f"{path}: {error.strerror or error}.", remedy, code="file_error", where=where)
+
+
+@contextmanager
+def disk_errors(path: Path, doing: str) -> Iterator[None]:
+    """Turns errors of the local disk into a StorageError; those of the network are StorageErrors already."""
+    try:
+        yield
+    except OSError as error:
+        raise StorageError(
+            f"{path}: {error.strerror or error}, {doing}.",
+            "Check the path, permissions and free space.",
+            code="file_error",
+            where=str(path),
+        ) from error

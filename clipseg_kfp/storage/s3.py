@@ -19,6 +19,7 @@ from clipseg_kfp.errors import ObjectChangedError, StorageError
 from clipseg_kfp.storage.base import ConditionUnsupportedError, Entry, Folder, missing, replaced, too_large
 from clipseg_kfp.storage.checksums import acknowledged, etag_of
 from clipseg_kfp.storage.connection import Client, connect
+from clipseg_kfp.storage.files import disk_errors
 from clipseg_kfp.storage.retries import TransportError, status
 
 __all__ = ["S3Folder", "connect"]
@@ -169,7 +170,7 @@ class S3Folder(Folder):
                     target.write(block)
             self.client.checksums.check(self.locate(key), response.headers, digest.hexdigest(), digests)
 
-        with _disk_errors(path, f"while {self.locate(key)} was copied to it"):
+        with disk_errors(path, f"while {self.locate(key)} was copied to it"):
             self._attempts(call, key)
 
     @contextmanager
@@ -212,7 +213,7 @@ class S3Folder(Folder):
                 if size != path.stat().st_size:
                     raise TransportError(f"{size:,} of {path.stat().st_size:,} bytes were joined")
 
-        with _disk_errors(path, f"while it was copied to {self.locate(key)}"):
+        with disk_errors(path, f"while it was copied to {self.locate(key)}"):
             self._attempts(call, key)
 
     def folders(self) -> list[str]:
@@ -261,17 +262,3 @@ class S3Folder(Folder):
 
 def _seconds(time: datetime | None) -> float:
     return time.timestamp() if time else 0.0
-
-
-@contextmanager
-def _disk_errors(path: Path, doing: str) -> Iterator[None]:
-    """Turns errors of the local disk into a StorageError; those of the network are StorageErrors already."""
-    try:
-        yield
-    except OSError as error:
-        raise StorageError(
-            f"{path}: {error.strerror or error}, {doing}.",
-            "Check the path, permissions and free space.",
-            code="file_error",
-            where=str(path),
-        ) from error

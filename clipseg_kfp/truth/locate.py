@@ -6,7 +6,7 @@ from typing import get_args
 
 from clipseg_kfp.errors import ParameterError
 from clipseg_kfp.options import GroundTruth as Options
-from clipseg_kfp.storage import Folder, open_folder, open_object
+from clipseg_kfp.storage import Folder, open_folder, open_object, plain_path
 from clipseg_kfp.truth.annotations import Coco, PhraseCut
 from clipseg_kfp.truth.match import TruthIndex
 from clipseg_kfp.truth.pictures import TABLES, MaskFolders, is_table, voc, with_table
@@ -41,9 +41,9 @@ def open_truth(
             code="truth_format_unknown",
             where="ground_truth.format",
         )
-    if uri.lower().endswith((".json", ".csv")):
+    if plain_path(uri).lower().endswith((".json", ".csv")):
         folder, name = open_object(uri, endpoint)
-        if kind == "labels" or (kind == "auto" and name.lower().endswith(".csv")):
+        if kind == "labels" or (kind == "auto" and plain_path(uri).lower().endswith(".csv")):
             return with_table(folder, name)
         return _file(folder, name, kind, max_pixels)
     folder = open_folder(uri, endpoint)
