@@ -22,6 +22,7 @@ from clipseg_kfp.records.schemas import VIEWS as VIEWS
 from clipseg_kfp.records.tables import ROWS_AT_ONCE as ROWS_AT_ONCE
 from clipseg_kfp.records.tables import ArrowWriter as ArrowWriter
 from clipseg_kfp.records.tables import count_rows as count_rows
+from clipseg_kfp.records.tables import naming_file as naming_file
 from clipseg_kfp.records.tables import pack_map as pack_map
 from clipseg_kfp.records.tables import parse_parquet as parse_parquet
 from clipseg_kfp.records.tables import read_arrow as read_arrow

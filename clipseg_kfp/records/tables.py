@@ -28,7 +28,7 @@ def write_parquet(
     temporary = path.with_name(path.name + ".part")
     stream, written = iter(rows), 0
     try:
-        with _named(path), pq.ParquetWriter(temporary, schema, compression="zstd") as writer:
+        with naming_file(path), pq.ParquetWriter(temporary, schema, compression="zstd") as writer:
             while chunk := list(islice(stream, batch)):
                 writer.write_table(pa.Table.from_pylist(chunk, schema=schema))
                 written += len(chunk)
@@ -91,7 +91,7 @@ class ArrowWriter:
         self._rows: list[dict[str, Any]] = []
 
     def __enter__(self) -> ArrowWriter:
-        with _named(self._path):
+        with naming_file(self._path):
             self._sink = pa.OSFile(str(self._temporary), "wb")
         self._writer = pa.ipc.new_file(self._sink, self._schema, options=self._options)
         return self
@@ -104,7 +104,7 @@ class ArrowWriter:
 
     def _flush(self) -> None:
         if self._rows:
-            with _named(self._path):
+            with naming_file(self._path):
                 self._writer.write_batch(pa.RecordBatch.from_pylist(self._rows, schema=self._schema))
             self._rows = []
 
@@ -112,7 +112,7 @@ class ArrowWriter:
         try:
             if kind is None:
                 self._flush()
-            with _named(self._path):
+            with naming_file(self._path):
                 self._writer.close()
                 self._sink.close()
             if kind is None:
@@ -158,8 +158,8 @@ def unpack_map(packed: pa.Buffer | bytes, side: int) -> NDArray[np.uint8]:
 
 
 @contextmanager
-def _named(path: Path) -> Iterator[None]:
-    """Adds the path to errors of Arrow, which do not name the file."""
+def naming_file(path: Path) -> Iterator[None]:
+    """Adds the path to errors of writing, which do not name the file."""
     try:
         yield
     except OSError as error:

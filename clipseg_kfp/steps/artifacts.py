@@ -37,7 +37,8 @@ class _Folder:
 
     def _write_json(self, name: str, value: Any) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
-        (self.folder / name).write_bytes(json_bytes(value))
+        with records.naming_file(self.folder / name):
+            (self.folder / name).write_bytes(json_bytes(value))
 
 
 class _File:

@@ -82,7 +82,10 @@ def unpack(uri: str, staging: Folder, endpoint: str = "") -> UnpackedArchive:
     files = place.child("files")
     if (names := _complete(place, files)) is not None:
         return UnpackedArchive(files, names)
-    place.delete(_INDEX)  # it marks what is no longer there
+    if (
+        place.stat(_INDEX) is not None
+    ):  # it marks what is no longer there; to delete it takes a right of its own
+        place.write(_INDEX, b"{}", "application/json")
     with tempfile.TemporaryDirectory() as folder:
         local = Path(folder, "archive")
         source.download(key, local)
@@ -117,6 +120,8 @@ def _complete(place: Folder, files: Folder) -> dict[str, str] | None:
         index = _Index(**json.loads(place.read(_INDEX, limit=_INDEX_LIMIT)))
     except (ValueError, TypeError):  # damaged, or of an older version
         return None
+    if not index.members:
+        return index.names
     there = [entry.size for entry in files.names() if not _is_temporary(entry.key)]
     return index.names if (len(there), sum(there)) == (index.members, index.bytes) else None
 

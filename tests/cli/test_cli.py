@@ -65,6 +65,7 @@ def local_run(tmp_path: Path, **changes: str) -> list[str]:
     """A valid call of ``local run``, with options changed or (empty) dropped."""
     source = tmp_path / "photos"
     source.mkdir(exist_ok=True)
+    Image.new("RGB", (8, 8)).save(source / "a.png")
     options = {
         "source": str(source),
         "output": str(tmp_path / "masks"),

@@ -15,6 +15,7 @@ import marks
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from fixtures import picture
 from marks import (
     ACCESS_KEY,
     FILE_SECRET_KEY,
@@ -238,6 +239,7 @@ def test_a_failing_run_tells_no_credentials(
     """A step that fails in a process of its own: the output lies where the login may not write."""
     monkeypatch.setenv("HF_TOKEN", marks.HUB_TOKEN)
     (tmp_path / "in").mkdir()
+    picture(8, 8, 1).save(tmp_path / "in" / "a.png")
     console = Console(file=io.StringIO(), width=200)
     parameters = {
         "source_uri": str(tmp_path / "in"), "output_uri": f"s3://{BUCKET}/private", "prompts": ["a cup"],

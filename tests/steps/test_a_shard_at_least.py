@@ -16,7 +16,7 @@ from clipseg_kfp.steps.artifacts import Listing
 @pytest.mark.parametrize("options", [{}, {"limit": 5}, {"full": True}, {"shard_size": 1}], ids=str)
 def test_of_no_images(chain: Chain, encoded: Any, files: dict[str, bytes], options: dict[str, Any]) -> None:
     put(chain, files)
-    found = list_dataset(chain, encoded, **options)
+    found = list_dataset(chain, encoded, allow_empty=True, **options)
     assert (found.listed, found.shards) == (0, ["shard-000"])
     assert list(records.read_parquet(Listing(chain.work / "listed").shard_path("shard-000"))) == []
 
