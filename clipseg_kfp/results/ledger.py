@@ -38,7 +38,8 @@ STEP = "ledger"
 #: A snapshot is due when more runs or images than these are in none.
 UNCOVERED_RUNS, UNCOVERED_IMAGES = 32, 100_000
 NEW, DONE, QUARANTINED = 0, 1, 2
-UNSETTLED = ("unreadable",)  # reasons of a quarantine that say nothing about the image: it was never read
+#: Reasons of a quarantine that may pass: a store that refused, a busy machine, a pod short of memory.
+UNSETTLED = ("unreadable", "changed", "timeout", "crashed")
 _METADATA = b"clipseg-kfp"
 _READERS_OF_TABLES = 4  # each may hold the table of a whole run
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterator
+from functools import partialmethod
 from pathlib import Path
 
 import proxy as faults
 import pytest
 from conftest import Tally
+from minio import Minio
 
 from clipseg_kfp.errors import StorageError
 from clipseg_kfp.storage import open_folder, s3
@@ -141,7 +143,9 @@ class Calls:
 
 @pytest.fixture
 def calls(bucket: str, proxy: faults.FaultProxy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Calls:
-    monkeypatch.setattr(s3, "PAGE", 2)  # a listing takes three calls
+    # A listing takes three calls.
+    monkeypatch.setattr(s3, "PAGE", 2)
+    monkeypatch.setattr(Minio, "_list_objects", partialmethod(Minio._list_objects, max_keys=2))
     return Calls(bucket, proxy, tmp_path)
 
 
