@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import re
 
 from clipseg_kfp.errors import ObjectChangedError, ObjectUnreadableError
+from clipseg_kfp.records.untrusted import MAX_DOCUMENT_BYTES, UnreadableError, parse_document
 from clipseg_kfp.results.layout import CONFIGURATION, FOLDERS, LATEST, STAGING, is_configuration
 from clipseg_kfp.storage import Folder, ObjectTooLargeError
 from clipseg_kfp.storage.files import FileFolder
@@ -14,7 +14,6 @@ _INDEX = "index.json"  # of the members of an archive
 _DIGEST = "[0-9a-f]{16}"
 _INSIDE = re.compile(f"(?:^|/)(?={'|'.join(FOLDERS)})")  # ends where a configuration's folder would
 _STAGED = re.compile(rf"(?:^|.*/){STAGING}/{_DIGEST}/(?=files/)")
-_LIMIT = 256 << 20
 _REMEMBERED = 10_000
 
 
@@ -53,12 +52,12 @@ class EarlierResults:
 
     def _read(self, key: str, mark: str) -> bool:
         try:
-            value = json.loads(self._folder.read(key, limit=_LIMIT))
-        except (ObjectChangedError, ObjectUnreadableError, ObjectTooLargeError, ValueError, RecursionError):
+            if mark == _INDEX:
+                return self._folder.stat(key) is not None
+            value = parse_document(self._folder.read(key, limit=MAX_DOCUMENT_BYTES))
+        except (ObjectChangedError, ObjectUnreadableError, ObjectTooLargeError, UnreadableError):
             return False
-        if not isinstance(value, dict) or mark == _INDEX:
-            return isinstance(value, dict)
-        config = value.get("configuration")
+        config = value.get("configuration") if isinstance(value, dict) else None
         return isinstance(config, str) and is_configuration(config) and {"model", "prompts"} <= set(value)
 
 
