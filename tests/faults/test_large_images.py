@@ -46,7 +46,7 @@ Image.new("RGB", (1024, 512)).save(preview, "JPEG")
 image = {"source": "", "key": "a.tif", "version": "v", "width": width, "height": height, "ground_truth": []}
 results = Results(open_folder(sys.argv[1]), "c")
 colors = dict(enumerate(masks.palette(2), start=1))
-work = _Work(image, boxes, maps, preview.getvalue())
+work = _Work(0, image, boxes, maps, preview.getvalue())
 done = _finish(work, results, rows, Outputs(probability_bits=16), colors)
 assert all(0.1 < row["coverage"] < 0.9 for row in done.masks), done.masks
 with open("/proc/self/status") as status:
